@@ -1,0 +1,1 @@
+//! Replication rules of one placement group: pure.

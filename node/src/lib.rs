@@ -1,0 +1,10 @@
+//! The data node: one shared-nothing shard per core, each with its own target, port and buffers.
+//!
+//! Decisions are pure ([`group`], [`shard`]); bytes on the device are [`store`]; everything that
+//! touches the outside goes through the four seams of [`io`].
+
+pub mod group;
+pub mod io;
+pub mod limits;
+pub mod shard;
+pub mod store;

@@ -1,0 +1,1 @@
+//! Every bound that only the data node holds. Each line says who can hold one.

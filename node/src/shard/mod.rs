@@ -1,0 +1,1 @@
+//! One core: next event, pure step, run effects.

@@ -1,0 +1,16 @@
+//! Everything two lanefs processes must agree on, and nothing else.
+//!
+//! Owns ids, limits, checksums, the frame, the messages, placement and layout arithmetic, and TLS
+//! settings. Knows nothing of sockets, files, clocks or runtimes: every function here is
+//! synchronous and takes time and randomness as arguments. Start reading at [`frame`], then
+//! [`message`].
+
+pub mod checksum;
+pub mod cluster_map;
+pub mod cpu;
+pub mod frame;
+pub mod ids;
+pub mod layout;
+pub mod limits;
+pub mod message;
+pub mod status;

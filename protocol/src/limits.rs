@@ -1,0 +1,81 @@
+//! Every bound that more than one process must agree on.
+//!
+//! A bound that only one process holds lives in that crate's own `limits.rs`.
+
+/// Length of the fixed frame header, in bytes.
+pub const HEADER_LEN: usize = 64;
+/// Longest body of an ordinary frame, in bytes.
+pub const BODY_LEN_MAX: usize = 64 << 10;
+/// Longest body of a list reply, a batch of opens, a map delta or an inventory page, in bytes.
+pub const BODY_LEN_MAX_LIST: usize = 1 << 20;
+/// Largest chunk, as a power of two: 64 MiB.
+pub const CHUNK_LOG2_MAX: u8 = 26;
+/// Smallest chunk, as a power of two: 1 MiB.
+pub const CHUNK_LOG2_MIN: u8 = 20;
+/// Chunk size unless a directory says otherwise, as a power of two: 4 MiB.
+pub const CHUNK_LOG2_DEFAULT: u8 = 22;
+/// Cell size unless a directory says otherwise, as a power of two: 16 KiB.
+pub const CELL_LOG2_DEFAULT: u8 = 14;
+/// Cell sizes there are, as powers of two: 4, 16 and 64 KiB.
+pub const CELL_LOG2_ALLOWED: [u8; 3] = [12, 14, 16];
+/// Longest payload of a frame: one default chunk and one cell of the largest size.
+pub const PAYLOAD_LEN_MAX: usize = (1 << CHUNK_LOG2_DEFAULT) + (1 << 16);
+/// Longest single read a client asks for and a node answers, in bytes.
+pub const READ_LEN_MAX: u32 = 1 << 20;
+/// Longest single write, in bytes: one default chunk.
+pub const WRITE_LEN_MAX: u32 = 1 << CHUNK_LOG2_DEFAULT;
+/// Most cells one message describes: a default chunk of the smallest cells.
+pub const CELLS_PER_MESSAGE_MAX: usize = 1 << (CHUNK_LOG2_DEFAULT - 12);
+/// Alignment of buffers, device offsets and device lengths, in bytes.
+pub const IO_ALIGN: usize = 4096;
+
+/// Most segments of one layout.
+pub const SEGMENTS_MAX: usize = 8;
+/// Most groups of one segment.
+pub const SEGMENT_GROUPS_MAX: usize = 64;
+/// Most members of one group: seven replicas and one that is being added.
+pub const GROUP_MEMBERS_MAX: usize = 8;
+
+/// Longest name of a directory entry, in bytes.
+pub const NAME_LEN_MAX: usize = 255;
+/// Longest path, in bytes.
+pub const PATH_LEN_MAX: usize = 4096;
+/// Longest target of a symbolic link, in bytes.
+pub const LINK_LEN_MAX: usize = 4095;
+/// Most operations in one mutation batch.
+pub const MUTATE_OPS_MAX: usize = 256;
+/// Most queries in one lookup batch.
+pub const LOOKUP_BATCH_MAX: usize = 1000;
+/// Most entries in one page of a directory listing.
+pub const READ_DIR_PAGE_MAX: usize = 1000;
+/// Most unlinked inodes one operation reserves.
+pub const RESERVE_MAX: u32 = 256;
+/// Outcomes the coordinator remembers for each session.
+pub const SESSION_WINDOW: usize = 64;
+/// Most entries in one page of a group's inventory.
+pub const INVENTORY_PAGE_MAX: usize = 8192;
+/// Most pendings one group may hold on one member.
+pub const PENDINGS_PER_GROUP_MAX: usize = 4096;
+/// Sessions whose newest operation a chunk remembers.
+pub const CHUNK_OP_SESSIONS_MAX: usize = 16;
+
+/// Requests in flight on one connection.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 256;
+/// Longest text of an error reply, in bytes.
+pub const ERROR_TEXT_MAX: usize = 256;
+/// Deadline of a client operation unless it says otherwise, in milliseconds.
+pub const DEADLINE_DEFAULT_MS: u32 = 30_000;
+
+/// Verifier: how deep tables may nest in a body.
+pub const VERIFIER_DEPTH_MAX: usize = 16;
+/// Verifier: how many tables a body may hold.
+pub const VERIFIER_TABLES_MAX: usize = 65_536;
+/// Verifier: apparent size of a body, in bytes; shared subtrees count each time they are reached.
+pub const VERIFIER_APPARENT_MAX: usize = 4 << 20;
+
+const _: () = assert!(BODY_LEN_MAX <= BODY_LEN_MAX_LIST);
+// A write of one default chunk in the smallest cells: 8 bytes of sum and 28 of aux for each.
+const _: () = assert!(CELLS_PER_MESSAGE_MAX * (8 + 28) + 4096 <= BODY_LEN_MAX);
+const _: () = assert!(WRITE_LEN_MAX as usize <= PAYLOAD_LEN_MAX);
+const _: () = assert!(READ_LEN_MAX as usize + 2 * (1 << 16) <= PAYLOAD_LEN_MAX);
+const _: () = assert!(IO_ALIGN.is_power_of_two() && (1 << 12) >= IO_ALIGN);

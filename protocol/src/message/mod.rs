@@ -1,0 +1,186 @@
+//! The messages: what each frame's body says.
+//!
+//! Domain types with public fields live here, one file per conversation; the flatbuffers form is
+//! confined to `generated/` and to the `codec` modules beside each file. Domain types derive no
+//! serialization.
+//!
+//! - [`cluster`]: hello, registration, heartbeats, map, group reports, sessions, status.
+//! - [`chunk`]: the data path between clients, primaries and backups.
+//! - [`namespace`]: lookups, listings and mutations of the file tree.
+//! - [`command`]: what the coordinator's replicated log holds.
+
+pub mod chunk;
+pub mod cluster;
+pub mod command;
+pub mod namespace;
+
+use crate::frame::FrameError;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $code:literal;)*) => {
+        /// What a frame is. A response has the kind of its request.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Kind {
+            $($(#[$doc])* $name = $code,)*
+        }
+
+        impl Kind {
+            /// Every kind, for tables and tests.
+            pub const ALL: &'static [Kind] = &[$(Kind::$name,)*];
+
+            /// Reads a wire code without the response bit.
+            pub fn from_code(code: u16) -> Option<Kind> {
+                match code {
+                    $($code => Some(Kind::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// First frame of every connection, in both directions.
+    Hello = 0x0001;
+    /// Presents a capability; the answer is its handle on this connection.
+    BindToken = 0x0002;
+
+    /// Client to any serving member: bytes of a chunk.
+    Read = 0x0101;
+    /// Client to primary: bytes for a chunk.
+    Write = 0x0102;
+    /// Primary to backup or syncing member: bytes for a chunk under a version.
+    Replicate = 0x0103;
+    /// Primary to member, notice: everything at or below a version is committed.
+    Committed = 0x0104;
+    /// Member to primary, notice: work is outstanding, no reason to suspect me.
+    Working = 0x0105;
+    /// New primary to member: adopt my epoch, tell me your pendings.
+    Adopt = 0x0106;
+    /// New primary to member: drop these pendings.
+    Discard = 0x0107;
+    /// Primary to syncing member: what do you hold?
+    Inventory = 0x0108;
+    /// Primary to syncing member: set these chunks aside.
+    Quarantine = 0x0109;
+    /// Primary to member: delete every chunk of these files.
+    Drop = 0x010a;
+    /// Client to member: read one chunk from the device and report its checksums.
+    Verify = 0x010b;
+    /// Anyone to shard: counters and ownership.
+    ShardStats = 0x010c;
+
+    /// Node to coordinator: here I am.
+    Register = 0x0201;
+    /// Node to coordinator, every few hundred milliseconds.
+    Heartbeat = 0x0202;
+    /// Coordinator to node, notice: the map changed.
+    MapPush = 0x0203;
+    /// Anyone to coordinator: the map since a version.
+    MapFetch = 0x0204;
+    /// Primary's node to coordinator: this member does not answer.
+    Evict = 0x0205;
+    /// Primary's node to coordinator: activation is complete.
+    Activated = 0x0206;
+    /// Primary's node to coordinator: this syncing member is complete.
+    SyncDone = 0x0207;
+    /// Coordinator to node, notice: delete these files from these groups.
+    DropFiles = 0x0208;
+    /// Node to coordinator: deletion is durable on every member.
+    DropDone = 0x0209;
+    /// Anyone to coordinator: state of the cluster.
+    Status = 0x020a;
+
+    /// Client to coordinator: open a session.
+    SessionOpen = 0x0301;
+    /// Client to coordinator: keep the session.
+    SessionRenew = 0x0302;
+    /// Client to coordinator: end the session.
+    SessionClose = 0x0303;
+    /// Client to coordinator: resolve a batch of paths.
+    Lookup = 0x0304;
+    /// Client to coordinator: one page of a directory.
+    ReadDir = 0x0305;
+    /// Client to coordinator: a batch of namespace changes.
+    Mutate = 0x0306;
+}
+
+impl Kind {
+    /// The code in the header, without the response bit.
+    pub fn code(self) -> u16 {
+        self as u16
+    }
+
+    /// True when frames of this kind may carry a payload in the given direction.
+    pub fn has_payload(self, response: bool) -> bool {
+        match self {
+            Kind::Read => response,
+            Kind::Write | Kind::Replicate => !response,
+            _ => false,
+        }
+    }
+
+    /// True when a body of this kind may be as long as [`crate::limits::BODY_LEN_MAX_LIST`].
+    pub fn has_long_body(self) -> bool {
+        matches!(
+            self,
+            Kind::Adopt
+                | Kind::Discard
+                | Kind::Inventory
+                | Kind::Quarantine
+                | Kind::Register
+                | Kind::Heartbeat
+                | Kind::MapPush
+                | Kind::MapFetch
+                | Kind::DropFiles
+                | Kind::DropDone
+                | Kind::Status
+                | Kind::Lookup
+                | Kind::ReadDir
+                | Kind::Mutate
+        )
+    }
+}
+
+/// Why a body is not the message its frame claims.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The body is not a valid flatbuffer of this message.
+    #[error("malformed {kind:?} body")]
+    Malformed {
+        /// The message it should have been.
+        kind: Kind,
+    },
+    /// A field is missing or out of its range.
+    #[error("{kind:?}: field {field} is missing or out of range")]
+    Field {
+        /// The message.
+        kind: Kind,
+        /// The field, as it is named in the schema.
+        field: &'static str,
+    },
+    /// The frame itself is damaged.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// A body that can be written to and read from a frame.
+///
+/// Decoding checks structure and ranges: a decoded message holds nothing that the rest of the
+/// program must check again. Requests and responses are different types with the same [`Kind`].
+pub trait Message: Sized {
+    /// Kind of the frame that carries it.
+    const KIND: Kind;
+    /// True when it is the answer to a request of that kind.
+    const RESPONSE: bool;
+
+    /// Writes the body.
+    fn encode(&self) -> Vec<u8>;
+
+    /// Reads and checks the body.
+    ///
+    /// # Errors
+    /// [`MessageError`]; never panics, whatever the bytes are.
+    fn decode(body: &[u8]) -> Result<Self, MessageError>;
+}
