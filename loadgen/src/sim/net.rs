@@ -1,0 +1,280 @@
+//! A network of frames between simulated processes: ordered links, seeded latency, sudden death.
+//!
+//! Headers are encoded and decoded and payloads are copied into the receiver's own memory, as a
+//! real network would; only TLS is left out, so the identity of a peer is told, not proven.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use node::io::{Buffer, Disk, Incoming, Link, Nanos, Net, NetError, Outgoing, PeerIdentity};
+use protocol::frame::Header;
+use protocol::ids::{NodeId, TargetId};
+
+use super::executor::{Executor, ProcessId};
+use super::rng::SimRng;
+
+/// Shortest and longest time a frame takes, in microseconds.
+const LATENCY_US: (u64, u64) = (20, 400);
+/// Frames a link holds before `send` answers [`NetError::Full`].
+const LINK_FRAMES_MAX: usize = 1024;
+
+/// The wires between all processes.
+pub struct Fabric<D: Disk> {
+    executor: Executor,
+    rng: SimRng,
+    listeners: RefCell<BTreeMap<SocketAddr, Listener<D>>>,
+    links: RefCell<Vec<Weak<SimLink<D>>>>,
+}
+
+struct Listener<D: Disk> {
+    process: ProcessId,
+    identity: PeerIdentity,
+    disk: Rc<D>,
+    waiting: Rc<Backlog<D>>,
+}
+
+struct Backlog<D: Disk> {
+    links: RefCell<VecDeque<Rc<SimLink<D>>>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// The network as one process sees it.
+pub struct SimNet<D: Disk> {
+    fabric: Rc<Fabric<D>>,
+    process: ProcessId,
+    identity: PeerIdentity,
+    disk: Rc<D>,
+    backlog: Rc<Backlog<D>>,
+}
+
+/// One end of a connection.
+pub struct SimLink<D: Disk> {
+    executor: Executor,
+    rng: SimRng,
+    process: ProcessId,
+    peer: PeerIdentity,
+    disk: Rc<D>,
+    other: RefCell<Weak<SimLink<D>>>,
+    inbox: RefCell<VecDeque<(Nanos, Flight)>>,
+    last_arrival: Cell<Nanos>,
+    open: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// A frame between two processes.
+struct Flight {
+    header: [u8; protocol::limits::HEADER_LEN],
+    body: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl<D: Disk> Fabric<D> {
+    /// Wires without anyone at the ends.
+    pub fn new(executor: Executor, rng: SimRng) -> Rc<Fabric<D>> {
+        Rc::new(Fabric {
+            executor,
+            rng,
+            listeners: RefCell::new(BTreeMap::new()),
+            links: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// Gives a process its network; with an address, others can connect to it there.
+    pub fn attach(
+        self: &Rc<Self>,
+        process: ProcessId,
+        identity: PeerIdentity,
+        disk: Rc<D>,
+        address: Option<SocketAddr>,
+    ) -> Rc<SimNet<D>> {
+        let backlog =
+            Rc::new(Backlog { links: RefCell::new(VecDeque::new()), waker: RefCell::new(None) });
+        if let Some(address) = address {
+            let listener = Listener {
+                process,
+                identity: identity.clone(),
+                disk: Rc::clone(&disk),
+                waiting: Rc::clone(&backlog),
+            };
+            self.listeners.borrow_mut().insert(address, listener);
+        }
+        Rc::new(SimNet { fabric: Rc::clone(self), process, identity, disk, backlog })
+    }
+
+    /// Closes every listener and connection of a process, as its death would.
+    pub fn sever(&self, process: ProcessId) {
+        self.listeners.borrow_mut().retain(|_, listener| listener.process != process);
+        let links: Vec<Rc<SimLink<D>>> =
+            self.links.borrow().iter().filter_map(Weak::upgrade).collect();
+        for link in links.iter().filter(|link| link.process == process) {
+            link.close();
+        }
+        self.links.borrow_mut().retain(|link| link.strong_count() > 0);
+    }
+
+    fn pair(
+        self: &Rc<Self>,
+        from: (ProcessId, &PeerIdentity, &Rc<D>),
+        to: (ProcessId, &PeerIdentity, &Rc<D>),
+    ) -> (Rc<SimLink<D>>, Rc<SimLink<D>>) {
+        let near = Rc::new(self.end(from.0, to.1, from.2));
+        let far = Rc::new(self.end(to.0, from.1, to.2));
+        *near.other.borrow_mut() = Rc::downgrade(&far);
+        *far.other.borrow_mut() = Rc::downgrade(&near);
+        self.links.borrow_mut().extend([Rc::downgrade(&near), Rc::downgrade(&far)]);
+        (near, far)
+    }
+
+    fn end(&self, process: ProcessId, peer: &PeerIdentity, disk: &Rc<D>) -> SimLink<D> {
+        SimLink {
+            executor: self.executor.clone(),
+            rng: self.rng.clone(),
+            process,
+            peer: peer.clone(),
+            disk: Rc::clone(disk),
+            other: RefCell::new(Weak::new()),
+            inbox: RefCell::new(VecDeque::new()),
+            last_arrival: Cell::new(Nanos(0)),
+            open: Cell::new(true),
+            waker: RefCell::new(None),
+        }
+    }
+}
+
+impl<D: Disk> SimLink<D> {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn shut(&self) {
+        self.open.set(false);
+        self.wake();
+    }
+
+    fn arrive(&self, flight: Flight) {
+        let (low, high) = LATENCY_US;
+        let flown = Duration::from_micros(self.rng.between(low, high));
+        // Frames of one link never overtake each other.
+        let at = self.executor.now().after(flown).max(self.last_arrival.get());
+        self.last_arrival.set(at);
+        self.inbox.borrow_mut().push_back((at, flight));
+        self.wake();
+    }
+
+    fn open_flight(&self, flight: &Flight) -> Result<Incoming<D>, NetError> {
+        let header = Header::decode(&flight.header)?;
+        header.check_body(&flight.body)?;
+        let payload = (!flight.payload.is_empty()).then(|| {
+            let mut buffer = self.disk.allocate(flight.payload.len());
+            let bytes = buffer.bytes_mut();
+            bytes[..flight.payload.len()].copy_from_slice(&flight.payload);
+            bytes[flight.payload.len()..].fill(0);
+            Rc::new(buffer)
+        });
+        Ok(Incoming { header, body: flight.body.clone(), payload })
+    }
+}
+
+impl<D: Disk> Link<D> for SimLink<D> {
+    fn peer(&self) -> &PeerIdentity {
+        &self.peer
+    }
+
+    fn send(&self, frame: Outgoing<D>) -> Result<(), NetError> {
+        let other = self.other.borrow().upgrade();
+        let Some(other) = other.filter(|other| self.open.get() && other.open.get()) else {
+            return Err(NetError::Closed);
+        };
+        if other.inbox.borrow().len() >= LINK_FRAMES_MAX {
+            return Err(NetError::Full);
+        }
+        let payload = frame.payload.to_vec();
+        other.arrive(Flight { header: frame.header.encode(), body: frame.body, payload });
+        Ok(())
+    }
+
+    async fn receive(&self) -> Result<Incoming<D>, NetError> {
+        loop {
+            let due = self.inbox.borrow().front().map(|(at, _)| *at);
+            match due {
+                Some(at) if at <= self.executor.now() => {
+                    let flight = self.inbox.borrow_mut().pop_front();
+                    if let Some((_, flight)) = flight {
+                        return self.open_flight(&flight);
+                    }
+                }
+                Some(at) => self.executor.until(at).await,
+                None if !self.open.get() => return Err(NetError::Closed),
+                None => {
+                    std::future::poll_fn(|context| {
+                        if !self.open.get() || !self.inbox.borrow().is_empty() {
+                            return Poll::Ready(());
+                        }
+                        *self.waker.borrow_mut() = Some(context.waker().clone());
+                        Poll::Pending
+                    })
+                    .await;
+                }
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.shut();
+        let other = self.other.borrow().upgrade();
+        if let Some(other) = other {
+            other.shut();
+        }
+    }
+}
+
+impl<D: Disk> Net<D> for SimNet<D> {
+    type Link = SimLink<D>;
+
+    async fn connect(
+        &self,
+        node: NodeId,
+        _target: TargetId,
+        address: SocketAddr,
+    ) -> Result<Rc<SimLink<D>>, NetError> {
+        let (low, high) = LATENCY_US;
+        let flown = Duration::from_micros(self.fabric.rng.between(low, high));
+        self.fabric.executor.sleep(flown).await;
+        let (near, far, backlog) = {
+            let listeners = self.fabric.listeners.borrow();
+            let Some(listener) = listeners.get(&address) else {
+                return Err(NetError::Refused(address));
+            };
+            if listener.identity != PeerIdentity::Node(node) {
+                return Err(NetError::Untrusted(format!("{address} is not node {node}")));
+            }
+            let (near, far) = self.fabric.pair(
+                (self.process, &self.identity, &self.disk),
+                (listener.process, &listener.identity, &listener.disk),
+            );
+            (near, far, Rc::clone(&listener.waiting))
+        };
+        backlog.links.borrow_mut().push_back(far);
+        if let Some(waker) = backlog.waker.borrow_mut().take() {
+            waker.wake();
+        }
+        Ok(near)
+    }
+
+    async fn accept(&self) -> Result<Rc<SimLink<D>>, NetError> {
+        std::future::poll_fn(|context| match self.backlog.links.borrow_mut().pop_front() {
+            Some(link) => Poll::Ready(Ok(link)),
+            None => {
+                *self.backlog.waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
