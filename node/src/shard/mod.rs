@@ -1,1 +1,5 @@
-//! One core: next event, pure step, run effects.
+//! One shard: event, pure step, effects.
+
+pub mod control;
+
+pub use control::{Control, ControlEvent, ShardConfig, ShardReport, Timeouts};
