@@ -1,0 +1,87 @@
+//! Every bound of one client process.
+//!
+//! A bound that servers must agree on lives in [`protocol::limits`].
+
+use protocol::limits::{READ_LEN_MAX, SESSION_WINDOW, WRITE_LEN_MAX};
+
+/// Payload bytes one client has in flight, in bytes.
+///
+/// Held from before a read is sent until its bytes are verified, and from before a chunk write is
+/// sent until it is acknowledged. Sum: 4 streams of [`STREAM_WINDOW_BYTES`].
+pub const IN_FLIGHT_BYTES_MAX: usize = 4 * STREAM_WINDOW_BYTES;
+/// Bytes that one read stream asks for ahead of its consumer, in bytes.
+///
+/// Sum: pieces in flight and pieces that arrived and were not taken yet. Eight default chunks, so
+/// that a file on several groups keeps every shard busy.
+pub const STREAM_WINDOW_BYTES: usize = 32 << 20;
+/// Chunks that one file writer has in flight; beside them it holds the chunk that is being filled.
+pub const WRITER_CHUNKS_IN_FLIGHT: usize = 6;
+/// Namespace operations that wait for their batch; a caller waits for its turn beyond that.
+pub const MUTATE_QUEUE_MAX: usize = 1024;
+/// Operations in one batch.
+///
+/// The coordinator remembers this many outcomes of a session, and a batch whose answer was lost is
+/// sent again as a whole, so a longer batch could not be repeated safely.
+pub const MUTATE_BATCH_MAX: usize = SESSION_WINDOW;
+/// Path bytes in one lookup batch; the rest of the body are a few fields a query.
+pub const LOOKUP_BATCH_BYTES_MAX: usize = 512 << 10;
+/// Queries in one lookup batch: each may be answered with a layout, a link and attributes.
+pub const LOOKUP_BATCH_MAX: usize = 500;
+/// Entries of one page of a listing, for the same reason.
+pub const READ_DIR_PAGE_MAX: u32 = 500;
+/// Inodes the first reservation of a client takes; each following one takes twice as many, up to
+/// [`protocol::limits::RESERVE_MAX`].
+pub const RESERVE_FIRST: u32 = 16;
+/// Files up to this length are laid out as small ones, in bytes: one segment of four chunks.
+pub const SMALL_FILE_LEN_MAX: u64 = 16 << 20;
+/// Requests that wait for the writer of one connection; a caller waits beyond that.
+pub const SEND_QUEUE_MAX: usize = 64;
+/// Connections to one peer. More than one spreads TLS over cores.
+pub const CONNECTIONS_PER_PEER: usize = 1;
+/// Receive buffer of the kernel for one connection, in bytes.
+pub const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
+/// Bytes taken from the kernel at once, per connection: TLS itself asks for 4 KiB at a time.
+pub const SOCKET_READ_BYTES: usize = 256 << 10;
+/// Longest time to open a connection, TLS and hello included, in milliseconds.
+pub const CONNECT_TIMEOUT_MS: u64 = 3_000;
+
+/// First attempt of a read at one replica, in milliseconds; doubles with each that ran out.
+pub const READ_ATTEMPT_MS: u64 = 2_000;
+/// One attempt of a write, in milliseconds: the primary may wait 5 s for a slow member.
+pub const WRITE_ATTEMPT_MS: u64 = 8_000;
+/// One attempt of a coordinator request, in milliseconds.
+pub const COORDINATOR_ATTEMPT_MS: u64 = 5_000;
+/// A request to a target that is only probed, in milliseconds.
+pub const PROBE_ATTEMPT_MS: u64 = 250;
+/// Pause between two probes of an avoided target, in milliseconds.
+pub const PROBE_INTERVAL_MS: u64 = 250;
+/// Requests left unanswered at once that make a target avoided.
+pub const SILENT_REQUESTS: u32 = 3;
+/// How long each of them waited, in milliseconds.
+pub const SILENT_AFTER_MS: u64 = 100;
+
+/// Shortest ceiling of a retry's pause, in milliseconds.
+pub const BACKOFF_MIN_MS: u64 = 20;
+/// Longest ceiling of a retry's pause, in milliseconds.
+pub const BACKOFF_MAX_MS: u64 = 2_000;
+/// Longest pause while a group or coordinator fails over, in milliseconds.
+pub const FAILOVER_PAUSE_MAX_MS: u64 = 200;
+/// Longest delay before a shared map refresh, in milliseconds.
+pub const REFRESH_JITTER_MS: u64 = 100;
+/// Window over which retries are compared with requests, in milliseconds.
+pub const BUDGET_WINDOW_MS: u64 = 10_000;
+/// Retries allowed for each hundred requests in the window.
+pub const BUDGET_PERCENT: u64 = 10;
+/// Retries allowed in the window however few requests there were.
+pub const BUDGET_FLOOR: u64 = 10;
+
+/// Time between two renewals of the session, in milliseconds: a third of its lease.
+pub const SESSION_RENEW_MS: u64 = 10_000;
+
+const _: () = assert!(STREAM_WINDOW_BYTES <= IN_FLIGHT_BYTES_MAX);
+const _: () = assert!(STREAM_WINDOW_BYTES >= 2 * READ_LEN_MAX as usize);
+const _: () = assert!(WRITER_CHUNKS_IN_FLIGHT * WRITE_LEN_MAX as usize <= IN_FLIGHT_BYTES_MAX);
+const _: () = assert!(MUTATE_BATCH_MAX <= protocol::limits::MUTATE_OPS_MAX);
+const _: () = assert!(LOOKUP_BATCH_MAX <= protocol::limits::LOOKUP_BATCH_MAX);
+const _: () = assert!(READ_DIR_PAGE_MAX as usize <= protocol::limits::READ_DIR_PAGE_MAX);
+const _: () = assert!(RESERVE_FIRST <= protocol::limits::RESERVE_MAX);
