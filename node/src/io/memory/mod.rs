@@ -1,1 +1,3 @@
 //! The seams in memory, for tests and the simulator.
+
+pub mod disk;

@@ -1,0 +1,1 @@
+//! A container in memory that can lose power.
