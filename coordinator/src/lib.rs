@@ -1,1 +1,11 @@
-//! placeholder
+//! The coordinator: a replicated state machine and its edges.
+//!
+//! The namespace, the sessions and the map are exactly the result of applying the log's commands
+//! in order. Everything that decides is pure and synchronous; sockets, files, clocks and random
+//! bits are in [`log`], [`propose`], [`serve`] and [`timers`]. Nothing is answered before the
+//! command behind it is durable in the log.
+//!
+//! Start reading at [`propose`]: it is where requests become commands.
+
+pub mod limits;
+pub mod log;

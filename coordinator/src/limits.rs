@@ -1,0 +1,81 @@
+//! Every bound that only the coordinator holds. Each line says who can hold one.
+
+use protocol::limits::{BODY_LEN_MAX_LIST, REQUESTS_IN_FLIGHT_MAX};
+
+/// Unit of the log: batches start and end on it, so a torn write never touches an older batch.
+pub const LOG_PAGE: usize = 4096;
+/// A segment that has reached this length is closed and the next one begins, in bytes.
+pub const LOG_SEGMENT_LEN_MAX: u64 = 16 << 20;
+/// Longest batch in the log, in bytes: what one proposer round collects, and the record that
+/// took it over [`PROPOSAL_BATCH_BYTES`].
+pub const LOG_BATCH_LEN_MAX: usize = 8 << 20;
+/// Most records of one batch.
+pub const LOG_BATCH_RECORDS_MAX: usize = PROPOSAL_BATCH_MAX;
+
+/// Proposals that wait for the proposer: one for each request in flight of 16 busy connections.
+/// The next one is answered `Busy`.
+pub const PROPOSAL_QUEUE_MAX: usize = 16 * REQUESTS_IN_FLIGHT_MAX;
+/// Most proposals of one batch, that is of one flush.
+pub const PROPOSAL_BATCH_MAX: usize = 1024;
+/// A batch takes no further proposal once its commands have this many bytes.
+pub const PROPOSAL_BATCH_BYTES: usize = 4 << 20;
+/// Longest encoded command: a mutation of the longest body, and as much again for its encoding.
+pub const COMMAND_LEN_MAX: usize = 2 * BODY_LEN_MAX_LIST;
+/// Commands applied to the table between two durable commits of it; the log replays the rest.
+pub const TABLE_COMMIT_COMMANDS: u64 = 20_000;
+/// Time between two durable commits of the table while commands arrive, in milliseconds.
+pub const TABLE_COMMIT_INTERVAL_MS: u64 = 1_000;
+
+/// Connections open at once: held from accept to close.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Connections between accept and the end of their hello.
+pub const HALF_OPEN_MAX: usize = 256;
+/// Time from accept to the end of the hello, in milliseconds.
+pub const HANDSHAKE_MS: u64 = 5_000;
+/// Frames waiting to be written on one connection: a response for each request in flight, and
+/// the notices of the map and of dead files, one each.
+pub const WRITE_QUEUE_MAX: usize = REQUESTS_IN_FLIGHT_MAX + 2;
+/// A connection whose peer takes no byte for this long is closed, in milliseconds.
+pub const WRITE_STALL_MS: u64 = 30_000;
+/// A frame that began must be complete after this and its length at [`FRAME_RATE_MIN`], in
+/// milliseconds.
+pub const FRAME_GRACE_MS: u64 = 5_000;
+/// Slowest rate at which the rest of a frame may arrive, in bytes per second.
+pub const FRAME_RATE_MIN: u64 = 64 << 10;
+
+/// Map changes kept, so that a node or client that is a little behind gets only those.
+pub const MAP_HISTORY_MAX: usize = 256;
+/// Events that wait for the control loop: a heartbeat, a registration and a lost connection for
+/// each of 300 nodes.
+pub const CONTROL_QUEUE_MAX: usize = 1024;
+/// Nodes whose shard port is being probed at once; the next one waits for a later tick.
+pub const PROBES_MAX: usize = 16;
+/// How long a probe of a shard port may take, in milliseconds.
+pub const PROBE_MS: u64 = 500;
+/// Time between two ticks of the control loop, in milliseconds.
+pub const TICK_MS: u64 = 100;
+/// Sessions that renewals are remembered for.
+pub const SESSIONS_MAX: usize = 1 << 20;
+/// Dead files that one notice names, over all groups.
+pub const DROP_NOTICE_FILES_MAX: usize = 4096;
+/// Time before dead files that no node has confirmed are sent again, in milliseconds.
+pub const DROP_REPEAT_MS: u64 = 2_000;
+
+/// Lease that each heartbeat gives a node, in milliseconds: longer than a coordinator's restart,
+/// because there is only one.
+pub const NODE_LEASE_MS: u32 = 10_000;
+/// Time between heartbeats that nodes are told, in milliseconds.
+pub const NODE_HEARTBEAT_MS: u32 = 250;
+/// Lease that clients are told for their sessions, in milliseconds.
+pub const SESSION_LEASE_MS: u32 = 30_000;
+/// A session that was not renewed for this long ends, in milliseconds.
+pub const SESSION_EXPIRY_MS: u64 = 60_000;
+/// Users a configuration may list.
+pub const USERS_MAX: usize = 65_536;
+
+const _: () =
+    assert!(PROPOSAL_BATCH_BYTES + COMMAND_LEN_MAX + PROPOSAL_BATCH_MAX * 64 <= LOG_BATCH_LEN_MAX);
+const _: () = assert!(LOG_SEGMENT_LEN_MAX.is_multiple_of(LOG_PAGE as u64));
+const _: () = assert!(LOG_BATCH_LEN_MAX.is_multiple_of(LOG_PAGE));
+const _: () = assert!(SESSION_EXPIRY_MS > SESSION_LEASE_MS as u64);
+const _: () = assert!(NODE_LEASE_MS > 4 * NODE_HEARTBEAT_MS);
