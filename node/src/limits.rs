@@ -1,1 +1,105 @@
-//! Every bound that only the data node holds. Each line says who can hold one.
+//! Every bound that one data node holds by itself.
+//!
+//! Bounds that several processes must agree on live in [`protocol::limits`].
+
+// Process.
+
+/// Most shards of one node, hence most executors but one and most targets.
+pub const SHARDS_MAX: usize = 64;
+/// Smallest arena of registered buffers of a shard, in bytes.
+pub const IO_MEMORY_MIN: u64 = 1 << 20;
+/// Largest arena of registered buffers of a shard, in bytes.
+pub const IO_MEMORY_MAX: u64 = 1 << 30;
+/// Arena of the control executor, which does no disk I/O, in bytes; glommio's own minimum.
+pub const IO_MEMORY_CONTROL: u64 = 64 << 10;
+/// Rings of one executor; each registers the whole arena and each counts against `memlock`.
+pub const RINGS_PER_EXECUTOR: u64 = 3;
+/// `memlock` that the runtime demands before it makes any ring, in bytes.
+pub const MEMLOCK_MIN: u64 = 512 << 10;
+/// Entries of each ring. A full ring makes the runtime wait, and a chain of links longer than the
+/// ring makes it panic, so this is far above the transfers one shard has in flight.
+pub const RING_DEPTH: usize = 256;
+/// Smallest container, in bytes.
+pub const CONTAINER_SIZE_MIN: u64 = 16 << 20;
+/// Length of one configuration file, in bytes: a table of [`SHARDS_MAX`] shards is a tenth of it.
+pub const CONFIG_LEN_MAX: u64 = 1 << 20;
+/// Coordinators a configuration may list.
+pub const COORDINATORS_MAX: usize = 9;
+/// Files one process wants to be able to open: sockets first, then what rings and containers use.
+pub const OPEN_FILES_WANTED: u64 = 65_536;
+
+// Executors.
+
+/// Time between two kicks of every executor, in milliseconds.
+pub const KICK_PERIOD_MS: u64 = 50;
+/// Kicks an executor may leave unanswered before the process aborts: 10 s.
+pub const KICKS_UNANSWERED_MAX: u32 = 200;
+/// Time slice after which the runtime asks a task to yield, in milliseconds. A short one can park
+/// an executor for ever with work in its queue, so fairness comes from byte budgets instead.
+pub const PREEMPT_TIMER_MS: u64 = 1000;
+/// Time from the order to stop until the process ends in any case, in milliseconds.
+pub const STOP_TIME_MAX_MS: u64 = 10_000;
+
+// Mesh.
+
+/// Messages in one queue from the control executor to one shard: one of each kind is the most that
+/// is useful, because maps, leases and deletions are merged while they wait; the rest is slack.
+pub const MESH_TO_SHARD_MAX: usize = 16;
+/// Messages in one queue from one shard to the control executor: its health, its stop, and the
+/// reports of every group it leads (64 groups a target, three kinds of report).
+pub const MESH_TO_CONTROL_MAX: usize = 256;
+/// Groups with dead files that wait for one shard; more are left to the coordinator, who repeats.
+pub const DROPS_WAITING_MAX: usize = 1024;
+
+// Connections of one shard.
+
+/// Bytes a peer may send before it is authenticated.
+pub const HANDSHAKE_BYTES_MAX: usize = 16 << 10;
+/// Time from accept to the end of TLS handshake and hello, in milliseconds.
+pub const HANDSHAKE_TIME_MAX_MS: u64 = 5000;
+/// Connections between accept and [`crate::io::Net::accept`]: in handshake, or waiting to be taken.
+pub const HALF_OPEN_MAX: usize = 256;
+/// Open connections of one shard.
+pub const CONNECTIONS_MAX: usize = 16_384;
+/// Frames in the send queue of one connection: an answer for each request in flight, as many
+/// requests of our own, and notices.
+pub const SEND_QUEUE_MAX: usize = 2 * protocol::limits::REQUESTS_IN_FLIGHT_MAX + 64;
+/// Payload bytes in the send queue of one connection: what 16 writes of a whole chunk hold.
+pub const SEND_QUEUE_BYTES_MAX: usize = 16 * protocol::limits::PAYLOAD_LEN_MAX;
+/// Ciphertext taken from a socket at a time; also the largest burst of frames decoded at once.
+pub const RECEIVE_SLICE: usize = 64 << 10;
+/// Plaintext sealed at a time: larger slices fall out of the second-level cache.
+pub const SEAL_SLICE: usize = 64 << 10;
+/// Bytes one connection moves in one direction before other tasks have a turn.
+pub const BYTES_PER_TURN: usize = 256 << 10;
+/// Send buffer of a socket, in bytes: as much as stays in the second-level cache.
+pub const SOCKET_SEND_BUFFER: usize = 256 << 10;
+/// Time a frame may take whatever its length, in milliseconds.
+pub const FRAME_TIME_GRACE_MS: u64 = 5000;
+/// Slowest rate at which a frame may arrive after [`FRAME_TIME_GRACE_MS`], in bytes per second.
+pub const FRAME_RATE_MIN: u64 = 64 << 10;
+/// Time a peer may take nothing of what is sent to it, in milliseconds.
+pub const SEND_STALL_MAX_MS: u64 = 30_000;
+/// Time a closed connection has to send what is queued, in milliseconds.
+pub const CLOSE_LINGER_MS: u64 = 2000;
+/// Time between two looks at the connections' deadlines, in milliseconds.
+pub const SWEEP_PERIOD_MS: u64 = 250;
+/// Time to connect to another node or a coordinator, in milliseconds.
+pub const CONNECT_TIME_MAX_MS: u64 = 3000;
+
+// Control.
+
+/// First pause between two attempts to reach a coordinator, in milliseconds.
+pub const RECONNECT_MIN_MS: u64 = 50;
+/// Longest pause between two attempts to reach a coordinator, in milliseconds.
+pub const RECONNECT_MAX_MS: u64 = 1000;
+/// Time without an answer after which the connection to a coordinator is given up, in milliseconds.
+pub const COORDINATOR_SILENCE_MAX_MS: u64 = 3000;
+/// Requests of shards in flight to the coordinator; the rest stays in the mesh.
+pub const COORDINATOR_REQUESTS_MAX: usize = 128;
+
+const _: () = assert!(IO_MEMORY_MIN.is_power_of_two() && IO_MEMORY_MAX.is_power_of_two());
+const _: () = assert!(RING_DEPTH >= 128 && RING_DEPTH.is_power_of_two());
+const _: () = assert!(KICK_PERIOD_MS * KICKS_UNANSWERED_MAX as u64 == 10_000);
+const _: () = assert!(SEND_QUEUE_BYTES_MAX >= protocol::limits::PAYLOAD_LEN_MAX);
+const _: () = assert!(COORDINATOR_REQUESTS_MAX <= protocol::limits::REQUESTS_IN_FLIGHT_MAX);

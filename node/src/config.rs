@@ -1,0 +1,217 @@
+//! The configuration file of a data node.
+//!
+//! Owns names, units, defaults and ranges. Knows nothing of what is done with the values. Every
+//! complaint is one line that names the file, the key and what is expected. Start at [`load`].
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use protocol::ids::{ClusterId, NodeId, TargetId};
+use serde::Deserialize;
+
+use crate::limits::{
+    CONFIG_LEN_MAX, CONTAINER_SIZE_MIN, COORDINATORS_MAX, IO_MEMORY_MAX, IO_MEMORY_MIN, SHARDS_MAX,
+};
+
+mod file;
+mod size;
+
+pub use size::Size;
+
+/// What a node needs to know to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The node's number.
+    pub node: NodeId,
+    /// Cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Where its shards listen.
+    pub address: IpAddr,
+    /// Coordinators, in the order in which they are tried.
+    pub coordinators: Vec<Coordinator>,
+    /// What to do when buffers cannot be registered with the kernel.
+    pub registered_buffers: RegisteredBuffers,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// Certificate of the cluster's authority, own certificate, own key.
+    pub tls: TlsPaths,
+    /// One entry for each shard; its position is the shard's number.
+    pub shards: Vec<Shard>,
+}
+
+/// A coordinator and where it listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Coordinator {
+    /// Its number; its certificate must say the same.
+    pub id: u32,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// What to do when the memory-lock limit is too low to register buffers with the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegisteredBuffers {
+    /// Refuse to start.
+    #[default]
+    Required,
+    /// Warn and go on.
+    Preferred,
+}
+
+/// Form of the log on standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Files with certificates and key; absolute or relative to the working directory.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsPaths {
+    /// Certificate of the authority that signs every certificate of the cluster.
+    pub ca: PathBuf,
+    /// This node's certificate.
+    pub cert: PathBuf,
+    /// The key of the certificate.
+    pub key: PathBuf,
+}
+
+/// One shard: a core, a port and a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// The target it owns.
+    pub target: TargetId,
+    /// Its own port.
+    pub port: u16,
+    /// CPU it is pinned to; `None` leaves it to the scheduler.
+    pub core: Option<u16>,
+    /// Physical device inside the node, for failure domains.
+    pub device: u16,
+    /// The container: a file or a block device.
+    pub path: PathBuf,
+    /// Size of the container when it is created, in bytes; a multiple of the I/O alignment.
+    pub size: u64,
+    /// Arena of registered buffers, in bytes; a power of two.
+    pub io_memory: u64,
+}
+
+/// Why a configuration cannot be used: one line for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {problem}", file = file.display())]
+pub struct ConfigError {
+    file: PathBuf,
+    problem: String,
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// [`ConfigError`] names the file, the line or key, and what is expected there.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let error = |problem| ConfigError { file: path.to_path_buf(), problem };
+    let len = std::fs::metadata(path).map_err(|cause| error(format!("cannot be read: {cause}")))?;
+    if len.len() > CONFIG_LEN_MAX {
+        return Err(error(format!("is longer than {CONFIG_LEN_MAX} bytes")));
+    }
+    let text =
+        std::fs::read_to_string(path).map_err(|cause| error(format!("cannot be read: {cause}")))?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    parse(&text, folder).map_err(error)
+}
+
+/// Reads a configuration from text; relative paths in it start from `folder`.
+///
+/// # Errors
+/// One line that names the key and what is expected there.
+pub fn parse(text: &str, folder: &Path) -> Result<Config, String> {
+    let raw = file::parse(text)?;
+    let config = Config {
+        node: NodeId(raw.node),
+        cluster: ClusterId::parse(&raw.cluster)
+            .ok_or_else(|| "cluster: expected 32 hexadecimal digits".to_owned())?,
+        address: raw.address,
+        coordinators: raw.coordinators,
+        registered_buffers: raw.registered_buffers,
+        log_format: raw.log_format,
+        tls: TlsPaths {
+            ca: folder.join(raw.tls.ca),
+            cert: folder.join(raw.tls.cert),
+            key: folder.join(raw.tls.key),
+        },
+        shards: raw.shard.into_iter().map(|shard| shard.resolve(folder)).collect(),
+    };
+    config.check()?;
+    Ok(config)
+}
+
+impl Config {
+    fn check(&self) -> Result<(), String> {
+        if self.node.0 == 0 {
+            return Err("node: expected a number from 1".to_owned());
+        }
+        if self.coordinators.is_empty() || self.coordinators.len() > COORDINATORS_MAX {
+            return Err(format!("coordinators: expected 1 to {COORDINATORS_MAX} entries"));
+        }
+        if self.coordinators.iter().any(|coordinator| coordinator.id == 0) {
+            return Err("coordinators: id: expected a number from 1".to_owned());
+        }
+        if self.shards.is_empty() || self.shards.len() > SHARDS_MAX {
+            return Err(format!("shard: expected 1 to {SHARDS_MAX} [[shard]] tables"));
+        }
+        for (position, shard) in self.shards.iter().enumerate() {
+            shard.check().map_err(|problem| format!("shard {position}: {problem}"))?;
+        }
+        unique("target", self.shards.iter().map(|shard| shard.target))?;
+        unique("port", self.shards.iter().map(|shard| shard.port))?;
+        unique("core", self.shards.iter().filter_map(|shard| shard.core))?;
+        unique("path", self.shards.iter().map(|shard| shard.path.display().to_string()))
+    }
+}
+
+impl Shard {
+    fn check(&self) -> Result<(), String> {
+        if self.target.0 == 0 {
+            return Err("target: expected a number from 1".to_owned());
+        }
+        if self.port == 0 {
+            return Err("port: expected a port from 1 to 65535".to_owned());
+        }
+        if self.size < CONTAINER_SIZE_MIN {
+            return Err(format!("size: expected at least {}", Size(CONTAINER_SIZE_MIN)));
+        }
+        if !(IO_MEMORY_MIN..=IO_MEMORY_MAX).contains(&self.io_memory) {
+            let (min, max) = (Size(IO_MEMORY_MIN), Size(IO_MEMORY_MAX));
+            return Err(format!("io_memory: expected {min} to {max}"));
+        }
+        Ok(())
+    }
+}
+
+fn unique<T: Ord + fmt::Display>(key: &str, values: impl Iterator<Item = T>) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for value in values {
+        if seen.contains(&value) {
+            return Err(format!("shard: {key} {value} is used twice"));
+        }
+        seen.insert(value);
+    }
+    Ok(())
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        file::write(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use super::{Config, Size, parse};
+
+const GOOD: &str = r#"
+node = 1
+cluster = "000102030405060708090a0b0c0d0e0f"
+address = "127.0.0.1"
+coordinators = [{ id = 1, address = "127.0.0.1:7400" }]
+[tls]
+ca = "ca.pem"
+cert = "node.pem"
+key = "/etc/lanefs/node.key"
+[[shard]]
+target = 101
+port = 7411
+core = 0
+path = "t101.lane"
+size = "1GiB"
+io_memory = "12MiB"
+"#;
+
+fn read(text: &str) -> Result<Config, String> {
+    parse(text, Path::new("/conf"))
+}
+
+#[track_caller]
+fn refused(from: &str, to: &str, expected: &str) {
+    assert!(GOOD.contains(from), "the good file has no {from:?}");
+    let error = read(&GOOD.replacen(from, to, 1)).unwrap_err();
+    assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+    assert!(!error.contains('\n'), "{error:?} is more than one line");
+}
+
+#[test]
+fn config_resolves_paths_and_rounds_io_memory_up() {
+    let config = read(GOOD).unwrap();
+    assert_eq!(config.tls.ca, Path::new("/conf/ca.pem"));
+    assert_eq!(config.tls.key, Path::new("/etc/lanefs/node.key"));
+    assert_eq!(config.shards[0].path, Path::new("/conf/t101.lane"));
+    assert_eq!(config.shards[0].io_memory, 16 << 20);
+}
+
+#[test]
+fn config_printed_reads_back_the_same() {
+    let config = read(GOOD).unwrap();
+    assert_eq!(read(&config.to_string()).unwrap(), config);
+}
+
+#[test]
+fn config_errors_name_line_key_and_expectation() {
+    refused("node = 1", "node = \"one\"", "line 2: node: invalid type: string");
+    refused("node = 1", "node = 1\nnoode = 2", "unknown field `noode`");
+    refused("node = 1", "", "missing field `node`");
+    refused("port = 7411", "", "missing field `port`");
+    refused("port = 7411", "port = 74110", "port: invalid value: integer `74110`");
+    refused("\"1GiB\"", "\"1gig\"", "size: \"1gig\" is not a size");
+    refused("\"1GiB\"", "\"99999999TiB\"", "is not a size");
+    refused("core = 0", "cores = 0", "unknown field `cores`");
+    refused("[tls]", "[tls", "line 6");
+    refused("127.0.0.1:7400", "localhost", "invalid socket address");
+}
+
+#[test]
+fn config_ranges_are_checked() {
+    refused("node = 1", "node = 0", "node: expected a number from 1");
+    refused("0001020304", "00010203", "cluster: expected 32 hexadecimal digits");
+    refused("\"1GiB\"", "\"1MiB\"", "shard 0: size: expected at least 16MiB");
+    refused("\"12MiB\"", "\"2GiB\"", "shard 0: io_memory: expected 1MiB to 1GiB");
+    refused("{ id = 1, address = \"127.0.0.1:7400\" }", "", "coordinators: expected 1 to 9");
+    refused("target = 101", "target = 0", "shard 0: target");
+    let twice = GOOD.find("[[shard]]").unwrap();
+    let error = read(&format!("{GOOD}{}", &GOOD[twice..])).unwrap_err();
+    assert_eq!(error, "shard: target 101 is used twice");
+    let error = read(&GOOD[..twice]).unwrap_err();
+    assert_eq!(error, "shard: expected 1 to 64 [[shard]] tables");
+}
+
+#[test]
+fn size_prints_in_the_largest_exact_unit() {
+    for text in ["1B", "1KiB", "1536KiB", "8GiB", "2TiB"] {
+        assert_eq!(Size::try_from(text.to_owned()).unwrap().to_string(), text);
+    }
+}
