@@ -44,7 +44,7 @@ pub const FRAME_GRACE_MS: u64 = 5_000;
 pub const FRAME_RATE_MIN: u64 = 64 << 10;
 
 /// Map changes kept, so that a node or client that is a little behind gets only those.
-pub const MAP_HISTORY_MAX: usize = 256;
+pub const MAP_DELTAS_MAX: usize = 256;
 /// Events that wait for the control loop: a heartbeat, a registration and a lost connection for
 /// each of 300 nodes.
 pub const CONTROL_QUEUE_MAX: usize = 1024;
@@ -54,8 +54,6 @@ pub const PROBES_MAX: usize = 16;
 pub const PROBE_MS: u64 = 500;
 /// Time between two ticks of the control loop, in milliseconds.
 pub const TICK_MS: u64 = 100;
-/// Sessions that renewals are remembered for.
-pub const SESSIONS_MAX: usize = 1 << 20;
 /// Dead files that one notice names, over all groups.
 pub const DROP_NOTICE_FILES_MAX: usize = 4096;
 /// Time before dead files that no node has confirmed are sent again, in milliseconds.
