@@ -8,4 +8,12 @@
 //! Start reading at [`propose`]: it is where requests become commands.
 
 pub mod limits;
+
+pub mod kv;
+pub mod state;
+
+pub mod detector;
+pub mod membership;
+pub mod placement;
+
 pub mod log;

@@ -1,5 +1,7 @@
 //! Every bound that only the coordinator holds. Each line says who can hold one.
 
+use std::time::Duration;
+
 use protocol::limits::{BODY_LEN_MAX_LIST, REQUESTS_IN_FLIGHT_MAX};
 
 /// Unit of the log: batches start and end on it, so a torn write never touches an older batch.
@@ -71,9 +73,72 @@ pub const SESSION_EXPIRY_MS: u64 = 60_000;
 /// Users a configuration may list.
 pub const USERS_MAX: usize = 65_536;
 
+/// Sessions open at once: one for each client process; a row and about 100 bytes of memory each.
+pub const SESSIONS_MAX: usize = 4096;
+/// Longest name of a client program that a session keeps, in bytes; the rest is cut.
+pub const CLIENT_NAME_MAX: usize = 64;
+/// Unlinked files of one session: every file a client has in flight between reserve and publish.
+/// A reply that lists all of them stays below the longest list body.
+pub const RESERVED_PER_SESSION_MAX: usize = 2048;
+/// Symbolic links followed by one lookup, as in Linux.
+pub const LINKS_FOLLOWED_MAX: u32 = 40;
+/// Bytes of entries in one page of a listing: half of the longest list body, so that the codec's
+/// own tables always fit in the other half.
+pub const READ_DIR_PAGE_BYTES_MAX: usize = protocol::limits::BODY_LEN_MAX_LIST / 2;
+/// Map changes remembered for deltas; a receiver further behind is sent the whole map.
+/// One entry holds the ids a single command touched.
+pub const MAP_HISTORY_MAX: usize = 1024;
+/// Ids in the remembered map changes, over all entries: 4 bytes and a tag each, 512 KiB in total.
+pub const MAP_HISTORY_IDS_MAX: usize = 65_536;
+
+/// Data nodes in the map.
+pub const NODES_MAX: usize = 4096;
+/// Targets of one node: one for each shard.
+pub const TARGETS_PER_NODE_MAX: usize = 256;
+/// Placement groups in the map: 1000 nodes x 16 targets x 64 groups / 3 replicas, rounded up.
+pub const GROUPS_MAX: usize = 393_216;
+/// Evicted targets one group remembers: everyone who left since it was last healthy. The oldest
+/// is forgotten first; it then has to be added by an operator.
+pub const GROUP_EVICTED_MAX: usize = 16;
+
+/// Largest file that is laid out on one group: the four chunks of the first segment.
+pub const NARROW_FILE_LEN_MAX: u64 = 16 << 20;
+/// Chunks of the first segment of a wide file.
+pub const FIRST_SEGMENT_CHUNKS: u32 = 4;
+/// Groups of the second segment of a wide file.
+pub const WIDE_GROUPS: usize = 16;
+
+/// Rows one scan returns while a whole table is walked.
+pub const SCAN_PAGE_ROWS: usize = 512;
+
+/// Shortest silence that makes a node suspect.
+pub const SUSPICION_MIN: Duration = Duration::from_millis(750);
+/// Longest silence before a node is suspect, however irregular its heartbeats were.
+pub const SUSPICION_MAX: Duration = Duration::from_secs(3);
+/// Silence that makes a node suspect, as a multiple of its largest gap of the last minute.
+pub const SUSPICION_GAPS: u32 = 4;
+/// How far back the largest heartbeat gap is looked for.
+pub const GAP_WINDOW: Duration = Duration::from_secs(60);
+/// Heartbeat gaps remembered for one node: the largest of each of these equal parts of the window.
+pub const GAP_BUCKETS: usize = 6;
+/// Lease of a node, as [`NODE_LEASE_MS`] tells it.
+pub const NODE_LEASE: Duration = Duration::from_millis(NODE_LEASE_MS as u64);
+/// Time a node has after a coordinator start, on top of a lease, to connect again.
+pub const RETURN_TIME: Duration = Duration::from_secs(5);
+
+/// Grace in which the members of a group whose serving set is gone may all return (restart of all).
+pub const RESTART_GRACE: Duration = Duration::from_secs(5);
+/// Evictions one primary may ask for in one [`EVICT_WINDOW`]: every other member of 64 groups.
+pub const EVICTS_PER_PRIMARY_MAX: u32 = 256;
+/// Window of [`EVICTS_PER_PRIMARY_MAX`].
+pub const EVICT_WINDOW: Duration = Duration::from_secs(10);
+/// Time before a target that was evicted on a report, and did not restart, is re-admitted.
+pub const READMIT_AFTER: Duration = Duration::from_secs(30);
+
 const _: () =
     assert!(PROPOSAL_BATCH_BYTES + COMMAND_LEN_MAX + PROPOSAL_BATCH_MAX * 64 <= LOG_BATCH_LEN_MAX);
 const _: () = assert!(LOG_SEGMENT_LEN_MAX.is_multiple_of(LOG_PAGE as u64));
 const _: () = assert!(LOG_BATCH_LEN_MAX.is_multiple_of(LOG_PAGE));
 const _: () = assert!(SESSION_EXPIRY_MS > SESSION_LEASE_MS as u64);
 const _: () = assert!(NODE_LEASE_MS > 4 * NODE_HEARTBEAT_MS);
+const _: () = assert!(protocol::limits::MUTATE_OPS_MAX * 4 <= protocol::limits::SESSION_WINDOW);

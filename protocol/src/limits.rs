@@ -50,8 +50,9 @@ pub const LOOKUP_BATCH_MAX: usize = 1000;
 pub const READ_DIR_PAGE_MAX: usize = 1000;
 /// Most unlinked inodes one operation reserves.
 pub const RESERVE_MAX: u32 = 256;
-/// Outcomes the coordinator remembers for each session.
-pub const SESSION_WINDOW: usize = 64;
+/// Outcomes the coordinator remembers for each session: four full batches, so that a retry of any
+/// batch in flight finds its outcomes; kept in the state table, not in memory.
+pub const SESSION_WINDOW: usize = 1024;
 /// Most entries in one page of a group's inventory.
 pub const INVENTORY_PAGE_MAX: usize = 8192;
 /// Most pendings one group may hold on one member.

@@ -1,0 +1,186 @@
+//! Suspects nodes that give no sign of life, and counts their leases. Pure: time comes in.
+//!
+//! Suspicion removes a node from its groups; it is allowed to be wrong. A lease is a promise to the
+//! node; it is never shortened.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use protocol::ids::NodeId;
+
+use crate::limits::{
+    GAP_BUCKETS, GAP_WINDOW, NODE_LEASE, RETURN_TIME, SUSPICION_GAPS, SUSPICION_MAX, SUSPICION_MIN,
+};
+
+/// Nanoseconds of a clock that keeps counting while the machine sleeps (`CLOCK_BOOTTIME`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nanos(pub u64);
+
+/// What the detector found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// No sign of life for too long, or its process is gone.
+    Suspected(NodeId),
+    /// A suspected node gave a sign of life.
+    Returned(NodeId),
+}
+
+/// Watches all registered nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Detector {
+    nodes: BTreeMap<NodeId, Watched>,
+}
+
+#[derive(Clone, Debug)]
+struct Watched {
+    /// Last sign of life; `None` until the first one after a coordinator start.
+    last: Option<Nanos>,
+    /// Not suspected for silence before this.
+    not_before: Nanos,
+    lease_end: Nanos,
+    /// Largest gap of each part of the window, newest last: start of the part, gap.
+    gaps: VecDeque<(Nanos, Duration)>,
+    lost: bool,
+    refused: bool,
+    suspected: bool,
+}
+
+impl Detector {
+    /// Watches the nodes of the map a coordinator starts with: each node and whether the map has it
+    /// up.
+    ///
+    /// A node the map has up gets a full lease and time to connect again before silence counts,
+    /// because a lease granted by the process before may still run and every node has to notice
+    /// that its connection broke: 15 seconds in all.
+    pub fn new(known: impl IntoIterator<Item = (NodeId, bool)>, now: Nanos) -> Detector {
+        let lease_end = now.after(NODE_LEASE);
+        let watched = |up: bool| Watched {
+            not_before: lease_end.after(RETURN_TIME),
+            suspected: !up,
+            ..Watched::fresh(None, lease_end)
+        };
+        Detector { nodes: known.into_iter().map(|(node, up)| (node, watched(up))).collect() }
+    }
+
+    /// Takes note that a node registered: it is alive and its history starts anew.
+    pub fn registered(&mut self, node: NodeId, now: Nanos) {
+        self.nodes.insert(node, Watched::fresh(Some(now), now.after(NODE_LEASE)));
+    }
+
+    /// Takes note of a heartbeat and renews the lease; a node that never registered is ignored.
+    pub fn heartbeat(&mut self, node: NodeId, now: Nanos) -> Option<Finding> {
+        let watched = self.nodes.get_mut(&node)?;
+        if let Some(last) = watched.last {
+            watched.note_gap(now, now.since(last));
+        }
+        watched.last = Some(now);
+        watched.lease_end = watched.lease_end.max(now.after(NODE_LEASE));
+        watched.lost = false;
+        watched.refused = false;
+        std::mem::take(&mut watched.suspected).then_some(Finding::Returned(node))
+    }
+
+    /// Takes note that the node's heartbeat connection broke.
+    pub fn connection_lost(&mut self, node: NodeId, _now: Nanos) -> Option<Finding> {
+        let watched = self.nodes.get_mut(&node)?;
+        watched.lost = true;
+        watched.suspect_gone(node)
+    }
+
+    /// Takes note that a live host refused a connection to the node's port.
+    ///
+    /// Alone it proves little (the node may not listen yet); with a broken connection it proves
+    /// that the process is gone.
+    pub fn connect_refused(&mut self, node: NodeId, _now: Nanos) -> Option<Finding> {
+        let watched = self.nodes.get_mut(&node)?;
+        watched.refused = true;
+        watched.suspect_gone(node)
+    }
+
+    /// Finds the nodes that have been silent for too long, ascending.
+    pub fn tick(&mut self, now: Nanos) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (&node, watched) in &mut self.nodes {
+            if !watched.suspected && now > watched.deadline() {
+                watched.suspected = true;
+                findings.push(Finding::Suspected(node));
+            }
+        }
+        findings
+    }
+
+    /// When the node's newest lease ends; `None` for a node that is not known.
+    pub fn lease_end(&self, node: NodeId) -> Option<Nanos> {
+        self.nodes.get(&node).map(|watched| watched.lease_end)
+    }
+
+    /// True while the node is suspected.
+    pub fn suspects(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|watched| watched.suspected)
+    }
+
+    /// When `tick` next has something to find; `None` when nothing can become suspect.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        let watched = self.nodes.values().filter(|watched| !watched.suspected);
+        watched.map(Watched::deadline).min()
+    }
+}
+
+impl Watched {
+    fn fresh(last: Option<Nanos>, lease_end: Nanos) -> Watched {
+        Watched {
+            last,
+            not_before: Nanos(0),
+            lease_end,
+            gaps: VecDeque::new(),
+            lost: false,
+            refused: false,
+            suspected: false,
+        }
+    }
+
+    fn deadline(&self) -> Nanos {
+        let silent = self.last.map_or(Nanos(0), |last| last.after(self.patience(last)));
+        // After the first heartbeat the grace of a coordinator start no longer matters.
+        if self.last.is_some() { silent } else { self.not_before }
+    }
+
+    fn patience(&self, now: Nanos) -> Duration {
+        let recent = self.gaps.iter().filter(|(start, _)| now.since(*start) <= GAP_WINDOW);
+        let largest = recent.map(|(_, gap)| *gap).max().unwrap_or_default();
+        largest.saturating_mul(SUSPICION_GAPS).clamp(SUSPICION_MIN, SUSPICION_MAX)
+    }
+
+    fn note_gap(&mut self, now: Nanos, gap: Duration) {
+        let part = GAP_WINDOW / GAP_PARTS;
+        match self.gaps.back_mut() {
+            Some((start, largest)) if now.since(*start) < part => *largest = gap.max(*largest),
+            _ => self.gaps.push_back((now, gap)),
+        }
+        while self.gaps.len() > GAP_BUCKETS {
+            self.gaps.pop_front();
+        }
+    }
+
+    fn suspect_gone(&mut self, node: NodeId) -> Option<Finding> {
+        let gone = self.lost && self.refused && !self.suspected;
+        self.suspected |= gone;
+        gone.then_some(Finding::Suspected(node))
+    }
+}
+
+impl Nanos {
+    /// Later by `duration`, saturating.
+    pub fn after(self, duration: Duration) -> Nanos {
+        Nanos(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// Time from `earlier` to `self`, zero when it is not earlier.
+    pub fn since(self, earlier: Nanos) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a small constant, checked below")]
+const GAP_PARTS: u32 = GAP_BUCKETS as u32;
+const _: () = assert!(GAP_PARTS as usize == GAP_BUCKETS && GAP_PARTS > 0);

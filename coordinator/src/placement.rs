@@ -1,0 +1,1 @@
+//! Chooses members of placement groups. Pure and deterministic.
