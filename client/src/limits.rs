@@ -2,7 +2,7 @@
 //!
 //! A bound that servers must agree on lives in [`protocol::limits`].
 
-use protocol::limits::{READ_LEN_MAX, SESSION_WINDOW, WRITE_LEN_MAX};
+use protocol::limits::{MUTATE_OPS_MAX, READ_LEN_MAX, SESSION_WINDOW, WRITE_LEN_MAX};
 
 /// Payload bytes one client has in flight, in bytes.
 ///
@@ -20,9 +20,9 @@ pub const WRITER_CHUNKS_IN_FLIGHT: usize = 6;
 pub const MUTATE_QUEUE_MAX: usize = 1024;
 /// Operations in one batch.
 ///
-/// The coordinator remembers this many outcomes of a session, and a batch whose answer was lost is
-/// sent again as a whole, so a longer batch could not be repeated safely.
-pub const MUTATE_BATCH_MAX: usize = SESSION_WINDOW;
+/// A batch whose answer was lost is sent again as a whole; the coordinator remembers the outcomes
+/// of several such batches (`SESSION_WINDOW`), so repeating one is safe.
+pub const MUTATE_BATCH_MAX: usize = MUTATE_OPS_MAX;
 /// Path bytes in one lookup batch; the rest of the body are a few fields a query.
 pub const LOOKUP_BATCH_BYTES_MAX: usize = 512 << 10;
 /// Queries in one lookup batch: each may be answered with a layout, a link and attributes.
@@ -81,7 +81,7 @@ pub const SESSION_RENEW_MS: u64 = 10_000;
 const _: () = assert!(STREAM_WINDOW_BYTES <= IN_FLIGHT_BYTES_MAX);
 const _: () = assert!(STREAM_WINDOW_BYTES >= 2 * READ_LEN_MAX as usize);
 const _: () = assert!(WRITER_CHUNKS_IN_FLIGHT * WRITE_LEN_MAX as usize <= IN_FLIGHT_BYTES_MAX);
-const _: () = assert!(MUTATE_BATCH_MAX <= protocol::limits::MUTATE_OPS_MAX);
+const _: () = assert!(MUTATE_BATCH_MAX <= SESSION_WINDOW);
 const _: () = assert!(LOOKUP_BATCH_MAX <= protocol::limits::LOOKUP_BATCH_MAX);
 const _: () = assert!(READ_DIR_PAGE_MAX as usize <= protocol::limits::READ_DIR_PAGE_MAX);
 const _: () = assert!(RESERVE_FIRST <= protocol::limits::RESERVE_MAX);
