@@ -7,6 +7,8 @@
 //!
 //! Start reading at [`propose`]: it is where requests become commands.
 
+pub mod cli;
+pub mod config;
 pub mod limits;
 
 pub mod kv;

@@ -175,6 +175,12 @@ impl FileLog {
         Ok(())
     }
 
+    /// Puts another file in the place of the open segment, so that a test can make writes fail.
+    #[cfg(test)]
+    pub(super) fn replace_file(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
+    }
+
     /// Segments there are.
     pub fn segments(&self) -> usize {
         self.segments.len()

@@ -16,6 +16,8 @@ pub mod file;
 pub mod format;
 pub mod memory;
 pub mod recovery;
+#[cfg(test)]
+mod tests;
 
 pub use file::FileLog;
 pub use memory::MemoryLog;

@@ -1,0 +1,343 @@
+//! The configuration file of a coordinator.
+//!
+//! Parsing is strict: an unknown key, a wrong type or a value out of range is one line that names
+//! the file, the key and what is expected. Relative paths start in the folder of the file.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use protocol::ids::{ClusterId, CoordinatorId};
+use protocol::limits::GROUP_MEMBERS_MAX;
+use protocol::message::command::Caller;
+use serde::Deserialize;
+
+use crate::limits::USERS_MAX;
+
+/// Settings of one coordinator, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Its number.
+    pub coordinator: CoordinatorId,
+    /// The cluster it serves.
+    pub cluster: ClusterId,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Folder of its log and table.
+    pub data_dir: PathBuf,
+    /// Replicas of each group; used when the cluster is made.
+    pub replicas: u8,
+    /// Fewest serving members that may acknowledge a write; used when the cluster is made.
+    pub min_write: u8,
+    /// Groups each target is a member of; used when the cluster is made.
+    pub groups_per_target: u16,
+    /// Targets that must have registered before groups are made.
+    pub targets_expected: u32,
+    /// Page cache of the table, in bytes.
+    pub cache: usize,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Certificate authority, certificate and key.
+    pub tls: Tls,
+    /// Numeric users by the name in a client's certificate.
+    pub users: BTreeMap<String, Caller>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Paths of the TLS files, absolute or relative to the working directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificate authority of the cluster.
+    pub ca: PathBuf,
+    /// Certificate of this coordinator.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// The file cannot be used as a configuration; the text is one line for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {text}", path.display())]
+pub struct ConfigError {
+    /// The file.
+    pub path: PathBuf,
+    /// Key and expectation.
+    pub text: String,
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file cannot be read or a setting is wrong.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            path: path.to_path_buf(),
+            text: format!("cannot read the configuration: {error}"),
+        })?;
+        Config::parse(path, &text)
+    }
+
+    /// Checks the text of a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the first setting that is wrong.
+    pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let wrong = |text: String| ConfigError { path: path.to_path_buf(), text };
+        let file: FileConfig =
+            toml::from_str(text).map_err(|error| wrong(describe(text, &error)))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        check(file, folder).map_err(wrong)
+    }
+
+    /// Writes every setting as a configuration file would have it.
+    pub fn print(&self) -> String {
+        let mut out = format!(
+            "coordinator = {}\ncluster = \"{}\"\nlisten = \"{}\"\ndata_dir = {:?}\nreplicas = {}\n\
+             min_write = {}\ngroups_per_target = {}\ntargets_expected = {}\ncache = \"{}\"\n\
+             log_format = \"{}\"\n\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
+            self.coordinator,
+            self.cluster,
+            self.listen,
+            self.data_dir,
+            self.replicas,
+            self.min_write,
+            self.groups_per_target,
+            self.targets_expected,
+            self.cache,
+            if self.log_format == LogFormat::Json { "json" } else { "text" },
+            self.tls.ca,
+            self.tls.cert,
+            self.tls.key,
+        );
+        for (name, caller) in &self.users {
+            let (uid, gid) = (caller.uid, caller.gid);
+            out.push_str(&format!("\n[[user]]\nname = {name:?}\nuid = {uid}\ngid = {gid}\n"));
+        }
+        out
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    coordinator: u32,
+    cluster: String,
+    listen: String,
+    data_dir: PathBuf,
+    replicas: Option<u8>,
+    min_write: Option<u8>,
+    groups_per_target: Option<u16>,
+    targets_expected: Option<u32>,
+    cache: Option<String>,
+    #[serde(default)]
+    log_format: LogFormat,
+    tls: FileTls,
+    #[serde(default)]
+    user: Vec<FileUser>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTls {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileUser {
+    name: String,
+    uid: u32,
+    gid: u32,
+}
+
+fn check(file: FileConfig, folder: &Path) -> Result<Config, String> {
+    if file.coordinator == 0 {
+        return Err("coordinator: expected a number from 1".into());
+    }
+    let cluster = ClusterId::parse(&file.cluster)
+        .ok_or("cluster: expected 32 hexadecimal digits, as in the other members' files")?;
+    let listen: SocketAddr = file.listen.parse().map_err(|_| {
+        format!(
+            "listen: expected an address and port like \"127.0.0.1:7400\", got {:?}",
+            file.listen
+        )
+    })?;
+    let replicas = file.replicas.unwrap_or(3);
+    if replicas == 0 || usize::from(replicas) >= GROUP_MEMBERS_MAX {
+        return Err(format!("replicas: expected 1 to {}, got {replicas}", GROUP_MEMBERS_MAX - 1));
+    }
+    let min_write = file.min_write.unwrap_or(replicas.min(2));
+    if min_write == 0 || min_write > replicas {
+        return Err(format!("min_write: expected 1 to {replicas} (replicas), got {min_write}"));
+    }
+    let groups_per_target = file.groups_per_target.unwrap_or(64);
+    if groups_per_target == 0 {
+        return Err("groups_per_target: expected a number from 1".into());
+    }
+    let targets_expected = file.targets_expected.unwrap_or(u32::from(replicas));
+    if targets_expected < u32::from(replicas) {
+        return Err(format!("targets_expected: expected at least {replicas} (replicas)"));
+    }
+    let cache = parse_size(file.cache.as_deref().unwrap_or("32MiB"))
+        .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .ok_or("cache: expected a size from \"1MiB\" to \"1TiB\", like \"32MiB\"")?;
+    let tls = Tls {
+        ca: folder.join(file.tls.ca),
+        cert: folder.join(file.tls.cert),
+        key: folder.join(file.tls.key),
+    };
+    Ok(Config {
+        coordinator: CoordinatorId(file.coordinator),
+        cluster,
+        listen,
+        data_dir: folder.join(file.data_dir),
+        replicas,
+        min_write,
+        groups_per_target,
+        targets_expected,
+        cache,
+        log_format: file.log_format,
+        tls,
+        users: check_users(file.user)?,
+    })
+}
+
+fn check_users(list: Vec<FileUser>) -> Result<BTreeMap<String, Caller>, String> {
+    if list.len() > USERS_MAX {
+        return Err(format!("user: expected at most {USERS_MAX} entries"));
+    }
+    let mut users = BTreeMap::new();
+    for FileUser { name, uid, gid } in list {
+        if name.is_empty() {
+            return Err("user.name: expected the name in the client's certificate".into());
+        }
+        let caller = Caller { uid, gid, admin: false };
+        if users.insert(name.clone(), caller).is_some() {
+            return Err(format!("user.name: {name:?} is listed twice"));
+        }
+    }
+    Ok(users)
+}
+
+/// Reads a size like `32MiB`, in bytes.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim_start() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// One line for people: where, which key, what is expected.
+fn describe(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().lines().collect::<Vec<_>>().join(" ");
+    let Some(span) = error.span() else { return message };
+    let before = &text[..span.start.min(text.len())];
+    let line = before.matches('\n').count() + 1;
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let whole = text[start..].lines().next().unwrap_or_default();
+    match whole.split_once('=') {
+        Some((key, _)) => format!("line {line}, {}: {message}", key.trim()),
+        None => format!("line {line}: {message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+    use super::*;
+
+    const GOOD: &str = r#"
+coordinator = 1
+cluster = "000102030405060708090a0b0c0d0e0f"
+listen = "127.0.0.1:7400"
+data_dir = "c1"
+
+[tls]
+ca = "ca.pem"
+cert = "c1.pem"
+key = "/k/c1.key"
+
+[[user]]
+name = "alice"
+uid = 1000
+gid = 100
+"#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("/etc/lanefs/c.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_paths_start_at_the_file() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!((config.replicas, config.min_write, config.groups_per_target), (3, 2, 64));
+        assert_eq!((config.targets_expected, config.cache), (3, 32 << 20));
+        assert_eq!(config.data_dir, Path::new("/etc/lanefs/c1"));
+        assert_eq!(config.tls.ca, Path::new("/etc/lanefs/ca.pem"));
+        assert_eq!(config.tls.key, Path::new("/k/c1.key"));
+        assert_eq!(config.users["alice"], Caller { uid: 1000, gid: 100, admin: false });
+    }
+
+    #[test]
+    fn a_printed_configuration_reads_back_the_same() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(parse(&config.print()).unwrap(), config);
+    }
+
+    #[test]
+    fn every_mistake_is_one_line_with_file_key_and_expectation() {
+        let cases = [
+            ("coordinator = 1", "coordinator = 0", "coordinator: expected a number from 1"),
+            ("coordinator = 1", "coordinator = \"x\"", "line 2, coordinator: invalid type"),
+            ("coordinator = 1", "coordinator = 1\nreplcas = 2", "unknown field `replcas`"),
+            ("listen = \"127.0.0.1:7400\"", "", "missing field `listen`"),
+            ("127.0.0.1:7400", "localhost", "listen: expected an address and port"),
+            ("000102", "zz0102", "cluster: expected 32 hexadecimal digits"),
+            ("data_dir = \"c1\"", "data_dir = \"c1\"\nreplicas = 0", "replicas: expected 1 to 7"),
+            ("data_dir = \"c1\"", "data_dir = \"c1\"\nmin_write = 4", "min_write: expected 1 to 3"),
+            ("data_dir = \"c1\"", "data_dir = \"c1\"\ncache = \"32 MB\"", "cache: expected a size"),
+            ("data_dir = \"c1\"", "data_dir = \"c1\"\ntargets_expected = 2", "targets_expected: "),
+            ("data_dir = \"c1\"", "data_dir = \"c1\"\nlog_format = \"xml\"", "`text` or `json`"),
+            ("data_dir = \"c1\"", "data_dir = ", "line 5, data_dir"),
+            ("uid = 1000", "uid = -1", "line 14, uid: invalid value"),
+            ("[[user]]", "[[user]]\nname = \"alice\"\nuid = 1\ngid = 1\n[[user]]", "listed twice"),
+        ];
+        for (good, bad, expected) in cases {
+            let error = parse(&GOOD.replacen(good, bad, 1)).unwrap_err();
+            assert!(error.starts_with("/etc/lanefs/c.toml: "), "{error}");
+            assert!(error.contains(expected) && !error.contains('\n'), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(parse_size("4096"), Some(4096));
+        assert_eq!(parse_size("32MiB"), Some(32 << 20));
+        assert_eq!(parse_size("1 GiB"), Some(1 << 30));
+        assert_eq!(parse_size("16777216TiB"), None);
+        assert_eq!(parse_size("MiB"), None);
+        assert_eq!(parse_size("1MB"), None);
+    }
+}
