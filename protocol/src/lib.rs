@@ -14,3 +14,4 @@ pub mod layout;
 pub mod limits;
 pub mod message;
 pub mod status;
+pub mod version;

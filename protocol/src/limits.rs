@@ -67,12 +67,43 @@ pub const ERROR_TEXT_MAX: usize = 256;
 /// Deadline of a client operation unless it says otherwise, in milliseconds.
 pub const DEADLINE_DEFAULT_MS: u32 = 30_000;
 
+/// Longest text for people in any other message (release, program name, address), in bytes.
+pub const TEXT_LEN_MAX: usize = 256;
+/// Longest encoded capability, in bytes: 96 of body, then 20 for each of at most 64 nodes.
+pub const TOKEN_LEN_MAX: usize = 96 + 64 * 20;
+
+/// Most targets of one node.
+pub const TARGETS_PER_NODE_MAX: usize = 256;
+/// Most groups that one target reports when it registers.
+pub const GROUPS_PER_TARGET_MAX: usize = 4096;
+/// Most nodes, targets or groups, of each, in one map delta.
+pub const MAP_RECORDS_MAX: usize = 16_384;
+/// Most targets that a group remembers for re-admission.
+pub const GROUP_EVICTED_MAX: usize = 256;
+/// Most revocations in one map delta.
+pub const REVOCATIONS_MAX: usize = 4096;
+/// Longest revocation record, in bytes.
+pub const REVOCATION_LEN_MAX: usize = 64;
+/// Longest signature of a map delta, in bytes: one of Ed25519.
+pub const SIGNATURE_LEN_MAX: usize = 64;
+/// Most dead files of one group in one message.
+pub const DROP_FIDS_MAX: usize = 4096;
+/// Most unlinked files that one operation gives back.
+pub const ABANDON_MAX: usize = 4096;
+/// Most coordinators of one cluster.
+pub const COORDINATORS_MAX: usize = 16;
+
 /// Verifier: how deep tables may nest in a body.
 pub const VERIFIER_DEPTH_MAX: usize = 16;
-/// Verifier: how many tables a body may hold.
-pub const VERIFIER_TABLES_MAX: usize = 65_536;
-/// Verifier: apparent size of a body, in bytes; shared subtrees count each time they are reached.
-pub const VERIFIER_APPARENT_MAX: usize = 4 << 20;
+/// Verifier: how many tables an ordinary body may hold.
+pub const VERIFIER_TABLES_MAX: usize = 4096;
+/// Verifier: how many tables a body of [`BODY_LEN_MAX_LIST`] may hold.
+pub const VERIFIER_TABLES_MAX_LIST: usize = 65_536;
+/// Verifier: apparent size of an ordinary body, in bytes; shared parts count each time they are
+/// reached, and so does the description of a table.
+pub const VERIFIER_APPARENT_MAX: usize = 1 << 20;
+/// Verifier: apparent size of a body of [`BODY_LEN_MAX_LIST`], in bytes.
+pub const VERIFIER_APPARENT_MAX_LIST: usize = 4 << 20;
 
 const _: () = assert!(BODY_LEN_MAX <= BODY_LEN_MAX_LIST);
 // A write of one default chunk in the smallest cells: 8 bytes of sum and 28 of aux for each.
@@ -80,3 +111,7 @@ const _: () = assert!(CELLS_PER_MESSAGE_MAX * (8 + 28) + 4096 <= BODY_LEN_MAX);
 const _: () = assert!(WRITE_LEN_MAX as usize <= PAYLOAD_LEN_MAX);
 const _: () = assert!(READ_LEN_MAX as usize + 2 * (1 << 16) <= PAYLOAD_LEN_MAX);
 const _: () = assert!(IO_ALIGN.is_power_of_two() && (1 << 12) >= IO_ALIGN);
+// Every list whose only field is a number fits its frame: fids of one group, pendings, inventory.
+const _: () = assert!(DROP_FIDS_MAX * 8 + 256 <= BODY_LEN_MAX);
+const _: () = assert!(PENDINGS_PER_GROUP_MAX * 56 + 256 <= BODY_LEN_MAX_LIST);
+const _: () = assert!(INVENTORY_PAGE_MAX * 40 + 256 <= BODY_LEN_MAX_LIST);

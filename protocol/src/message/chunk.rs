@@ -374,3 +374,13 @@ pub struct BindTokenReply {
     /// Its short name in later requests.
     pub handle: Handle,
 }
+
+impl ReadReply {
+    /// The bytes of the chunk that the payload holds, half-open.
+    pub fn payload_range(&self) -> std::ops::Range<usize> {
+        let cell = |index: usize| index.checked_shl(self.cell_log2.into()).unwrap_or(usize::MAX);
+        let len = self.chunk_len as usize;
+        let first = self.first_cell as usize;
+        cell(first).min(len)..cell(first.saturating_add(self.sums.len())).min(len)
+    }
+}

@@ -14,7 +14,19 @@ pub mod cluster;
 pub mod command;
 pub mod namespace;
 
+mod codec;
+mod framing;
+mod generated;
+
+pub use codec::{Body, check_body, decode_command, encode_command};
+pub use framing::{
+    Context, error_frame, error_reply, notice_frame, open, open_error, reply_frame, request_frame,
+};
+
 use crate::frame::FrameError;
+use crate::limits::{BODY_LEN_MAX, BODY_LEN_MAX_LIST, PAYLOAD_LEN_MAX};
+use crate::message::cluster::ErrorReply;
+use crate::status::Status;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $code:literal;)*) => {
@@ -121,6 +133,21 @@ impl Kind {
         }
     }
 
+    /// Longest body of this kind, in bytes.
+    pub fn body_len_max(self) -> usize {
+        if self.has_long_body() { BODY_LEN_MAX_LIST } else { BODY_LEN_MAX }
+    }
+
+    /// Longest payload of this kind in the given direction, in bytes; 0 when it carries none.
+    pub fn payload_len_max(self, response: bool) -> usize {
+        if self.has_payload(response) { PAYLOAD_LEN_MAX } else { 0 }
+    }
+
+    /// True for kinds that are never answered.
+    pub fn is_notice(self) -> bool {
+        matches!(self, Kind::Committed | Kind::Working | Kind::MapPush | Kind::DropFiles)
+    }
+
     /// True when a body of this kind may be as long as [`crate::limits::BODY_LEN_MAX_LIST`].
     pub fn has_long_body(self) -> bool {
         matches!(
@@ -129,6 +156,7 @@ impl Kind {
                 | Kind::Discard
                 | Kind::Inventory
                 | Kind::Quarantine
+                | Kind::Verify
                 | Kind::Register
                 | Kind::Heartbeat
                 | Kind::MapPush
@@ -143,39 +171,85 @@ impl Kind {
     }
 }
 
-/// Why a body is not the message its frame claims.
+/// Why a body is not the message its frame claims, or a message does not fit a frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// The body is not a valid flatbuffer of this message.
-    #[error("malformed {kind:?} body")]
+    #[error("malformed {message}")]
     Malformed {
-        /// The message it should have been.
-        kind: Kind,
+        /// Name of the message.
+        message: &'static str,
     },
     /// A field is missing or out of its range.
-    #[error("{kind:?}: field {field} is missing or out of range")]
+    #[error("{message}: field {field} is missing or out of range")]
     Field {
-        /// The message.
-        kind: Kind,
+        /// Name of the message.
+        message: &'static str,
         /// The field, as it is named in the schema.
         field: &'static str,
+    },
+    /// The frame carries another message than the one expected.
+    #[error("expected {message}, the frame is a {kind:?} {}", direction(*.response))]
+    Unexpected {
+        /// Name of the message that was expected.
+        message: &'static str,
+        /// Kind of the frame that came.
+        kind: Kind,
+        /// True when it was a response.
+        response: bool,
+    },
+    /// The peer answered with an error.
+    #[error("{status:?}: {}", reply.text)]
+    Refused {
+        /// Status of the response.
+        status: Status,
+        /// What the peer says about it.
+        reply: ErrorReply,
+    },
+    /// The message is longer than a frame of its kind may be: send it in parts.
+    #[error("{message} of {len} bytes does not fit a frame of at most {max} bytes")]
+    TooLong {
+        /// Name of the message.
+        message: &'static str,
+        /// Length of its body or payload, in bytes.
+        len: usize,
+        /// The limit.
+        max: usize,
     },
     /// The frame itself is damaged.
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
 
+impl MessageError {
+    /// The status to answer with when a request could not be decoded.
+    pub fn status(&self) -> Status {
+        match self {
+            MessageError::Field { .. } => Status::Invalid,
+            MessageError::Refused { status, .. } => *status,
+            MessageError::TooLong { .. } => Status::LimitReached,
+            MessageError::Frame(error) => error.status(),
+            MessageError::Malformed { .. } | MessageError::Unexpected { .. } => Status::BadFrame,
+        }
+    }
+}
+
 /// A body that can be written to and read from a frame.
 ///
 /// Decoding checks structure and ranges: a decoded message holds nothing that the rest of the
 /// program must check again. Requests and responses are different types with the same [`Kind`].
+/// The table of all of them is [`Body::ALL`].
 pub trait Message: Sized {
     /// Kind of the frame that carries it.
     const KIND: Kind;
     /// True when it is the answer to a request of that kind.
     const RESPONSE: bool;
+    /// Name of the message, as in the schema.
+    const NAME: &'static str;
 
     /// Writes the body.
+    ///
+    /// Ranges are checked by the receiver, not here.
     fn encode(&self) -> Vec<u8>;
 
     /// Reads and checks the body.
@@ -183,4 +257,13 @@ pub trait Message: Sized {
     /// # Errors
     /// [`MessageError`]; never panics, whatever the bytes are.
     fn decode(body: &[u8]) -> Result<Self, MessageError>;
+
+    /// Length of the payload that follows the body, in bytes.
+    fn payload_len(&self) -> u32 {
+        0
+    }
+}
+
+fn direction(response: bool) -> &'static str {
+    if response { "response" } else { "request" }
 }
