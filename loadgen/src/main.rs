@@ -1,1 +1,59 @@
-fn main() {}
+//! The `lanefs-loadgen` command.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "lanefs-loadgen", about = "Puts lanefs under test and measures it.", version = VERSION)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[derive(Subcommand)]
+enum Command {
+    /// Stores a real tree of a gibibyte, kills a node while reading it back, compares and heals.
+    Demo {
+        /// Folder for the cluster and the copy; about five times the tree's size.
+        #[arg(long, default_value_os_t = std::env::temp_dir())]
+        parent: PathBuf,
+    },
+    /// Measures the bars of the first release against the limits of this machine.
+    Bars {
+        /// Folder for the cluster; about 50 GiB are used for a while.
+        #[arg(long, default_value_os_t = std::env::temp_dir())]
+        parent: PathBuf,
+        /// Folder in memory for large inputs.
+        #[arg(long, default_value = "/dev/shm")]
+        memory: PathBuf,
+        /// File for the results as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    protocol::cpu::require();
+    run()
+}
+
+#[inline(never)]
+fn run() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo { parent } => loadgen::demo::run(&parent).map(|_| ()),
+        Command::Bars { parent, memory, json } => {
+            loadgen::bars::run(&parent, &memory, json.as_deref())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lanefs-loadgen: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

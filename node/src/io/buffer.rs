@@ -52,7 +52,7 @@ impl<D: Disk> Payload<D> {
 
     /// Adds a piece at the end; one of length 0 is left out.
     pub fn push(&mut self, piece: Piece<D>) {
-        if piece.len() > 0 {
+        if !piece.is_empty() {
             self.pieces.push(piece);
         }
     }
