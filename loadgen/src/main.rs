@@ -37,7 +37,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    protocol::cpu::require();
     run()
 }
 
