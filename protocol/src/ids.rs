@@ -100,7 +100,8 @@ impl ClusterId {
 
     /// Parses the 32 hexadecimal digits that [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<ClusterId> {
-        if text.len() != 32 {
+        // The standard parser would take a sign for one of the digits.
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
         u128::from_str_radix(text, 16).ok().map(ClusterId)

@@ -1,8 +1,8 @@
 //! Everything two lanefs processes must agree on, and nothing else.
 //!
 //! Owns ids, limits, checksums, the frame, the messages, placement and layout arithmetic, and TLS
-//! settings. Knows nothing of sockets, files, clocks or runtimes: every function here is
-//! synchronous and takes time and randomness as arguments. Start reading at [`frame`], then
+//! settings. Knows nothing of sockets, clocks or runtimes, and of files only the certificates that
+//! [`tls`] loads: every function here is synchronous and takes time and randomness as arguments. Start reading at [`frame`], then
 //! [`message`].
 
 pub mod checksum;
@@ -14,4 +14,5 @@ pub mod layout;
 pub mod limits;
 pub mod message;
 pub mod status;
+pub mod tls;
 pub mod version;

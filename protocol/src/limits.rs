@@ -93,6 +93,11 @@ pub const ABANDON_MAX: usize = 4096;
 /// Most coordinators of one cluster.
 pub const COORDINATORS_MAX: usize = 16;
 
+/// Longest certificate or key file, in bytes.
+pub const TLS_FILE_LEN_MAX: usize = 256 << 10;
+/// Longest name of a user in a certificate, in bytes.
+pub const PRINCIPAL_LEN_MAX: usize = 64;
+
 /// Verifier: how deep tables may nest in a body.
 pub const VERIFIER_DEPTH_MAX: usize = 16;
 /// Verifier: how many tables an ordinary body may hold.
