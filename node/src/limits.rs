@@ -103,3 +103,38 @@ const _: () = assert!(RING_DEPTH >= 128 && RING_DEPTH.is_power_of_two());
 const _: () = assert!(KICK_PERIOD_MS * KICKS_UNANSWERED_MAX as u64 == 10_000);
 const _: () = assert!(SEND_QUEUE_BYTES_MAX >= protocol::limits::PAYLOAD_LEN_MAX);
 const _: () = assert!(COORDINATOR_REQUESTS_MAX <= protocol::limits::REQUESTS_IN_FLIGHT_MAX);
+
+// Work in flight of one shard.
+
+/// Payload bytes of clients in flight: writes not yet on every member, and reads not yet sent.
+pub const SHARD_CLIENT_BYTES_MAX: u64 = 64 << 20;
+/// Requests of clients in flight: each holds its header and, for a write, its sums.
+pub const SHARD_CLIENT_REQUESTS_MAX: usize = 4096;
+/// Payload bytes of primaries in flight in the store: versions and whole chunks.
+pub const SHARD_PEER_BYTES_MAX: u64 = 64 << 20;
+/// Requests of primaries in flight in the store.
+pub const SHARD_PEER_REQUESTS_MAX: usize = 4096;
+/// Writes that wait for the version in flight of one chunk.
+pub const CHUNK_QUEUE_MAX: usize = 64;
+/// Pendings that one activation sends at a time, each a whole chunk.
+pub const ROLLS_IN_FLIGHT_MAX: usize = 4;
+/// Whole chunks that one group sends to one syncing member at a time.
+pub const COPIES_PER_MEMBER_MAX: usize = 8;
+/// Whole chunks of resync in flight of one shard: 16 MiB of default chunks.
+pub const COPIES_PER_SHARD_MAX: usize = 4;
+/// Chunks of an inventory page that one resync compares at a time.
+pub const RESYNC_PAGE: usize = 1024;
+/// Deletions of dead files that wait in one group.
+pub const DEAD_FILES_WAITING_MAX: usize = 64;
+/// Adopt requests that wait in one group: the primary's own and repeats after broken connections.
+pub const ADOPTS_WAITING_MAX: usize = 8;
+/// Events that wait in the queue of one shard before its connections are read more slowly.
+pub const EVENTS_WAITING_MAX: usize = 1024;
+/// Reports that wait in one shard until the control core takes them.
+pub const REPORTS_WAITING_MAX: usize = 1024;
+
+// A chunk of the default size fits each pool many times, so no single request can be too large.
+const _: () = assert!(SHARD_CLIENT_BYTES_MAX >= 4 * protocol::limits::PAYLOAD_LEN_MAX as u64);
+const _: () = assert!(SHARD_PEER_BYTES_MAX >= 4 * protocol::limits::PAYLOAD_LEN_MAX as u64);
+const _: () = assert!(SHARD_CLIENT_REQUESTS_MAX <= protocol::limits::PENDINGS_PER_GROUP_MAX);
+const _: () = assert!(RESYNC_PAGE <= protocol::limits::INVENTORY_PAGE_MAX);

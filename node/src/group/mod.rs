@@ -1,1 +1,78 @@
-//! Replication rules of one placement group: pure.
+//! The replication rules of one member of one placement group, as pure transitions.
+//!
+//! Owns what a member decides: which epoch it has adopted, what it may acknowledge, what it sends
+//! to the others, what they may ask of it. Knows nothing of sockets, files or clocks; payloads are
+//! a type parameter it passes on unread, and facts about chunks come from [`ChunkIndex`].
+//!
+//! Invariants (each is checked from outside by `tests/it/group`):
+//! - a version is acknowledged only when it is durable on every member of the epoch;
+//! - only the primary of an epoch made for its own incarnation assigns versions in it;
+//! - after a member has begun to adopt an epoch it answers nothing of an older one;
+//! - in an epoch that is not writable, pendings of serving members stay as they are;
+//! - a mark ("everything at or below is committed") leaves the primary only after every member
+//!   has dropped the pendings that the primary does not have.
+//!
+//! **Partial cells.** A growth whose offset is not cell-aligned goes to the members as the client
+//! sent it: the same bytes with the sums of the same pieces. Each member's store merges the piece
+//! with its own verified old cell, so every member computes the new cell's sum from equal bytes.
+//! A member that cannot verify its old cell says so and is sent the whole chunk.
+//!
+//! Start at [`member::Member`], then `fence` (how an epoch is adopted), `write` and `replicate`
+//! (the normal case), `follow` (the receiving side), `activate`, `resync`, `read`, `dead`.
+
+pub mod activate;
+pub mod calls;
+pub mod dead;
+pub mod fence;
+pub mod follow;
+pub mod member;
+pub mod read;
+pub mod replicate;
+pub mod resync;
+pub mod write;
+
+use protocol::ids::{ChunkKey, GroupId};
+use protocol::message::chunk::{InventoryEntry, Pending};
+
+use crate::io::Disk;
+use crate::store::{ChunkInfo, Store};
+
+/// Facts about the chunks of this target, looked up in memory.
+pub trait ChunkIndex {
+    /// What is known of one chunk.
+    fn info(&self, group: GroupId, key: ChunkKey) -> Option<ChunkInfo>;
+    /// Durable versions that are not known to be committed, ascending by key.
+    fn pendings(&self, group: GroupId) -> Vec<Pending>;
+    /// One page of chunks after a key, ascending; true when another page follows.
+    fn inventory(
+        &self,
+        group: GroupId,
+        after: Option<ChunkKey>,
+        limit: usize,
+    ) -> (Vec<InventoryEntry>, bool);
+    /// Free bytes of the target.
+    fn free(&self) -> u64;
+}
+
+impl<D: Disk> ChunkIndex for Store<D> {
+    fn info(&self, group: GroupId, key: ChunkKey) -> Option<ChunkInfo> {
+        Store::info(self, group, key)
+    }
+
+    fn pendings(&self, group: GroupId) -> Vec<Pending> {
+        Store::pendings(self, group)
+    }
+
+    fn inventory(
+        &self,
+        group: GroupId,
+        after: Option<ChunkKey>,
+        limit: usize,
+    ) -> (Vec<InventoryEntry>, bool) {
+        Store::inventory(self, group, after, limit)
+    }
+
+    fn free(&self) -> u64 {
+        Store::free(self)
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Events are facts. `P` stands for a payload: the pure code passes it on and never looks inside.
 
-use protocol::ids::{Epoch, NodeId, RequestId, TargetId};
+use protocol::ids::{Epoch, GroupId, NodeId, RequestId, TargetId};
 use protocol::message::Kind;
 use protocol::message::chunk::{
     AdoptReply, AdoptRequest, CommittedNotice, DiscardRequest, DropRequest, InventoryReply,
@@ -129,6 +129,11 @@ pub enum Event<P> {
         /// True when the connection was refused: its process is certainly not running.
         refused: bool,
     },
+    /// A connection to a member was made.
+    PeerUp {
+        /// The member.
+        target: TargetId,
+    },
     /// The store finished a task.
     Stored {
         /// The task.
@@ -155,4 +160,21 @@ pub enum Event<P> {
         /// True when the store fenced itself.
         fenced: bool,
     },
+}
+
+impl<P> Request<P> {
+    /// The group it is about.
+    pub fn group(&self) -> GroupId {
+        match self {
+            Request::Read(request) => request.group,
+            Request::Write(request, ..) => request.group,
+            Request::Replicate(request, ..) => request.group,
+            Request::Adopt(request) => request.group,
+            Request::Discard(request) => request.group,
+            Request::Inventory(request) => request.group,
+            Request::Quarantine(request) => request.group,
+            Request::Drop(request) => request.group,
+            Request::Verify(request) => request.group,
+        }
+    }
 }

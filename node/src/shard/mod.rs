@@ -1,8 +1,12 @@
 //! One shard: event, pure step, effects.
 
+pub mod budget;
 pub mod control;
 pub mod effect;
 pub mod event;
+pub mod route;
+pub mod state;
+pub mod step;
 
 use std::rc::Rc;
 

@@ -1,0 +1,113 @@
+//! Adoption: how a member leaves an epoch and enters the next.
+//!
+//! The fence falls as soon as the map shows a newer epoch: nothing of the old one is admitted or
+//! answered any more. Store tasks of the old epoch then drain, because a version that becomes
+//! durable after the new primary asked for pendings would be unknown to it and yet fall under its
+//! first mark. Only then the epoch goes to the journal.
+
+use protocol::cluster_map::GroupRecord;
+use protocol::ids::Epoch;
+use protocol::message::chunk::AdoptReply;
+use protocol::status::Status;
+
+use super::member::{Cx, Follow, Member, Phase, Writes};
+use super::{activate, calls};
+use crate::shard::effect::{ReplyBody, Task};
+use crate::shard::state::Job;
+use crate::store::StoreError;
+
+/// Takes over a group's record from the map.
+pub fn on_record<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, record: &GroupRecord) {
+    if record.epoch < member.epoch() || record.epoch < member.adopted {
+        return; // A coordinator that lost state; what was adopted stays adopted.
+    }
+    if record.epoch == member.epoch() {
+        member.record = record.clone(); // Only flags differ within one epoch.
+        return;
+    }
+    leave(member, cx);
+    let me = cx.core.config;
+    let own = record.member(me.target).filter(|own| own.generation == me.generation);
+    member.role = own.map(|own| own.role);
+    member.record = record.clone();
+    member.phase = Phase::Fencing;
+    if member.is_primary() {
+        member.contacts = calls::contacts(member, me.target, cx.now);
+    }
+}
+
+/// Starts to adopt the newest epoch once nothing of an older one is in the store.
+pub fn advance<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    let ready = member.phase == Phase::Fencing && member.storing == 0 && member.role.is_some();
+    if !ready || cx.now < member.store_retry_at {
+        return;
+    }
+    member.phase = Phase::Adopting;
+    let (group, epoch) = (member.group, member.epoch());
+    cx.store(&mut member.storing, Job::Adopt(group, epoch), Task::Adopt(group, epoch));
+}
+
+/// Enters an epoch that is durable now, or tries again later.
+pub fn on_adopted<P: Clone>(
+    member: &mut Member<P>,
+    cx: &mut Cx<'_, P>,
+    epoch: Epoch,
+    result: &Result<(), StoreError>,
+) {
+    if result.is_ok() {
+        assert!(epoch >= member.adopted, "epochs are adopted in order");
+        member.adopted = epoch;
+    }
+    if member.phase != Phase::Adopting || epoch != member.epoch() {
+        return;
+    }
+    if result.is_err() {
+        member.phase = Phase::Fencing;
+        member.store_retry_at = cx.now.after(cx.core.config.timeouts.resend);
+        return;
+    }
+    if member.is_primary() {
+        activate::start(member, cx);
+        return;
+    }
+    member.phase = Phase::Ready;
+    for to in std::mem::take(&mut member.follow.adopts) {
+        let reply = adopt_reply(member, cx);
+        cx.reply(to, epoch, Ok(ReplyBody::Adopt(reply)));
+    }
+}
+
+/// What a member that adopted the epoch tells its primary.
+pub fn adopt_reply<P>(member: &Member<P>, cx: &Cx<'_, P>) -> AdoptReply {
+    AdoptReply { pendings: cx.index.pendings(member.group), committed_through: member.through }
+}
+
+/// Ends everything of the current epoch; whoever waits is told to plan again.
+fn leave<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    let epoch = member.epoch();
+    calls::release(cx.core, member.group);
+    let writes: Writes<P> = std::mem::take(&mut member.writes);
+    for write in writes.in_flight.into_values() {
+        cx.core.budget.clients.give(write.request.len);
+        for waiter in write.waiters {
+            cx.reply(waiter.reply, epoch, Err(Status::StaleEpoch.into()));
+        }
+    }
+    for queued in writes.chunks.into_values().flat_map(|chunk| chunk.queue) {
+        cx.core.budget.clients.give(queued.request.len);
+        cx.reply(queued.asked.reply, epoch, Err(Status::StaleEpoch.into()));
+    }
+    let follow: Follow = std::mem::take(&mut member.follow);
+    let storing = follow.storing.into_values().flat_map(|(_, waiters)| waiters);
+    for to in storing.chain(follow.adopts) {
+        cx.reply(to, epoch, Err(Status::StaleEpoch.into()));
+    }
+    member.activation = Default::default();
+    member.resync.clear();
+    member.contacts.clear();
+    member.reported = Default::default();
+    for dead in &mut member.dead {
+        dead.started = false;
+        dead.waiting.clear();
+    }
+}
