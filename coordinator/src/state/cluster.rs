@@ -1,0 +1,190 @@
+//! The cluster itself, its nodes and its targets.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use protocol::cluster_map::{NodeRecord, NodeState, TargetRecord, TargetState};
+use protocol::ids::{Ino, NodeId, TargetId};
+use protocol::limits::GROUP_MEMBERS_MAX;
+use protocol::message::cluster::TargetReport;
+use protocol::message::command::{Command, Stamp};
+use protocol::status::Status;
+
+use super::history::Changed;
+use super::inode::{self, Body, Inode};
+use super::map_rows::NodeInfo;
+use super::namespace::time_of;
+use super::{Outcome, Settings, State, Step, tally};
+use crate::kv::Kv;
+use crate::limits::{NODES_MAX, TARGETS_PER_NODE_MAX};
+
+impl<K: Kv> State<K> {
+    /// Makes the cluster and its root directory; repeating it with the same settings is no error.
+    pub(super) fn initialize(&mut self, stamp: Stamp, command: &Command) -> Step<Outcome> {
+        let Command::Initialize {
+            cluster,
+            replicas,
+            min_write,
+            groups_per_target,
+            targets_expected,
+            owner,
+        } = *command
+        else {
+            return Err(Status::Internal.into());
+        };
+        let settings =
+            Settings { cluster, replicas, min_write, groups_per_target, targets_expected };
+        match self.settings {
+            Some(present) if present == settings => return Ok(Outcome::Done),
+            Some(_) => return Err(Status::Conflict.into()),
+            None => {}
+        }
+        // One place is kept for a member that is being added.
+        let replicas_fit = (1..GROUP_MEMBERS_MAX).contains(&usize::from(replicas));
+        if !replicas_fit || !(1..=replicas).contains(&min_write) || groups_per_target == 0 {
+            return Err(Status::Invalid.into());
+        }
+        let now = time_of(stamp);
+        let root = Inode {
+            mode: 0o755,
+            uid: owner.uid,
+            gid: owner.gid,
+            nlink: 2,
+            size: 0,
+            mtime: now,
+            ctime: now,
+            body: Body::Directory { parent: Ino::ROOT },
+        };
+        inode::store(&mut self.kv, Ino::ROOT, &root);
+        tally::store_settings(&mut self.kv, &settings);
+        self.settings = Some(settings);
+        self.map.cluster = cluster;
+        self.tally.next_ino = Ino::ROOT.0 + 1;
+        self.tally.inodes = 1;
+        Ok(Outcome::Done)
+    }
+
+    /// Takes a node's registration: new targets join, known ones start a new generation.
+    pub(super) fn register_node(
+        &mut self,
+        node: NodeId,
+        incarnation: u64,
+        address: IpAddr,
+        reports: &[TargetReport],
+    ) -> Step<Outcome> {
+        self.check_registration(node, incarnation, reports)?;
+        let record = NodeRecord { id: node, state: NodeState::Up, address };
+        let targets: BTreeSet<_> = reports.iter().map(|report| report.target).collect();
+        let info = NodeInfo { incarnation, targets };
+        for report in reports {
+            self.register_target(node, report);
+        }
+        let absent = self.map.targets.values_mut().filter(|record| {
+            record.node == node
+                && record.state == TargetState::Up
+                && !info.targets.contains(&record.id)
+        });
+        for record in absent {
+            record.state = TargetState::Down;
+            self.changed.insert(Changed::Target(record.id));
+        }
+        let before = self.map.nodes.insert(node, record.clone());
+        let known = self.nodes.insert(node, info.clone());
+        if before != Some(record) || known != Some(info) {
+            self.changed.insert(Changed::Node(node));
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Marks a node down or up again; its fenced targets stay fenced.
+    pub(super) fn set_node_state(&mut self, node: NodeId, up: bool) -> Step<Outcome> {
+        let record = self.map.nodes.get_mut(&node).ok_or(Status::NotFound)?;
+        let state = match (up, record.state) {
+            (true, NodeState::Draining) => NodeState::Draining,
+            (true, _) => NodeState::Up,
+            (false, _) => NodeState::Down,
+        };
+        if record.state != state {
+            record.state = state;
+            self.changed.insert(Changed::Node(node));
+        }
+        let registered = self.nodes.get(&node).map(|info| info.targets.clone()).unwrap_or_default();
+        for target in registered {
+            let Some(record) = self.map.targets.get_mut(&target) else { continue };
+            let state = match record.state {
+                TargetState::Fenced => TargetState::Fenced,
+                TargetState::Up | TargetState::Down if up => TargetState::Up,
+                TargetState::Up | TargetState::Down => TargetState::Down,
+            };
+            if record.state != state {
+                record.state = state;
+                self.changed.insert(Changed::Target(target));
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Notes that a target stopped itself; only a new generation brings it back.
+    pub(super) fn fence_target(&mut self, target: TargetId) -> Step<Outcome> {
+        let record = self.map.targets.get_mut(&target).ok_or(Status::NotFound)?;
+        if record.state != TargetState::Fenced {
+            record.state = TargetState::Fenced;
+            self.changed.insert(Changed::Target(target));
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn check_registration(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        reports: &[TargetReport],
+    ) -> Step<()> {
+        let targets: BTreeSet<_> = reports.iter().map(|report| report.target).collect();
+        let named = node != NodeId(0) && !targets.contains(&TargetId(0));
+        if !named || targets.len() != reports.len() {
+            return Err(Status::Invalid.into());
+        }
+        let full = self.map.nodes.len() >= NODES_MAX && !self.map.nodes.contains_key(&node);
+        if full || reports.len() > TARGETS_PER_NODE_MAX {
+            return Err(Status::LimitReached.into());
+        }
+        let reconnects = self.incarnation(node) == Some(incarnation);
+        for report in reports {
+            let Some(known) = self.map.targets.get(&report.target) else { continue };
+            // An older generation is a copy of a target that has moved on; the same generation from
+            // another process means that one of the two did not make its start durable.
+            let too_old = report.generation < known.generation
+                || (report.generation == known.generation && !reconnects);
+            if known.node != node || too_old {
+                return Err(Status::Conflict.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn register_target(&mut self, node: NodeId, report: &TargetReport) {
+        let known = self.map.targets.get(&report.target);
+        let same = known.is_some_and(|known| known.generation == report.generation);
+        let fenced = same && known.is_some_and(|known| known.state == TargetState::Fenced);
+        let record = TargetRecord {
+            id: report.target,
+            node,
+            shard: report.shard,
+            device: report.device,
+            port: report.port,
+            generation: report.generation,
+            capacity: report.capacity,
+            state: if fenced { TargetState::Fenced } else { TargetState::Up },
+        };
+        let trust_changed = if report.intact {
+            self.distrusted.remove(&report.target)
+        } else {
+            self.distrusted.insert(report.target)
+        };
+        if trust_changed || known != Some(&record) {
+            self.changed.insert(Changed::Target(report.target));
+        }
+        self.map.targets.insert(report.target, record);
+    }
+}

@@ -1,0 +1,240 @@
+//! Nodes, targets and groups as rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use protocol::cluster_map::{
+    ClusterMap, GroupRecord, Member, NodeRecord, NodeState, Role, TargetRecord, TargetState,
+};
+use protocol::ids::{Epoch, Generation, GroupId, MapVersion, NodeId, ShardId, TargetId};
+
+use super::codec::{Reader, Writer, key};
+use super::history::Changed;
+use super::{Settings, State};
+use crate::kv::{Kv, KvError, KvRead, Row};
+use crate::limits::SCAN_PAGE_ROWS;
+
+/// What the coordinator knows of a node beyond the map.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct NodeInfo {
+    /// Drawn at random when the node's process started.
+    pub(super) incarnation: u64,
+    /// Targets of its last registration.
+    pub(super) targets: BTreeSet<TargetId>,
+}
+
+/// What the rows of the map hold.
+pub(super) struct Loaded {
+    pub(super) map: ClusterMap,
+    pub(super) nodes: BTreeMap<NodeId, NodeInfo>,
+    pub(super) distrusted: BTreeSet<TargetId>,
+}
+
+/// Reads the whole map.
+pub(super) fn load<R: KvRead>(
+    view: &R,
+    settings: Option<Settings>,
+    version: MapVersion,
+) -> Result<Loaded, KvError> {
+    let cluster = settings.map(|settings| settings.cluster).unwrap_or_default();
+    let map = ClusterMap { cluster, version, ..ClusterMap::default() };
+    let mut loaded = Loaded { map, nodes: BTreeMap::new(), distrusted: BTreeSet::new() };
+    for_each(view, key::nodes(), |row| {
+        let (record, info) = node_from(row)?;
+        loaded.nodes.insert(record.id, info);
+        loaded.map.nodes.insert(record.id, record);
+        Ok(())
+    })?;
+    for_each(view, key::targets(), |row| {
+        let (record, distrusted) = target_from(row)?;
+        if distrusted {
+            loaded.distrusted.insert(record.id);
+        }
+        loaded.map.targets.insert(record.id, record);
+        Ok(())
+    })?;
+    for_each(view, key::groups(), |row| {
+        let record = group_from(row)?;
+        loaded.map.groups.insert(record.id, record);
+        Ok(())
+    })?;
+    Ok(loaded)
+}
+
+/// Calls `visit` for each row of a span, ascending.
+pub(super) fn for_each<R: KvRead>(
+    view: &R,
+    (from, to): key::Span,
+    mut visit: impl FnMut(&Row) -> Result<(), KvError>,
+) -> Result<(), KvError> {
+    let mut next = from;
+    loop {
+        let rows = view.scan(&next, &to, SCAN_PAGE_ROWS)?;
+        rows.iter().try_for_each(&mut visit)?;
+        match rows.into_iter().next_back() {
+            // The key with a zero byte added is the first one after it.
+            Some((mut last, _)) => {
+                last.push(0);
+                next = last;
+            }
+            None => return Ok(()),
+        }
+    }
+}
+
+impl<K: Kv> State<K> {
+    /// Writes the rows of everything that the current command changed in the map.
+    pub(super) fn store_changed(&mut self) {
+        for part in &self.changed {
+            let row = match part {
+                Changed::Node(id) => self.map.nodes.get(id).map(|record| {
+                    node_row(record, &self.nodes.get(id).cloned().unwrap_or_default())
+                }),
+                Changed::Target(id) => {
+                    let distrusted = self.distrusted.contains(id);
+                    self.map.targets.get(id).map(|record| target_row(record, distrusted))
+                }
+                Changed::Group(id) => self.map.groups.get(id).map(group_row),
+            };
+            if let Some((key, value)) = row {
+                self.kv.put(key, value);
+            }
+        }
+    }
+}
+
+fn node_row(record: &NodeRecord, info: &NodeInfo) -> Row {
+    let key = key::node(record.id);
+    let mut row = Writer::new();
+    row.u8(match record.state {
+        NodeState::Up => 1,
+        NodeState::Down => 2,
+        NodeState::Draining => 3,
+    });
+    match record.address {
+        IpAddr::V4(address) => row.u8(4).u128(u128::from(u32::from(address))),
+        IpAddr::V6(address) => row.u8(6).u128(u128::from(address)),
+    };
+    row.u64(info.incarnation).u16(u16::try_from(info.targets.len()).unwrap_or(u16::MAX));
+    for target in &info.targets {
+        row.u32(target.0);
+    }
+    let value = row.seal(&key);
+    (key, value)
+}
+
+fn node_from((key, value): &Row) -> Result<(NodeRecord, NodeInfo), KvError> {
+    let mut row = Reader::open(key, value)?;
+    let id = NodeId(key::small_number(key).ok_or_else(|| row.bad("short key"))?);
+    let state = match row.u8()? {
+        1 => NodeState::Up,
+        2 => NodeState::Down,
+        3 => NodeState::Draining,
+        _ => return Err(row.bad("unknown node state")),
+    };
+    let (family, bits) = (row.u8()?, row.u128()?);
+    let address = match (family, u32::try_from(bits)) {
+        (4, Ok(bits)) => IpAddr::V4(Ipv4Addr::from(bits)),
+        (6, _) => IpAddr::V6(Ipv6Addr::from(bits)),
+        _ => return Err(row.bad("unknown address")),
+    };
+    let (incarnation, count) = (row.u64()?, row.u16()?);
+    let targets = (0..count).map(|_| row.u32().map(TargetId)).collect::<Result<_, _>>()?;
+    row.end()?;
+    Ok((NodeRecord { id, state, address }, NodeInfo { incarnation, targets }))
+}
+
+fn target_row(record: &TargetRecord, distrusted: bool) -> Row {
+    let key = key::target(record.id);
+    let mut row = Writer::new();
+    row.u32(record.node.0).u16(record.shard.0).u16(record.device).u16(record.port);
+    row.u32(record.generation.0).u64(record.capacity);
+    row.u8(match record.state {
+        TargetState::Up => 1,
+        TargetState::Down => 2,
+        TargetState::Fenced => 3,
+    });
+    row.u8(u8::from(distrusted));
+    let value = row.seal(&key);
+    (key, value)
+}
+
+fn target_from((key, value): &Row) -> Result<(TargetRecord, bool), KvError> {
+    let mut row = Reader::open(key, value)?;
+    let id = TargetId(key::small_number(key).ok_or_else(|| row.bad("short key"))?);
+    let record = TargetRecord {
+        id,
+        node: NodeId(row.u32()?),
+        shard: ShardId(row.u16()?),
+        device: row.u16()?,
+        port: row.u16()?,
+        generation: Generation(row.u32()?),
+        capacity: row.u64()?,
+        state: match row.u8()? {
+            1 => TargetState::Up,
+            2 => TargetState::Down,
+            3 => TargetState::Fenced,
+            _ => return Err(row.bad("unknown target state")),
+        },
+    };
+    let distrusted = row.u8()? != 0;
+    row.end()?;
+    Ok((record, distrusted))
+}
+
+fn group_row(record: &GroupRecord) -> Row {
+    let key = key::group(record.id);
+    let mut row = Writer::new();
+    row.u8(record.kind).u32(record.epoch.0).u32(record.last_writable_epoch.0);
+    row.u8(u8::from(record.active)).u8(u8::from(record.down));
+    row.u8(record.replicas).u8(record.min_write);
+    row.u8(u8::try_from(record.members.len()).unwrap_or(u8::MAX));
+    for member in &record.members {
+        row.u32(member.target.0).u32(member.generation.0).u8(match member.role {
+            Role::Primary => 1,
+            Role::Backup => 2,
+            Role::Syncing => 3,
+        });
+    }
+    row.u8(u8::try_from(record.evicted.len()).unwrap_or(u8::MAX));
+    for target in &record.evicted {
+        row.u32(target.0);
+    }
+    let value = row.seal(&key);
+    (key, value)
+}
+
+fn group_from((key, value): &Row) -> Result<GroupRecord, KvError> {
+    let mut row = Reader::open(key, value)?;
+    let id = GroupId(key::small_number(key).ok_or_else(|| row.bad("short key"))?);
+    let (kind, epoch, last_writable_epoch) = (row.u8()?, Epoch(row.u32()?), Epoch(row.u32()?));
+    let (active, down) = (row.u8()? != 0, row.u8()? != 0);
+    let (replicas, min_write, count) = (row.u8()?, row.u8()?, row.u8()?);
+    let members = (0..count).map(|_| member_from(&mut row)).collect::<Result<_, _>>()?;
+    let count = row.u8()?;
+    let evicted = (0..count).map(|_| row.u32().map(TargetId)).collect::<Result<_, _>>()?;
+    row.end()?;
+    Ok(GroupRecord {
+        id,
+        kind,
+        epoch,
+        last_writable_epoch,
+        active,
+        down,
+        replicas,
+        min_write,
+        members,
+        evicted,
+    })
+}
+
+fn member_from(row: &mut Reader<'_>) -> Result<Member, KvError> {
+    let (target, generation) = (TargetId(row.u32()?), Generation(row.u32()?));
+    let role = match row.u8()? {
+        1 => Role::Primary,
+        2 => Role::Backup,
+        3 => Role::Syncing,
+        _ => return Err(row.bad("unknown role")),
+    };
+    Ok(Member { target, generation, role })
+}
