@@ -141,7 +141,6 @@ fn describe(text: &str, error: &toml::de::Error) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 mod tests {
     use super::*;
 

@@ -7,12 +7,21 @@
 //! [`retry`], [`health`]. What does is asynchronous: [`transport`] and the methods of
 //! [`Client`], [`FileReader`] and [`FileWriter`].
 
+pub mod cache;
 pub mod config;
 pub mod error;
 pub mod file;
+pub mod health;
 pub mod limits;
+pub mod plan;
+pub mod retry;
+pub mod time;
+pub mod transport;
 
 mod client;
+mod core;
+mod namespace;
+mod session;
 
 pub use client::{Client, ReplicaCheck};
 pub use config::Config;

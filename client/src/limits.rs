@@ -20,8 +20,8 @@ pub const WRITER_CHUNKS_IN_FLIGHT: usize = 6;
 pub const MUTATE_QUEUE_MAX: usize = 1024;
 /// Operations in one batch.
 ///
-/// A batch whose answer was lost is sent again as a whole; the coordinator remembers the outcomes
-/// of several such batches (`SESSION_WINDOW`), so repeating one is safe.
+/// A batch whose answer was lost is sent again as a whole, so the coordinator must remember the
+/// outcomes of at least one (see [`SESSION_WINDOW`]); this client has one in flight at a time.
 pub const MUTATE_BATCH_MAX: usize = MUTATE_OPS_MAX;
 /// Path bytes in one lookup batch; the rest of the body are a few fields a query.
 pub const LOOKUP_BATCH_BYTES_MAX: usize = 512 << 10;
@@ -53,6 +53,9 @@ pub const WRITE_ATTEMPT_MS: u64 = 8_000;
 pub const COORDINATOR_ATTEMPT_MS: u64 = 5_000;
 /// A request to a target that is only probed, in milliseconds.
 pub const PROBE_ATTEMPT_MS: u64 = 250;
+/// One check of a replica, or one question to a shard, in milliseconds: a chunk is read from a
+/// device that may be busy.
+pub const VERIFY_TIMEOUT_MS: u64 = 10_000;
 /// Pause between two probes of an avoided target, in milliseconds.
 pub const PROBE_INTERVAL_MS: u64 = 250;
 /// Requests left unanswered at once that make a target avoided.
@@ -68,6 +71,8 @@ pub const BACKOFF_MAX_MS: u64 = 2_000;
 pub const FAILOVER_PAUSE_MAX_MS: u64 = 200;
 /// Longest delay before a shared map refresh, in milliseconds.
 pub const REFRESH_JITTER_MS: u64 = 100;
+/// Longest wait of a plan for a map refresh before it goes on with the map it has, in milliseconds.
+pub const REFRESH_WAIT_MS: u64 = 1_000;
 /// Window over which retries are compared with requests, in milliseconds.
 pub const BUDGET_WINDOW_MS: u64 = 10_000;
 /// Retries allowed for each hundred requests in the window.

@@ -1,0 +1,113 @@
+//! Reading a published file.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use protocol::ids::{ChunkKey, Handle};
+use protocol::message::namespace::{Entry, FileContent, FileType};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::file::stream::ReadStream;
+use crate::plan::ReadTask;
+use crate::plan::range::{Piece, read_piece};
+
+/// A published file, open for reading; clones share it.
+#[derive(Clone)]
+pub struct FileReader {
+    client: Client,
+    content: Arc<FileContent>,
+    size: u64,
+    name: Arc<str>,
+}
+
+impl Client {
+    /// Opens a file that was looked up with its content.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the entry is no regular file or came without its content.
+    pub fn reader(&self, entry: &Entry) -> Result<FileReader, Error> {
+        let name = format!("inode {}", entry.attributes.ino);
+        let problem = |detail: &str| Error::Usage { what: name.clone(), detail: detail.into() };
+        if entry.attributes.file_type != FileType::File {
+            return Err(problem("not a regular file"));
+        }
+        let content = entry.content.clone().ok_or_else(|| problem("looked up without content"))?;
+        content.layout.validate().map_err(|error| problem(&error.to_string()))?;
+        Ok(FileReader {
+            client: self.clone(),
+            content: Arc::new(content),
+            size: entry.attributes.size,
+            name: name.as_str().into(),
+        })
+    }
+}
+
+impl FileReader {
+    /// Names the file in errors, in place of its inode number.
+    #[must_use]
+    pub fn named(mut self, name: impl AsRef<str>) -> FileReader {
+        self.name = name.as_ref().into();
+        self
+    }
+
+    /// Length of the file when it was looked up, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads `len` bytes at `offset`, fewer at the end of the file.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] when no replica of some chunk has bytes that verify.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    ///
+    /// # Cost
+    /// No copy when the range lies in one piece (1 MiB); one copy otherwise.
+    pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, Error> {
+        let end = offset.saturating_add(len as u64).min(self.size);
+        let mut stream = self.stream(offset, end.saturating_sub(offset));
+        let Some(first) = stream.next().await.transpose()? else { return Ok(Bytes::new()) };
+        if offset + first.len() as u64 == end {
+            return Ok(first);
+        }
+        let mut all = BytesMut::with_capacity(usize::try_from(end - offset).unwrap_or(len));
+        all.extend_from_slice(&first);
+        while let Some(piece) = stream.next().await.transpose()? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    }
+
+    /// Reads a range in order, ahead of the consumer; it is cut at the end of the file.
+    pub fn stream(&self, offset: u64, len: u64) -> ReadStream {
+        ReadStream::new(self.clone(), offset, offset.saturating_add(len).min(self.size))
+    }
+
+    /// The piece of a read that starts at `at`.
+    pub(super) fn piece(&self, at: u64, end: u64) -> Result<Option<Piece>, Error> {
+        read_piece(&self.content.layout, self.size, at, end).map_err(|error| Error::Usage {
+            what: self.name.to_string(),
+            detail: error.to_string(),
+        })
+    }
+
+    /// Reads one piece.
+    pub(super) async fn read(self, piece: Piece) -> Result<Bytes, Error> {
+        let task = ReadTask {
+            group: piece.group,
+            key: ChunkKey { fid: self.content.fid, index: piece.index },
+            offset: piece.offset,
+            len: piece.len,
+            chunk_len: piece.chunk_len,
+            trunc_gen: self.content.trunc_gen,
+            handle: Handle(0),
+            growth_only: self.content.growth_only,
+            stamp: self.content.stamp,
+        };
+        let result = self.client.core().read(task).await;
+        result.map_err(|failed| failed.at(&format!("read {} chunk {}", self.name, piece.index)))
+    }
+}

@@ -1,0 +1,142 @@
+//! Which targets reads should stay away from for the moment.
+//!
+//! Pure. A target whose connection broke, or that left several reads unanswered while nothing at
+//! all came from it, is avoided at once. One request in a while is let through as a probe; any
+//! answer clears the target. Avoiding is a preference: when nothing else is left, it is asked.
+
+use std::collections::BTreeMap;
+
+use protocol::ids::TargetId;
+
+use crate::limits::{PROBE_INTERVAL_MS, SILENT_AFTER_MS, SILENT_REQUESTS};
+use crate::time::Nanos;
+
+/// What this client has seen of the targets.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    targets: BTreeMap<TargetId, Seen>,
+    next_ticket: u64,
+}
+
+/// Stands for one read that is outstanding at a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    target: TargetId,
+    number: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// Set while the target is avoided: when it may be probed next.
+    probe_at: Option<Nanos>,
+    heard_at: Nanos,
+    /// Outstanding reads by ticket number, so the oldest is first.
+    waiting: BTreeMap<u64, Nanos>,
+}
+
+impl Health {
+    /// Notes that a read was sent to a target.
+    pub fn on_sent(&mut self, target: TargetId, now: Nanos) -> Ticket {
+        let number = self.next_ticket;
+        self.next_ticket += 1;
+        self.seen(target).waiting.insert(number, now);
+        Ticket { target, number }
+    }
+
+    /// Notes that nobody waits for a read any more, however it ended.
+    pub fn on_ended(&mut self, ticket: Ticket) {
+        self.seen(ticket.target).waiting.remove(&ticket.number);
+    }
+
+    /// Notes that something came from a target, whatever it said.
+    pub fn on_heard(&mut self, target: TargetId, now: Nanos) {
+        let seen = self.seen(target);
+        seen.heard_at = now;
+        seen.probe_at = None;
+    }
+
+    /// Notes that a connection to a target was refused or broke, or that an attempt ran out.
+    pub fn on_failed(&mut self, target: TargetId, now: Nanos) {
+        let probe_at = now.plus(Nanos::from_ms(PROBE_INTERVAL_MS));
+        self.seen(target).probe_at = Some(probe_at);
+    }
+
+    /// True when reads should prefer another target.
+    pub fn avoided(&mut self, target: TargetId, now: Nanos) -> bool {
+        let Some(seen) = self.targets.get_mut(&target) else { return false };
+        if seen.probe_at.is_none() && seen.silent(now) {
+            seen.probe_at = Some(now.plus(Nanos::from_ms(PROBE_INTERVAL_MS)));
+        }
+        seen.probe_at.is_some()
+    }
+
+    /// Lets one request through to an avoided target when its next probe is due.
+    pub fn take_probe(&mut self, target: TargetId, now: Nanos) -> bool {
+        match self.targets.get_mut(&target) {
+            Some(Seen { probe_at: Some(at), .. }) if *at <= now => {
+                *at = now.plus(Nanos::from_ms(PROBE_INTERVAL_MS));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn seen(&mut self, target: TargetId) -> &mut Seen {
+        self.targets.entry(target).or_default()
+    }
+}
+
+impl Seen {
+    fn silent(&self, now: Nanos) -> bool {
+        let patience = Nanos::from_ms(SILENT_AFTER_MS);
+        let overdue = self.waiting.values().filter(|sent| now.since(**sent) >= patience);
+        now.since(self.heard_at) >= patience
+            && overdue.take(SILENT_REQUESTS as usize).count() == SILENT_REQUESTS as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: TargetId = TargetId(7);
+
+    fn ms(ms: u64) -> Nanos {
+        Nanos::from_ms(ms)
+    }
+
+    #[test]
+    fn a_broken_target_is_avoided_and_probed_once_an_interval() {
+        let mut health = Health::default();
+        assert!(!health.avoided(T, ms(0)));
+        health.on_failed(T, ms(0));
+        assert!(health.avoided(T, ms(1)));
+        assert!(!health.take_probe(T, ms(PROBE_INTERVAL_MS - 1)));
+        assert!(health.take_probe(T, ms(PROBE_INTERVAL_MS)));
+        assert!(!health.take_probe(T, ms(PROBE_INTERVAL_MS + 1)));
+        assert!(health.take_probe(T, ms(2 * PROBE_INTERVAL_MS)));
+        health.on_heard(T, ms(600));
+        assert!(!health.avoided(T, ms(601)));
+    }
+
+    #[test]
+    fn three_reads_without_any_answer_make_a_target_avoided() {
+        let mut health = Health::default();
+        let tickets: Vec<_> = (0..3).map(|_| health.on_sent(T, ms(1_000))).collect();
+        assert!(!health.avoided(T, ms(1_000 + SILENT_AFTER_MS - 1)));
+        assert!(health.clone().avoided(T, ms(1_000 + SILENT_AFTER_MS)));
+        health.on_ended(tickets[0]);
+        assert!(!health.avoided(T, ms(2_000)), "two are not three");
+    }
+
+    #[test]
+    fn a_slow_target_that_still_answers_is_not_avoided() {
+        let mut health = Health::default();
+        for _ in 0..8 {
+            health.on_sent(T, ms(1_000));
+        }
+        health.on_heard(T, ms(1_090));
+        assert!(!health.avoided(T, ms(1_150)));
+        assert!(health.avoided(T, ms(1_190)));
+    }
+}

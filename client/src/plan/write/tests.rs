@@ -1,0 +1,193 @@
+//! Each class and each rule of a write, one table or story a test.
+
+use super::*;
+use crate::limits::BUDGET_FLOOR;
+use crate::plan::fixture::{DEADLINE, GROUP, KEY, PRIMARY, map, map_of};
+use protocol::cluster_map::Role;
+use protocol::ids::{Epoch, Seq, SessionId, TargetId, Version};
+
+const OP: OpId = OpId { session: SessionId(4), seq: Seq(17) };
+
+fn task() -> WriteTask {
+    WriteTask {
+        group: GROUP,
+        key: KEY,
+        op: OP,
+        class: WriteClass::Growth,
+        offset: 0,
+        len: 5,
+        expect_len: 5,
+        trunc_gen: 0,
+        cell_log2: 14,
+        chunk_log2: 22,
+        handle: Handle(0),
+        sums: vec![CellSum(3)],
+    }
+}
+
+fn reply(chunk_len: u32) -> WriteReply {
+    WriteReply { version: Version { epoch: Epoch(5), counter: 1 }, chunk_len, free: 1 << 20 }
+}
+
+struct Driver {
+    op: WriteOp,
+    map: ClusterMap,
+    conditions: Conditions,
+    now: Nanos,
+    refreshed: u32,
+}
+
+fn driver() -> Driver {
+    Driver {
+        op: WriteOp::new(task(), DEADLINE, 2),
+        map: map(),
+        conditions: Conditions::default(),
+        now: Nanos(0),
+        refreshed: 0,
+    }
+}
+
+impl Driver {
+    fn attempt(&mut self) -> Result<Attempt<WriteRequest>, Failure> {
+        for _ in 0..100_000 {
+            match self.op.next(self.now, &self.map, &mut self.conditions) {
+                Next::Send(attempt) => return Ok(attempt),
+                Next::Fail(failure) => return Err(failure),
+                Next::RefreshMap => self.refreshed += 1,
+                Next::WaitUntil(at) => {
+                    assert!(at > self.now || at == DEADLINE, "a wait must pass time");
+                    self.now = at;
+                }
+            }
+        }
+        panic!("the plan spins");
+    }
+
+    fn ended(&mut self, outcome: Outcome<&WriteReply>) -> Step<WriteReply> {
+        let step = self.op.on_outcome(self.now, outcome, &mut self.conditions);
+        if let Step::WaitUntil(at) = step {
+            self.now = at.max(self.now);
+        }
+        step
+    }
+}
+
+#[test]
+fn writes_go_to_the_primary_of_the_epoch_in_the_map() {
+    let mut driver = driver();
+    let attempt = driver.attempt().expect("a primary serves");
+    assert_eq!((attempt.target, attempt.epoch), (PRIMARY, Epoch(5)));
+    assert_eq!(driver.ended(Outcome::Answered(&reply(5))), Step::Done(reply(5)));
+}
+
+#[test]
+fn every_attempt_carries_the_same_operation_id() {
+    let mut driver = driver();
+    let outcomes = [
+        Outcome::Link(LinkFailure::Broken),
+        Outcome::Refused(Refusal::of(Status::Busy)),
+        Outcome::Refused(Refusal::of(Status::StaleEpoch)),
+        Outcome::Refused(Refusal::of(Status::Unknown)),
+        Outcome::Link(LinkFailure::TimedOut),
+    ];
+    for (number, outcome) in (0u8..).zip(outcomes) {
+        let request = driver.attempt().expect("a primary serves").request;
+        assert_eq!((request.op, request.attempt), (OP, number));
+        assert_eq!(request.sums, [CellSum(3)]);
+        driver.ended(outcome);
+    }
+}
+
+#[test]
+fn what_each_status_leads_to() {
+    type Expected = fn(&Step<WriteReply>) -> bool;
+    let cases: [(Status, Expected); 14] = [
+        (Status::Busy, |step| matches!(step, Step::WaitUntil(_))),
+        (Status::PayloadCorrupt, |step| matches!(step, Step::WaitUntil(_))),
+        (Status::Unknown, |step| matches!(step, Step::WaitUntil(_))),
+        (Status::NotActive, |step| matches!(step, Step::WaitUntil(_))),
+        (Status::Frozen, |step| matches!(step, Step::WaitUntil(_))),
+        (Status::StaleEpoch, |step| *step == Step::RefreshMap),
+        (Status::NewerEpoch, |step| *step == Step::RefreshMap),
+        (Status::NotPrimary, |step| *step == Step::RefreshMap),
+        (Status::NotWritable, |step| *step == Step::RefreshMap),
+        (Status::Fenced, |step| *step == Step::RefreshMap),
+        (Status::DeviceError, |step| *step == Step::RefreshMap),
+        (Status::NoSpace, |step| matches!(step, Step::Fail(_))),
+        (Status::StaleFile, |step| matches!(step, Step::Fail(_))),
+        (Status::Expired, |step| matches!(step, Step::Fail(_))),
+    ];
+    for (status, expected) in cases {
+        let mut driver = driver();
+        driver.attempt().expect("a primary serves");
+        let step = driver.ended(Outcome::Refused(Refusal::of(status)));
+        assert!(expected(&step), "{status:?} led to {step:?}");
+    }
+}
+
+#[test]
+fn a_dead_primary_is_followed_by_the_one_of_the_next_epoch() {
+    let mut driver = driver();
+    for _ in 0..20 {
+        assert_eq!(driver.attempt().expect("a primary serves").target, PRIMARY);
+        assert_eq!(driver.ended(Outcome::Link(LinkFailure::Refused)), Step::RefreshMap);
+    }
+    driver.map = map_of(11, 6, &[(2, Role::Primary), (3, Role::Backup)]);
+    let attempt = driver.attempt().expect("a primary serves");
+    assert_eq!((attempt.target, attempt.epoch), (TargetId(2), Epoch(6)));
+    assert_eq!(attempt.request.op, OP);
+    let budget = &mut driver.conditions.budget;
+    assert!((0..BUDGET_FLOOR).all(|_| budget.try_spend(driver.now)), "fail-over is no retry");
+}
+
+#[test]
+fn waiting_for_an_epoch_neither_spins_nor_sleeps_long() {
+    let mut driver = driver();
+    while driver.now < Nanos::from_ms(1_000) {
+        driver.attempt().expect("a primary serves");
+        driver.ended(Outcome::Link(LinkFailure::Refused));
+    }
+    let attempts = driver.op.attempts();
+    assert!((5..=60).contains(&attempts), "{attempts} attempts in a second of fail-over");
+}
+
+#[test]
+fn a_group_without_a_primary_is_waited_for_until_the_deadline() {
+    let mut driver = driver();
+    driver.map = map_of(10, 5, &[(2, Role::Backup)]);
+    let failure = driver.attempt().expect_err("nobody takes the write");
+    assert!(matches!(failure, Failure::Deadline { attempts: 0, .. }), "{failure:?}");
+    assert!(driver.now >= DEADLINE && driver.refreshed > 10);
+    assert!(driver.refreshed < 2_000, "{} refreshes in 30 s", driver.refreshed);
+}
+
+#[test]
+fn busy_storms_are_bounded_by_the_budget() {
+    let mut conditions = Conditions::default();
+    let mut requests = 0;
+    for seed in 0..10 {
+        let mut driver = driver();
+        driver.op = WriteOp::new(task(), Nanos::from_ms(9_000), seed);
+        driver.conditions = conditions;
+        while driver.attempt().is_ok() {
+            requests += 1;
+            driver.ended(Outcome::Refused(Refusal::of(Status::Busy)));
+        }
+        conditions = driver.conditions;
+    }
+    assert!(requests <= 10 + BUDGET_FLOOR + 1, "{requests} requests of 10 operations");
+}
+
+#[test]
+fn an_acknowledgement_of_fewer_bytes_is_no_success() {
+    let mut driver = driver();
+    driver.attempt().expect("a primary serves");
+    assert!(matches!(driver.ended(Outcome::Answered(&reply(4))), Step::Fail(_)));
+}
+
+#[test]
+fn an_attempt_ends_with_the_operation() {
+    let mut driver = driver();
+    driver.now = Nanos::from_ms(29_990);
+    assert_eq!(driver.attempt().expect("a primary serves").give_up_at, DEADLINE);
+}

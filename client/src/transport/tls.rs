@@ -1,0 +1,86 @@
+//! Opens connections: TCP, mutual TLS 1.3, hello.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::frame::VERSION;
+use protocol::ids::{ClusterId, TargetId};
+use protocol::message::cluster::{HelloReply, HelloRequest};
+use protocol::message::{Kind, Message};
+use protocol::tls::{Identity, server_name};
+use tokio_rustls::TlsConnector;
+
+use crate::limits::CONNECT_TIMEOUT_MS;
+use crate::plan::LinkFailure;
+use crate::transport::connection::{Connection, request_frame, within};
+use crate::transport::{Call, CallError, Peer, PeerId, tcp};
+
+/// Opens connections with one identity.
+#[derive(Clone)]
+pub struct Dialer {
+    cluster: ClusterId,
+    tls: TlsConnector,
+}
+
+impl Dialer {
+    /// Makes a dialer for one cluster from its TLS settings.
+    pub fn new(cluster: ClusterId, config: Arc<rustls::ClientConfig>) -> Dialer {
+        Dialer { cluster, tls: TlsConnector::from(config) }
+    }
+
+    /// Opens a connection to a peer.
+    ///
+    /// # Errors
+    /// [`CallError::Link`] when it cannot be reached, [`CallError::Rejected`] when it is reached
+    /// and one of the two sides does not accept the other.
+    pub(super) async fn dial(&self, peer: &Peer) -> Result<Connection, CallError> {
+        within(Duration::from_millis(CONNECT_TIMEOUT_MS), self.open(peer)).await
+    }
+
+    async fn open(&self, peer: &Peer) -> Result<Connection, CallError> {
+        let socket = tcp::connect(&peer.address).await.map_err(|error| connect_error(&error))?;
+        let (identity, target) = match peer.id {
+            PeerId::Coordinator(id) => (Identity::Coordinator(id), TargetId(0)),
+            PeerId::Target { node, target } => (Identity::Node(node), target),
+        };
+        let name = server_name(self.cluster, &identity);
+        let stream = self.tls.connect(name, socket).await.map_err(|error| tls_error(&error))?;
+        let connection = Connection::start(stream, self.cluster);
+        let hello = HelloRequest {
+            version_min: VERSION,
+            version_max: VERSION,
+            features: 0,
+            cluster: self.cluster,
+            target,
+        };
+        let call = Call {
+            timeout: Duration::from_millis(CONNECT_TIMEOUT_MS),
+            ..request_frame(Kind::Hello, hello.encode())
+        };
+        let answer = connection.call(call).await?;
+        connection.on_hello(&HelloReply::decode(&answer.body).map_err(|error| {
+            let detail = format!("hello refused: {} ({error})", answer.status);
+            CallError::Rejected { detail }
+        })?);
+        Ok(connection)
+    }
+}
+
+fn connect_error(error: &io::Error) -> CallError {
+    let failure = match error.kind() {
+        io::ErrorKind::ConnectionRefused => LinkFailure::Refused,
+        io::ErrorKind::TimedOut => LinkFailure::TimedOut,
+        _ => LinkFailure::Broken,
+    };
+    CallError::link(failure, error.to_string())
+}
+
+/// TLS says `InvalidData` when the two sides do not accept each other; anything else is the link.
+pub(super) fn tls_error(error: &io::Error) -> CallError {
+    if error.kind() == io::ErrorKind::InvalidData {
+        let detail = format!("TLS: {error}; are both sides of the same cluster?");
+        return CallError::Rejected { detail };
+    }
+    CallError::link(LinkFailure::Broken, error.to_string())
+}
