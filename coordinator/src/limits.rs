@@ -37,6 +37,8 @@ pub const HANDSHAKE_MS: u64 = 5_000;
 /// Frames waiting to be written on one connection: a response for each request in flight, and
 /// the notices of the map and of dead files, one each.
 pub const WRITE_QUEUE_MAX: usize = REQUESTS_IN_FLIGHT_MAX + 2;
+/// Waiting frames are written together up to this many bytes and the last one's length.
+pub const WRITE_GATHER_MAX: usize = 128 << 10;
 /// A connection whose peer takes no byte for this long is closed, in milliseconds.
 pub const WRITE_STALL_MS: u64 = 30_000;
 /// A frame that began must be complete after this and its length at [`FRAME_RATE_MIN`], in
@@ -44,6 +46,18 @@ pub const WRITE_STALL_MS: u64 = 30_000;
 pub const FRAME_GRACE_MS: u64 = 5_000;
 /// Slowest rate at which the rest of a frame may arrive, in bytes per second.
 pub const FRAME_RATE_MIN: u64 = 64 << 10;
+
+/// Long requests and long replies of one connection at once: each holds up to
+/// [`BODY_LEN_MAX_LIST`] from its first byte to the last byte of its answer.
+pub const LONG_PER_CONNECTION_MAX: usize = 8;
+/// Threads that work on long lookups and listings at once; the workers stay free for heartbeats.
+pub const READERS_MAX: usize = 4;
+/// Queries that a worker answers itself; a longer batch goes to a reader thread.
+pub const LOOKUP_INLINE_MAX: usize = 16;
+/// A report older than this says nothing about resync any more, in milliseconds.
+pub const HEALTH_FRESH_MS: u64 = 3_000;
+/// Samples of resync progress, one a second; the rate is that over all of them.
+pub const RATE_SAMPLES_MAX: usize = 5;
 
 /// Map changes kept, so that a node or client that is a little behind gets only those.
 pub const MAP_DELTAS_MAX: usize = 256;
@@ -56,8 +70,13 @@ pub const PROBES_MAX: usize = 16;
 pub const PROBE_MS: u64 = 500;
 /// Time between two ticks of the control loop, in milliseconds.
 pub const TICK_MS: u64 = 100;
+/// Sessions that one second of the control loop ends; the next ones wait for the next second.
+pub const SESSION_EXPIRIES_MAX: usize = 256;
 /// Dead files that one notice names, over all groups.
 pub const DROP_NOTICE_FILES_MAX: usize = 4096;
+/// Dead files looked at for the notices of one round: those of groups that cannot drop them now
+/// are passed over.
+pub const DROP_SCAN_MAX: usize = 65_536;
 /// Time before dead files that no node has confirmed are sent again, in milliseconds.
 pub const DROP_REPEAT_MS: u64 = 2_000;
 

@@ -1,0 +1,207 @@
+//! One authenticated connection: reads frames, starts their work, writes what is ready.
+//!
+//! Reading stops while a limit is reached, so a peer that asks too much or does not take its
+//! answers is slowed down by its own connection and by nothing else.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::frame::{FrameError, Header};
+use protocol::limits::{BODY_LEN_MAX, HEADER_LEN, REQUESTS_IN_FLIGHT_MAX};
+use protocol::message::Kind;
+use protocol::message::command::Caller;
+use protocol::tls::Identity;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::Shared;
+use crate::limits::{FRAME_RATE_MIN, LONG_PER_CONNECTION_MAX, WRITE_GATHER_MAX, WRITE_QUEUE_MAX};
+
+/// Who is at the other end, and how to write to it.
+pub(super) struct Connection {
+    /// Number of the connection, for log lines.
+    pub(super) number: u64,
+    /// From the certificate.
+    pub(super) identity: Identity,
+    /// The user it acts as.
+    pub(super) caller: Caller,
+    /// Frames on their way out.
+    pub(super) outgoing: mpsc::Sender<Outgoing>,
+    in_flight: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+}
+
+/// A frame on its way out, and what is free again once it was written.
+pub(super) struct Outgoing {
+    bytes: Vec<u8>,
+    _permits: Permits,
+}
+
+/// What a request holds until its answer was written.
+#[derive(Default)]
+pub(super) struct Permits {
+    _in_flight: Option<OwnedSemaphorePermit>,
+    _long: Option<OwnedSemaphorePermit>,
+}
+
+/// A whole request frame.
+pub(super) struct Incoming {
+    /// Its header.
+    pub(super) header: Header,
+    /// Its body, not yet compared with its checksum.
+    pub(super) body: Vec<u8>,
+    /// Held until it is answered.
+    pub(super) permits: Permits,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    /// The peer closed it between two frames.
+    #[error("closed by the peer")]
+    Closed,
+    /// The peer broke the protocol.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The rest of a frame did not come in time.
+    #[error("the rest of a frame did not arrive in time")]
+    Slow,
+    /// The transport failed.
+    #[error("transport: {0}")]
+    Io(io::Error),
+}
+
+impl Connection {
+    /// Makes the connection and the queue its writer empties.
+    pub(super) fn new(
+        number: u64,
+        identity: Identity,
+        caller: Caller,
+    ) -> (Arc<Connection>, mpsc::Receiver<Outgoing>) {
+        let (outgoing, queue) = mpsc::channel(WRITE_QUEUE_MAX);
+        let in_flight = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
+        let long = Arc::new(Semaphore::new(LONG_PER_CONNECTION_MAX));
+        let connection = Connection { number, identity, caller, outgoing, in_flight, long };
+        (Arc::new(connection), queue)
+    }
+
+    /// Puts a frame into the writer's queue; waits while it is full.
+    ///
+    /// # Cancel safety
+    /// Nothing was queued.
+    pub(super) async fn send(&self, header: &Header, body: &[u8], permits: Permits) {
+        let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
+        bytes.extend_from_slice(&header.encode());
+        bytes.extend_from_slice(body);
+        // An error means that the connection has ended: there is nobody to tell.
+        let _ = self.outgoing.send(Outgoing { bytes, _permits: permits }).await;
+    }
+
+    /// Reads the next request; waits while too many are in flight.
+    pub(super) async fn receive<R: AsyncRead + Unpin>(
+        &self,
+        reader: &mut R,
+        shared: &Shared,
+    ) -> Result<Incoming, Ended> {
+        let in_flight = acquire(&self.in_flight).await;
+        let header = read_header(reader, shared.about.patience.frame).await?;
+        if header.cluster_tag != shared.about.cluster.tag() {
+            return Err(FrameError::Cluster(header.cluster_tag).into());
+        }
+        if header.response {
+            return Err(FrameError::Kind(header.kind.code()).into());
+        }
+        let long = if is_long(&header) { acquire(&self.long).await } else { None };
+        let body = read_body(reader, &header, shared.about.patience.frame).await?;
+        let permits = Permits { _in_flight: in_flight, _long: long };
+        Ok(Incoming { header, body, permits })
+    }
+}
+
+/// Reads a header; waits without limit for its first byte, and not long for the rest.
+pub(super) async fn read_header<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    patience: Duration,
+) -> Result<Header, Ended> {
+    let mut bytes = [0u8; HEADER_LEN];
+    let first = reader.read(&mut bytes).await.map_err(Ended::Io)?;
+    if first == 0 {
+        return Err(Ended::Closed);
+    }
+    within(patience, reader.read_exact(&mut bytes[first..])).await?;
+    Ok(Header::decode(&bytes)?)
+}
+
+/// Reads the body that a checked header announces; requests to a coordinator have no payload.
+pub(super) async fn read_body<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    header: &Header,
+    patience: Duration,
+) -> Result<Vec<u8>, Ended> {
+    if header.payload_len != 0 {
+        return Err(FrameError::PayloadLen(header.payload_len).into());
+    }
+    let mut body = vec![0u8; header.body_len as usize];
+    let transfer = Duration::from_millis(1000 * u64::from(header.body_len) / FRAME_RATE_MIN);
+    within(patience + transfer, reader.read_exact(&mut body)).await?;
+    header.check_body(&body)?;
+    Ok(body)
+}
+
+/// Writes frames until the queue ends; several that wait go out together.
+///
+/// # Errors
+/// What the transport says, or `TimedOut` when the peer takes nothing.
+pub(super) async fn write<W: AsyncWrite + Unpin>(
+    mut writer: W,
+    mut queue: mpsc::Receiver<Outgoing>,
+    patience: Duration,
+) -> io::Result<()> {
+    while let Some(first) = queue.recv().await {
+        let mut gathered = first;
+        let mut written = Vec::new();
+        while gathered.bytes.len() < WRITE_GATHER_MAX {
+            let Ok(next) = queue.try_recv() else { break };
+            gathered.bytes.extend_from_slice(&next.bytes);
+            written.push(next);
+        }
+        let mut at = 0;
+        while at < gathered.bytes.len() {
+            let step = timeout(patience, writer.write(&gathered.bytes[at..])).await??;
+            if step == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            at += step;
+        }
+        timeout(patience, writer.flush()).await??;
+    }
+    timeout(patience, writer.shutdown()).await?
+}
+
+async fn within<F: Future<Output = io::Result<usize>>>(
+    patience: Duration,
+    reading: F,
+) -> Result<(), Ended> {
+    match timeout(patience, reading).await {
+        Err(_) => Err(Ended::Slow),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(FrameError::Truncated.into())
+        }
+        Ok(Err(error)) => Err(Ended::Io(error)),
+        Ok(Ok(_)) => Ok(()),
+    }
+}
+
+/// True when the request or its answer may take much memory.
+fn is_long(header: &Header) -> bool {
+    let long_answer =
+        matches!(header.kind, Kind::Lookup | Kind::ReadDir | Kind::MapFetch | Kind::Status);
+    long_answer || header.body_len as usize > BODY_LEN_MAX
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    // The semaphores are never closed, so there is always a permit in the end.
+    Arc::clone(semaphore).acquire_owned().await.ok()
+}

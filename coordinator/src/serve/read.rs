@@ -1,0 +1,115 @@
+//! Reads: they use the newest view and never wait for the proposer.
+//!
+//! The view is taken after the request arrived and every change is published before it is
+//! answered, so a read that starts after an answer sees the change.
+
+use std::sync::Arc;
+
+use protocol::message::cluster::{
+    CoordinatorStatus, MapFetchReply, MapFetchRequest, StatusReply, StatusRequest,
+};
+use protocol::message::namespace::{
+    LookupReply, LookupRequest, LookupResult, ReadDirReply, ReadDirRequest,
+};
+use protocol::status::Status;
+
+use super::Shared;
+use super::connection::Connection;
+use super::dispatch::Refusal;
+use crate::clock;
+use crate::limits::LOOKUP_INLINE_MAX;
+use crate::state::read::{self, ReadError};
+
+/// Resolves a batch of paths in one view.
+pub(super) async fn lookup(
+    request: LookupRequest,
+    connection: &Connection,
+    shared: &Arc<Shared>,
+) -> Result<LookupReply, Refusal> {
+    let (view, caller) = (shared.proposer.view(), connection.caller);
+    let short = request.queries.len() <= LOOKUP_INLINE_MAX;
+    let work = move || {
+        let results = request.queries.iter().map(|query| {
+            match read::lookup(&view.snapshot, &caller, query) {
+                Ok(entry) => LookupResult::Found(entry),
+                Err(error) => LookupResult::Refused(noted(&error)),
+            }
+        });
+        LookupReply { results: results.collect() }
+    };
+    if short { Ok(work()) } else { Ok(on_reader(shared, work).await?) }
+}
+
+/// Reads one page of a directory.
+pub(super) async fn read_dir(
+    request: ReadDirRequest,
+    connection: &Connection,
+    shared: &Arc<Shared>,
+) -> Result<ReadDirReply, Refusal> {
+    let (view, caller) = (shared.proposer.view(), connection.caller);
+    let work = move || read::read_dir(&view.snapshot, &caller, &request);
+    let page = on_reader(shared, work).await?;
+    page.map_err(|error| noted(&error).into())
+}
+
+/// Answers with the map since the asked version.
+pub(super) async fn map_fetch(
+    request: MapFetchRequest,
+    _connection: &Connection,
+    shared: &Arc<Shared>,
+) -> Result<MapFetchReply, Refusal> {
+    Ok(MapFetchReply { delta: shared.proposer.delta_since(request.have) })
+}
+
+/// Describes the cluster as this coordinator sees it.
+pub(super) async fn status(
+    _request: StatusRequest,
+    _connection: &Connection,
+    shared: &Arc<Shared>,
+) -> Result<StatusReply, Refusal> {
+    let view = shared.proposer.view();
+    let recovery = shared.health.recovery(clock::boottime());
+    let itself = CoordinatorStatus {
+        id: shared.about.coordinator.0,
+        address: shared.about.address.clone(),
+        leader: true,
+        up: true,
+    };
+    Ok(StatusReply {
+        map_version: view.map.version,
+        coordinators: vec![itself],
+        targets: shared.health.reports(),
+        recovery_bytes_left: recovery.bytes_left,
+        recovery_bytes_per_s: recovery.bytes_per_s,
+        inodes: view.counters.inodes,
+        file_bytes: view.counters.file_bytes,
+        sessions: view.counters.sessions,
+        dead_files: view.counters.dead_files,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// Runs a long read on a thread of its own, so that the workers stay free for heartbeats.
+async fn on_reader<T: Send + 'static>(
+    shared: &Shared,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let permit = Arc::clone(&shared.readers).acquire_owned().await.map_err(|_| Status::NotReady)?;
+    let running = tokio::task::spawn_blocking(move || {
+        let result = work();
+        drop(permit);
+        result
+    });
+    running.await.map_err(|error| {
+        tracing::error!(%error, "a read ended without a result");
+        Status::Internal
+    })
+}
+
+/// The status of a failed read; a failure of the table itself is logged here, once.
+fn noted(error: &ReadError) -> Status {
+    if let ReadError::Table(error) = error {
+        tracing::error!(%error, "reading the state table failed");
+    }
+    error.status()
+}
