@@ -12,7 +12,9 @@ use crate::detector::Nanos;
 pub fn boottime() -> Nanos {
     let now = clock_gettime(ClockId::Boottime);
     let secs = u64::try_from(now.tv_sec).unwrap_or(0);
-    Nanos(secs.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0)))
+    Nanos(
+        secs.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0)),
+    )
 }
 
 /// Reads the wall clock, in milliseconds since 1970; it only ever dates things.

@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod limits;
 
 pub mod kv;
@@ -19,3 +20,8 @@ pub mod membership;
 pub mod placement;
 
 pub mod log;
+pub mod propose;
+pub mod serve;
+pub mod timers;
+
+pub mod clock;

@@ -28,6 +28,8 @@ pub const TABLE_COMMIT_COMMANDS: u64 = 20_000;
 /// Time between two durable commits of the table while commands arrive, in milliseconds.
 pub const TABLE_COMMIT_INTERVAL_MS: u64 = 1_000;
 
+/// Threads that run connections and timers; the proposer has one of its own.
+pub const WORKERS: usize = 2;
 /// Connections open at once: held from accept to close.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Connections between accept and the end of their hello.

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use protocol::ids::MapVersion;
-use protocol::message::codec::encode_command;
 use protocol::message::command::{Command, Stamp};
+use protocol::message::encode_command;
 use protocol::status::Status;
 use tokio::sync::{oneshot, watch};
 
@@ -71,7 +71,7 @@ impl<L: Log, K: Kv> Driver<L, K> {
     ) -> Result<(Self, Views<K>, watch::Receiver<MapVersion>), ProposeError> {
         let deltas = Arc::new(MapDeltas::at(history_start(&self.state)));
         let map = Arc::new(self.state.map().clone());
-        let distrusted = Arc::new(self.state.distrusted());
+        let distrusted = Arc::new(self.state.distrusted().clone());
         let (map_sender, map_changes) = watch::channel(map.version);
         let (sender, views) = watch::channel(Arc::new(self.look(map, deltas, distrusted)?));
         self.published = Some(Published { view: sender, map: map_sender });
@@ -87,7 +87,9 @@ impl<L: Log, K: Kv> Driver<L, K> {
             let mut next = self.wait(requests);
             while let Some(request) = next {
                 match request {
-                    Request::Propose { command, reply } => self.stamp(&mut round, command, reply)?,
+                    Request::Propose { command, reply } => {
+                        self.stamp(&mut round, command, reply)?
+                    }
                     Request::Inspect(inspection) => inspections.push(inspection),
                     Request::Stop => stop = true,
                 }
@@ -193,7 +195,7 @@ impl<L: Log, K: Kv> Driver<L, K> {
             let mut deltas = MapDeltas::clone(&before.deltas);
             deltas.push(self.state.delta_since(before.map.version));
             let map = Arc::new(self.state.map().clone());
-            (map, Arc::new(deltas), Arc::new(self.state.distrusted()))
+            (map, Arc::new(deltas), Arc::new(self.state.distrusted().clone()))
         };
         let view = self.look(map, deltas, distrusted)?;
         if let Some(published) = &self.published {

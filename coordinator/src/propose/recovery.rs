@@ -1,8 +1,8 @@
 //! From a log and a table on disk to a state that may take commands.
 
 use protocol::ids::MapVersion;
-use protocol::message::codec::{decode_command, encode_command};
 use protocol::message::command::Stamp;
+use protocol::message::{decode_command, encode_command};
 
 use super::driver::Driver;
 use super::{Identity, ProposeError, SessionWatch};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use protocol::frame::{FrameError, Header, VERSION};
 use protocol::limits::REQUESTS_IN_FLIGHT_MAX;
 use protocol::message::cluster::{HelloReply, HelloRequest};
-use protocol::message::{Kind, MessageError, framing};
+use protocol::message::{self, Kind, MessageError};
 use protocol::status::Status;
 use protocol::tls::{Identity, TlsError, peer_certificate};
 use tokio::io::{AsyncWriteExt, WriteHalf};
@@ -61,7 +61,8 @@ pub async fn run(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Share
                 continue;
             }
         };
-        let permits = (Arc::clone(&open).try_acquire_owned(), Arc::clone(&half_open).try_acquire_owned());
+        let permits =
+            (Arc::clone(&open).try_acquire_owned(), Arc::clone(&half_open).try_acquire_owned());
         let (Ok(open), Ok(half_open)) = permits else {
             tracing::warn!(%peer, "connection closed: too many connections");
             continue;
@@ -104,15 +105,15 @@ async fn hello(stream: &mut TlsStream<TcpStream>, shared: &Shared) -> Result<(),
         return Err(Ended::Frame(FrameError::Kind(header.kind.code())).into());
     }
     let body = read_body(stream, &header, patience).await?;
-    let request: HelloRequest = framing::open(&header, &body)?;
+    let request: HelloRequest = message::open(&header, &body)?;
     let refused = check_hello(&header, &request, shared).err();
     let (reply, body) = match refused {
         None => {
             let requests_in_flight = u32::try_from(REQUESTS_IN_FLIGHT_MAX).unwrap_or(u32::MAX);
             let reply = HelloReply { version: VERSION, features: 0, requests_in_flight };
-            framing::reply_frame(&header, &reply)
+            message::reply_frame(&header, &reply)
         }
-        Some(status) => framing::error_frame(&header, status, "coordinator"),
+        Some(status) => message::error_frame(&header, status, "coordinator"),
     };
     stream.write_all(&reply.encode()).await.map_err(Ended::Io)?;
     stream.write_all(&body).await.map_err(Ended::Io)?;

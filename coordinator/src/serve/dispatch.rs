@@ -11,7 +11,7 @@ use protocol::message::cluster::{
     SyncDoneRequest,
 };
 use protocol::message::namespace::{LookupRequest, MutateRequest, ReadDirRequest};
-use protocol::message::{Kind, Message, framing};
+use protocol::message::{self, Kind, Message};
 use protocol::status::Status;
 use tokio::time::timeout;
 
@@ -47,12 +47,13 @@ pub(super) fn start(incoming: Incoming, connection: &Arc<Connection>, shared: &A
     let (connection, shared) = (Arc::clone(connection), Arc::clone(shared));
     tokio::spawn(async move {
         let Incoming { header, body, permits } = incoming;
-        let deadline = if header.deadline_ms == 0 { DEADLINE_DEFAULT_MS } else { header.deadline_ms };
+        let deadline =
+            if header.deadline_ms == 0 { DEADLINE_DEFAULT_MS } else { header.deadline_ms };
         let work = answer(&header, &body, &connection, &shared);
         let outcome = timeout(Duration::from_millis(u64::from(deadline)), work).await;
         let late = Refusal::from(status_when_late(header.kind));
         let (mut reply, body) = outcome.unwrap_or(Err(late)).unwrap_or_else(|refusal| {
-            framing::error_frame(&header, refusal.status, &refusal.detail)
+            message::error_frame(&header, refusal.status, &refusal.detail)
         });
         reply.map_version = shared.proposer.view().map.version;
         connection.send(&reply, &body, permits).await;
@@ -69,7 +70,7 @@ async fn answer(
     macro_rules! call {
         ($request:ty, $work:path) => {{
             let request = open::<$request>(header, body)?;
-            Ok(framing::reply_frame(header, &$work(request, connection, shared).await?))
+            Ok(message::reply_frame(header, &$work(request, connection, shared).await?))
         }};
     }
     match header.kind {
@@ -92,7 +93,7 @@ async fn answer(
 }
 
 fn open<M: Message>(header: &Header, body: &[u8]) -> Result<M, Refusal> {
-    framing::open(header, body).map_err(|error| Refusal::new(error.status(), error.to_string()))
+    message::open(header, body).map_err(|error| Refusal::new(error.status(), error.to_string()))
 }
 
 /// What a request is told whose time ran out while it was worked on.

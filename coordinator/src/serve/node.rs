@@ -70,8 +70,8 @@ pub(super) async fn heartbeat(
         shared.health.note(report, now);
     }
     let version = shared.proposer.view().map.version;
-    let delta = (request.map_version < version)
-        .then(|| shared.proposer.delta_since(request.map_version));
+    let delta =
+        (request.map_version < version).then(|| shared.proposer.delta_since(request.map_version));
     Ok(HeartbeatReply { seq: request.seq, lease_ms: NODE_LEASE_MS, map_version: version, delta })
 }
 

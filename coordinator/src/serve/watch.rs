@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use protocol::ids::MapVersion;
 use protocol::message::cluster::{DropFilesNotice, MapPushNotice};
-use protocol::message::framing::{Context, notice_frame};
+use protocol::message::{Context, notice_frame};
 use protocol::message::{Message, MessageError};
 use tokio::sync::mpsc;
 

@@ -1,0 +1,1 @@
+//! Proposer rounds against a log in memory.

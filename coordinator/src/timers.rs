@@ -1,0 +1,434 @@
+//! The control loop: feeds signs of life and time to the pure deciders and proposes what they ask
+//! for.
+//!
+//! One task owns the detector and the membership rules, so they need no lock. It runs when a node
+//! says something, when the map changes, and ten times a second. Nothing expires anywhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::cluster_map::{ClusterMap, NodeState, TargetState};
+use protocol::ids::{Fid, GroupId, NodeId};
+use protocol::message::cluster::EvictRequest;
+use protocol::message::command::Command;
+use protocol::status::Status;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::clock;
+use crate::detector::{Detector, Finding, Nanos};
+use crate::limits::{
+    DROP_NOTICE_FILES_MAX, DROP_REPEAT_MS, DROP_SCAN_MAX, PROBE_MS, PROBES_MAX,
+    SESSION_EXPIRIES_MAX, TICK_MS,
+};
+use crate::membership::{self, Membership};
+use crate::serve::{NodeOrder, Shared};
+use crate::state::{Outcome, Settings};
+
+/// Something the control loop must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A node registered.
+    Registered {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node gave a sign of life.
+    Heartbeat {
+        /// The node.
+        node: NodeId,
+        /// When it arrived.
+        at: Nanos,
+    },
+    /// The connection over which a node registered ended.
+    ConnectionLost {
+        /// The node.
+        node: NodeId,
+    },
+    /// The host of a node refused a connection to a shard's port.
+    Refused {
+        /// The node.
+        node: NodeId,
+    },
+    /// A primary asks to remove a member.
+    Evict(EvictRequest),
+    /// A node dropped the files it was told about.
+    Dropped {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+/// Runs until every sender of events is gone.
+pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>) {
+    let mut control = Control::new(shared);
+    let mut changes = control.shared.proposer.map_changes();
+    let mut ticks = interval(Duration::from_millis(TICK_MS));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => control.on_event(event).await,
+                None => return,
+            },
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                control.plan().await;
+            }
+            _ = ticks.tick() => control.on_tick().await,
+        }
+    }
+}
+
+struct Control {
+    shared: Arc<Shared>,
+    detector: Detector,
+    membership: Membership,
+    /// Nodes whose connection broke and that gave no sign of life since.
+    lost: BTreeSet<NodeId>,
+    probes: Arc<Semaphore>,
+    /// When each node was last told of dead files that it has not confirmed.
+    dropping: BTreeMap<NodeId, Nanos>,
+    ticks: u64,
+}
+
+impl Control {
+    fn new(shared: Arc<Shared>) -> Control {
+        let view = shared.proposer.view();
+        let known = view.map.nodes.values().map(|node| (node.id, node.state != NodeState::Down));
+        let detector = Detector::new(known, clock::boottime());
+        Control {
+            shared,
+            detector,
+            membership: Membership::default(),
+            lost: BTreeSet::new(),
+            probes: Arc::new(Semaphore::new(PROBES_MAX)),
+            dropping: BTreeMap::new(),
+            ticks: 0,
+        }
+    }
+
+    async fn on_event(&mut self, event: Event) {
+        let now = clock::boottime();
+        let finding = match event {
+            Event::Registered { node } => {
+                self.lost.remove(&node);
+                self.detector.registered(node, now);
+                self.dropping.remove(&node);
+                self.plan().await;
+                None
+            }
+            Event::Heartbeat { node, at } => {
+                self.lost.remove(&node);
+                self.detector.heartbeat(node, at)
+            }
+            Event::ConnectionLost { node } => {
+                self.lost.insert(node);
+                self.probe(node);
+                self.detector.connection_lost(node, now)
+            }
+            // A node that is back already was refused for a reason that is gone.
+            Event::Refused { node } if self.lost.contains(&node) => {
+                self.detector.connect_refused(node, now)
+            }
+            Event::Refused { .. } => None,
+            Event::Evict(request) => {
+                self.decide(&membership::Event::Evict(request)).await;
+                None
+            }
+            Event::Dropped { node } => {
+                self.dropping.remove(&node);
+                self.drop_dead_files().await;
+                None
+            }
+        };
+        self.on_findings(finding).await;
+    }
+
+    async fn on_tick(&mut self) {
+        self.ticks += 1;
+        let findings = self.detector.tick(clock::boottime());
+        self.on_findings(findings).await;
+        for node in self.lost.clone() {
+            self.probe(node);
+        }
+        self.plan().await;
+        if self.ticks.is_multiple_of(1000 / TICK_MS) {
+            self.shared.health.sample(clock::boottime());
+            self.end_sessions().await;
+            self.drop_dead_files().await;
+        }
+    }
+
+    async fn on_findings(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        for finding in findings {
+            let event = match finding {
+                Finding::Suspected(node) => {
+                    tracing::warn!(%node, "node is suspected: it gives no sign of life");
+                    self.lost.remove(&node);
+                    membership::Event::NodeSuspected(node)
+                }
+                Finding::Returned(node) => {
+                    tracing::info!(%node, "node gives signs of life again");
+                    membership::Event::NodeReturned(node)
+                }
+            };
+            self.decide(&event).await;
+        }
+    }
+
+    async fn decide(&mut self, event: &membership::Event) {
+        let view = self.shared.proposer.view();
+        let seen = membership::View {
+            map: &view.map,
+            settings: &view.settings,
+            distrusted: &view.distrusted,
+        };
+        let commands = self.membership.handle(seen, clock::boottime(), event);
+        self.propose_all(commands).await;
+    }
+
+    /// Proposes what the newest map asks for.
+    async fn plan(&mut self) {
+        let view = self.shared.proposer.view();
+        if let Some(count) = groups_to_create(&view.map, &view.settings) {
+            tracing::info!(count, targets = view.map.targets.len(), "making placement groups");
+            self.propose_all(vec![Command::CreateGroups { count }]).await;
+            return;
+        }
+        let seen = membership::View {
+            map: &view.map,
+            settings: &view.settings,
+            distrusted: &view.distrusted,
+        };
+        let commands = self.membership.plan(seen, clock::boottime());
+        self.propose_all(commands).await;
+    }
+
+    /// Hands in all commands, so that they share a flush, and waits for their outcomes. One that is
+    /// refused or finds the queue full is not repeated here: the next plan makes it again.
+    async fn propose_all(&self, commands: Vec<Command>) {
+        let submitted: Vec<_> = commands
+            .into_iter()
+            .map(|command| (summary(&command), self.shared.proposer.submit(command)))
+            .collect();
+        for (what, answer) in submitted {
+            note(&what, answer).await;
+        }
+    }
+
+    /// Tries to connect to a shard of the node: a refusal proves that its process is gone.
+    fn probe(&self, node: NodeId) {
+        let Some(address) = shard_of(&self.shared.proposer.view().map, node) else { return };
+        let Ok(permit) = Arc::clone(&self.probes).try_acquire_owned() else { return };
+        let control = self.shared.control.clone();
+        tokio::spawn(async move {
+            let patience = Duration::from_millis(PROBE_MS);
+            let connected = timeout(patience, TcpStream::connect(address)).await;
+            let refused = matches!(&connected,
+                Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused);
+            drop(permit);
+            if refused {
+                // An error means that the process is stopping.
+                let _ = control.send(Event::Refused { node }).await;
+            }
+        });
+    }
+
+    async fn end_sessions(&self) {
+        let expired = self.shared.sessions.expired(clock::boottime(), SESSION_EXPIRIES_MAX);
+        for session in &expired {
+            tracing::info!(%session, "session was not renewed and ends");
+        }
+        let end = |session| Command::EndSession { session };
+        self.propose_all(expired.into_iter().map(end).collect()).await;
+    }
+
+    /// Tells the nodes of primaries which files are dead, a bounded batch to each.
+    async fn drop_dead_files(&mut self) {
+        let view = self.shared.proposer.view();
+        if view.counters.dead_files == 0 {
+            return;
+        }
+        let dead = match self.shared.proposer.inspect(|state| state.dead_files(DROP_SCAN_MAX)).await
+        {
+            Ok(Ok(dead)) => dead,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "reading the list of dead files failed");
+                return;
+            }
+            // Busy or stopping; the next second tries again.
+            Err(_) => return,
+        };
+        let now = clock::boottime();
+        let repeat = Duration::from_millis(DROP_REPEAT_MS);
+        for (node, groups) in drop_orders(&view.map, dead) {
+            let waits = self.dropping.get(&node).is_some_and(|&at| now.since(at) < repeat);
+            if !waits && self.shared.links.order(node, NodeOrder::DropFiles(groups)) {
+                self.dropping.insert(node, now);
+            }
+        }
+    }
+}
+
+/// What of a command a log line shows, when there is something to show.
+fn summary(command: &Command) -> Option<String> {
+    match command {
+        Command::ChangeGroup { group, expected_epoch, members, down, .. } => {
+            let members: Vec<_> =
+                members.iter().map(|member| (member.target.0, member.role)).collect();
+            Some(format!("group {group} after epoch {expected_epoch}: {members:?}, down {down}"))
+        }
+        Command::SetNodeState { node, up } => Some(format!("node {node} up {up}")),
+        _ => None,
+    }
+}
+
+async fn note(what: &Option<String>, answer: Result<oneshot::Receiver<Outcome>, Status>) {
+    let outcome = match answer {
+        Ok(answer) => answer.await.unwrap_or(Outcome::Refused(Status::Unknown)),
+        Err(status) => Outcome::Refused(status),
+    };
+    match (what, outcome) {
+        // Made for a map that has changed meanwhile.
+        (_, Outcome::Refused(Status::Conflict | Status::SessionEnded)) => {}
+        (what, Outcome::Refused(status)) => {
+            tracing::warn!(?what, %status, "proposal of the control loop was refused");
+        }
+        (Some(what), _) => tracing::info!(change = %what, "membership changed"),
+        (None, _) => {}
+    }
+}
+
+/// How many groups to make, once enough targets have registered and there are none.
+fn groups_to_create(map: &ClusterMap, settings: &Settings) -> Option<u32> {
+    let up = map.targets.values().filter(|target| target.state == TargetState::Up).count();
+    let up = u32::try_from(up).unwrap_or(u32::MAX);
+    if !map.groups.is_empty() || up == 0 || up < settings.targets_expected {
+        return None;
+    }
+    let members = u32::from(settings.groups_per_target).saturating_mul(up);
+    Some(members.div_ceil(u32::from(settings.replicas.max(1))))
+}
+
+/// A port of the node to probe.
+fn shard_of(map: &ClusterMap, node: NodeId) -> Option<SocketAddr> {
+    let target = map.targets.values().find(|target| target.node == node)?;
+    map.endpoint(target.id).map(|(_, address)| address)
+}
+
+type DeadFiles = Vec<(GroupId, Vec<Fid>)>;
+
+/// Sorts dead files by the node that can drop them now; the others wait.
+fn drop_orders(map: &ClusterMap, dead: DeadFiles) -> BTreeMap<NodeId, DeadFiles> {
+    let mut orders: BTreeMap<NodeId, (usize, DeadFiles)> = BTreeMap::new();
+    for (id, mut files) in dead {
+        let group = map.groups.get(&id).filter(|group| group.active && group.writable());
+        let primary = group.and_then(|group| group.primary());
+        let Some(target) = primary.and_then(|member| map.targets.get(&member.target)) else {
+            continue;
+        };
+        let (count, groups) = orders.entry(target.node).or_default();
+        files.truncate(DROP_NOTICE_FILES_MAX - *count);
+        if !files.is_empty() {
+            *count += files.len();
+            groups.push((id, files));
+        }
+    }
+    orders.into_iter().map(|(node, (_, groups))| (node, groups)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use protocol::cluster_map::{GroupRecord, Member, NodeRecord, Role, TargetRecord};
+    use protocol::ids::{Epoch, Generation, ShardId, TargetId};
+
+    use super::*;
+
+    fn map(targets: u32) -> ClusterMap {
+        let mut map = ClusterMap::default();
+        for id in 1..=targets {
+            let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+            let node = NodeRecord { id: NodeId(id), state: NodeState::Up, address };
+            map.nodes.insert(node.id, node);
+            let target = TargetRecord {
+                id: TargetId(100 + id),
+                node: NodeId(id),
+                shard: ShardId(0),
+                device: 0,
+                port: 7400,
+                generation: Generation(1),
+                capacity: 1,
+                state: TargetState::Up,
+            };
+            map.targets.insert(target.id, target);
+        }
+        map
+    }
+
+    fn group(id: u32, primary: u32, active: bool) -> GroupRecord {
+        let member = |target, role| Member { target, generation: Generation(1), role };
+        GroupRecord {
+            id: GroupId(id),
+            kind: 0,
+            epoch: Epoch(1),
+            last_writable_epoch: Epoch(1),
+            active,
+            down: false,
+            replicas: 2,
+            min_write: 1,
+            members: vec![member(TargetId(primary), Role::Primary)],
+            evicted: vec![],
+        }
+    }
+
+    #[test]
+    fn groups_are_made_once_when_enough_targets_are_there() {
+        let settings = Settings {
+            replicas: 3,
+            groups_per_target: 64,
+            targets_expected: 4,
+            ..Settings::default()
+        };
+        assert_eq!(groups_to_create(&map(3), &settings), None);
+        assert_eq!(groups_to_create(&map(4), &settings), Some(86));
+        let mut made = map(4);
+        made.groups.insert(GroupId(1), group(1, 101, true));
+        assert_eq!(groups_to_create(&made, &settings), None);
+        assert_eq!(groups_to_create(&map(0), &Settings::default()), None);
+    }
+
+    #[test]
+    fn dead_files_go_to_the_node_of_an_active_primary_in_bounded_batches() {
+        let mut map = map(2);
+        for record in [group(1, 101, true), group(2, 101, true), group(3, 102, false)] {
+            map.groups.insert(record.id, record);
+        }
+        let files = |count: usize| (0..count as u64).map(Fid).collect::<Vec<_>>();
+        let dead = vec![
+            (GroupId(1), files(DROP_NOTICE_FILES_MAX - 1)),
+            (GroupId(2), files(5)),
+            (GroupId(3), files(5)),
+            (GroupId(9), files(5)),
+        ];
+        let orders = drop_orders(&map, dead);
+        assert_eq!(orders.keys().copied().collect::<Vec<_>>(), [NodeId(1)]);
+        let sizes: Vec<_> =
+            orders[&NodeId(1)].iter().map(|(group, files)| (group.0, files.len())).collect();
+        assert_eq!(sizes, [(1, DROP_NOTICE_FILES_MAX - 1), (2, 1)]);
+    }
+
+    #[test]
+    fn a_node_is_probed_at_a_port_of_its_own() {
+        assert_eq!(shard_of(&map(2), NodeId(2)), "127.0.0.1:7400".parse().ok());
+        assert_eq!(shard_of(&map(2), NodeId(3)), None);
+    }
+}
