@@ -128,8 +128,9 @@ pub const RESYNC_PAGE: usize = 1024;
 pub const DEAD_FILES_WAITING_MAX: usize = 64;
 /// Adopt requests that wait in one group: the primary's own and repeats after broken connections.
 pub const ADOPTS_WAITING_MAX: usize = 8;
-/// Events that wait in the queue of one shard before its connections are read more slowly.
-pub const EVENTS_WAITING_MAX: usize = 1024;
+/// Events in the queue of one shard before its connections wait to add more; each may hold a
+/// payload that is not counted against a budget yet: 64 MiB.
+pub const EVENTS_WAITING_MAX: usize = 16;
 /// Reports that wait in one shard until the control core takes them.
 pub const REPORTS_WAITING_MAX: usize = 1024;
 

@@ -1,0 +1,286 @@
+//! Carries out the orders of a step: frames, store tasks, reports.
+
+use std::rc::Rc;
+
+use protocol::frame::Header;
+use protocol::ids::{ChunkKey, Epoch, GroupId, OpId, RequestId, TargetId, Version};
+use protocol::message::chunk::{
+    CommittedNotice, DiscardReply, DropReply, QuarantineReply, ReadReply, ReplicateMode,
+    ReplicateRequest, WriteClass,
+};
+use protocol::message::cluster::ErrorReply;
+use protocol::message::{Kind, Message};
+use protocol::status::Status;
+
+use super::control::Control;
+use super::driver::{Driver, Received};
+use super::effect::{
+    Effect, Installed, PeerMessage, ReadTask, Refusal, ReplyBody, Task, Whole, WriteTask,
+};
+use super::event::{ConnId, Event, JobId, ReplyTo};
+use super::state::Core;
+use crate::io::{Disk, Env, Link, Outgoing, Payload};
+use crate::store::{ChunkInfo, Durable, InstallOp, ReadMode, ReadOut, StoreError, WriteOp};
+
+impl<E: Env, C: Control> Driver<E, C> {
+    /// Carries out one order; what takes time goes on as a task of its own.
+    pub(super) fn carry_out(self: &Rc<Self>, core: &Core, order: Effect<Received<E::Disk>>) {
+        match order {
+            Effect::Store { job, task } => {
+                let driver = Rc::clone(self);
+                self.env.spawn(async move { driver.run_task(job, task).await });
+            }
+            Effect::CommitThrough { group, through } => self.store.commit_through(group, through),
+            Effect::Send { target, request, epoch, message, payload } => {
+                if self.has_peer(core, target) {
+                    let payload = payload.map_or_else(Payload::empty, |payload| {
+                        Payload::from_buffer(payload.buffer, payload.len)
+                    });
+                    let (kind, body) = encode(&message);
+                    let frame = self.frame(Header::new(kind, request), epoch, body, payload);
+                    self.send_to_peer(target, request, frame);
+                } else {
+                    self.notify(Event::Unsent { request });
+                }
+            }
+            Effect::SendWhole { target, request, epoch, whole } => {
+                if self.has_peer(core, target) {
+                    let driver = Rc::clone(self);
+                    self.env.spawn(async move {
+                        driver.send_whole(target, request, epoch, whole).await;
+                    });
+                } else {
+                    self.notify(Event::Unsent { request });
+                }
+            }
+            Effect::ServeRead { to, epoch, read } => {
+                let driver = Rc::clone(self);
+                self.env.spawn(async move { driver.serve_read(to, epoch, read).await });
+            }
+            Effect::ServeVerify { to, group, key } => {
+                let driver = Rc::clone(self);
+                self.env.spawn(async move { driver.serve_verify(to, group, key).await });
+            }
+            Effect::Reply { to, epoch, answer } => match answer {
+                Ok(body) => self.answer(to, epoch, encode_reply(&body), Payload::empty()),
+                Err(refusal) => self.refuse(to, epoch, &refusal),
+            },
+            Effect::Working { conn, epoch, notice } => {
+                let header = Header::new(Kind::Working, RequestId(0));
+                let frame = self.frame(header, epoch, notice.encode(), Payload::empty());
+                self.send_on(conn, frame);
+            }
+            Effect::Report(report) => self.report(report),
+            Effect::Finish => {}
+        }
+    }
+
+    /// Answers a request with `Ok`.
+    pub(super) fn answer(
+        &self,
+        to: ReplyTo,
+        epoch: Epoch,
+        body: Vec<u8>,
+        payload: Payload<E::Disk>,
+    ) {
+        let header = Header::new(to.kind, to.request).reply(Status::Ok);
+        let frame = self.frame(header, epoch, body, payload);
+        self.bytes_out.set(self.bytes_out.get() + u64::from(frame.header.payload_len));
+        self.send_on(to.conn, frame);
+    }
+
+    /// Answers a request with the reason why not.
+    pub(super) fn refuse(&self, to: ReplyTo, epoch: Epoch, refusal: &Refusal) {
+        let mut error = ErrorReply::new(refusal.status, &refusal.detail);
+        error.port = refusal.port;
+        error.retry_after_ms = refusal.retry_after_ms;
+        let header = Header::new(to.kind, to.request).reply(refusal.status);
+        let frame = self.frame(header, epoch, error.encode(), Payload::empty());
+        self.send_on(to.conn, frame);
+    }
+
+    fn frame(
+        &self,
+        header: Header,
+        epoch: Epoch,
+        body: Vec<u8>,
+        payload: Payload<E::Disk>,
+    ) -> Outgoing<E::Disk> {
+        let mut header = header;
+        header.epoch = epoch;
+        header.map_version = self.map_version.get();
+        header.cluster_tag = self.config.cluster.tag();
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        Outgoing { header: header.seal(&body, len), body, payload }
+    }
+
+    /// Sends on an inbound connection; a peer that does not take its answers loses it.
+    fn send_on(&self, conn: ConnId, frame: Outgoing<E::Disk>) {
+        let link = self.links.borrow().get(&conn).cloned();
+        if let Some(link) = link
+            && let Err(error) = link.send(frame)
+        {
+            tracing::debug!(conn = conn.0, %error, "answer not sent, closing");
+            link.close();
+        }
+    }
+
+    async fn run_task(&self, job: JobId, task: Task<Received<E::Disk>>) {
+        let done = |_| None::<Durable>;
+        let result = match task {
+            Task::Write(task) => self.store.write(write_op(task)).await.map(Some),
+            Task::Install(task, installed) => {
+                self.store.install(install_op(task, installed)).await.map(Some)
+            }
+            Task::Adopt(group, epoch) => self.store.adopt(group, epoch).await.map(|_| None),
+            Task::Discard(group, items) => self.store.discard(group, &items).await.map(done),
+            Task::Quarantine(group, keys) => self.store.quarantine(group, &keys).await.map(done),
+            Task::Drop(group, fids) => self.store.drop_fids(group, &fids).await.map(done),
+        };
+        if let Err(error) = &result
+            && *error != StoreError::Busy
+        {
+            tracing::warn!(target_id = self.config.target.0, %error, "store task failed");
+        }
+        self.notify(Event::Stored { job, result });
+    }
+
+    async fn send_whole(&self, target: TargetId, request: RequestId, epoch: Epoch, whole: Whole) {
+        match self.read_whole(&whole).await {
+            Ok((info, out)) => {
+                let (message, payload) = whole_message(&whole, &info, out);
+                let header = Header::new(Kind::Replicate, request);
+                let frame = self.frame(header, epoch, message.encode(), payload);
+                self.send_to_peer(target, request, frame);
+            }
+            Err(error) => {
+                if error != StoreError::NotFound && error != StoreError::Busy {
+                    let (group, key) = (whole.group.0, whole.key);
+                    tracing::warn!(group, %key, %error, "chunk cannot be read for a member");
+                }
+                self.notify(Event::WholeFailed { request, error });
+            }
+        }
+    }
+
+    /// Reads the newest version of a chunk together with the facts of exactly that version.
+    async fn read_whole(&self, whole: &Whole) -> Result<(ChunkInfo, ReadOut<E::Disk>), StoreError> {
+        let info = self.store.info(whole.group, whole.key).ok_or(StoreError::NotFound)?;
+        let mode = ReadMode { newest: true, verify: true };
+        let out = self.store.read(whole.group, whole.key, 0, info.chunk_len, mode).await?;
+        if out.version != info.version {
+            return Err(StoreError::Busy); // Written meanwhile: its operations would not match.
+        }
+        Ok((info, out))
+    }
+
+    async fn serve_read(&self, to: ReplyTo, epoch: Epoch, read: ReadTask) {
+        let mode = ReadMode { newest: read.newest, verify: read.verify };
+        match self.store.read(read.group, read.key, read.offset, read.len, mode).await {
+            Ok(out) => {
+                let reply = ReadReply {
+                    version: out.version,
+                    chunk_len: out.chunk_len,
+                    cell_log2: out.cell_log2,
+                    first_cell: out.first_cell,
+                    sums: out.sums,
+                    aux: Vec::new(),
+                };
+                self.answer(to, epoch, reply.encode(), out.payload);
+            }
+            Err(error) => {
+                self.refuse(to, epoch, &Refusal::new(error.status(), error.to_string()));
+            }
+        }
+        self.notify(Event::Served { bytes: read.len });
+    }
+
+    async fn serve_verify(&self, to: ReplyTo, group: GroupId, key: ChunkKey) {
+        match self.store.verify(group, key).await {
+            Ok(reply) => self.answer(to, Epoch(0), reply.encode(), Payload::empty()),
+            Err(error) => {
+                self.refuse(to, Epoch(0), &Refusal::new(error.status(), error.to_string()));
+            }
+        }
+        self.notify(Event::Served { bytes: 0 });
+    }
+}
+
+fn whole_message<D: Disk>(
+    whole: &Whole,
+    info: &ChunkInfo,
+    out: ReadOut<D>,
+) -> (ReplicateRequest, Payload<D>) {
+    let caused = info.ops.iter().find(|(_, version, _)| *version == out.version);
+    let message = ReplicateRequest {
+        group: whole.group,
+        primary: whole.primary,
+        key: whole.key,
+        mode: ReplicateMode::Whole,
+        version: out.version,
+        base: Version::ZERO,
+        op: caused.map_or_else(OpId::default, |(op, ..)| *op),
+        class: WriteClass::Growth,
+        offset: 0,
+        len: out.chunk_len,
+        chunk_len: out.chunk_len,
+        expect_len: out.chunk_len,
+        trunc_gen: info.trunc_gen,
+        cell_log2: info.cell_log2,
+        chunk_log2: info.chunk_log2,
+        sums: out.sums,
+        aux: Vec::new(),
+        ops: info.ops.iter().map(|(op, ..)| *op).collect(),
+        mutated: info.mutated,
+        committed_through: whole.committed_through,
+    };
+    (message, out.payload)
+}
+
+fn write_op<D: Disk>(task: WriteTask<Received<D>>) -> WriteOp<D> {
+    WriteOp {
+        group: task.group,
+        key: task.key,
+        version: task.version,
+        base: task.base,
+        op: task.op,
+        class: task.class,
+        offset: task.offset,
+        len: task.len,
+        expect_len: task.expect_len,
+        trunc_gen: task.trunc_gen,
+        cell_log2: task.cell_log2,
+        chunk_log2: task.chunk_log2,
+        sums: task.sums,
+        payload: task.payload.buffer,
+    }
+}
+
+fn install_op<D: Disk>(task: WriteTask<Received<D>>, installed: Installed) -> InstallOp<D> {
+    let Installed { ops, mutated, committed } = installed;
+    InstallOp { write: write_op(task), ops, mutated, committed }
+}
+
+fn encode(message: &PeerMessage) -> (Kind, Vec<u8>) {
+    match message {
+        PeerMessage::Replicate(message) => (Kind::Replicate, message.encode()),
+        PeerMessage::Adopt(message) => (Kind::Adopt, message.encode()),
+        PeerMessage::Discard(message) => (Kind::Discard, message.encode()),
+        PeerMessage::Inventory(message) => (Kind::Inventory, message.encode()),
+        PeerMessage::Quarantine(message) => (Kind::Quarantine, message.encode()),
+        PeerMessage::Drop(message) => (Kind::Drop, message.encode()),
+        PeerMessage::Committed(message) => (CommittedNotice::KIND, message.encode()),
+    }
+}
+
+fn encode_reply(body: &ReplyBody) -> Vec<u8> {
+    match body {
+        ReplyBody::Write(reply) => reply.encode(),
+        ReplyBody::Replicate(reply) => reply.encode(),
+        ReplyBody::Adopt(reply) => reply.encode(),
+        ReplyBody::Inventory(reply) => reply.encode(),
+        ReplyBody::Discard => DiscardReply.encode(),
+        ReplyBody::Quarantine => QuarantineReply.encode(),
+        ReplyBody::Drop => DropReply.encode(),
+    }
+}

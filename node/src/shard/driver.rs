@@ -1,0 +1,231 @@
+//! What the tasks of one shard share, and the loop that turns events into orders.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use protocol::checksum::compiled_path;
+use protocol::ids::MapVersion;
+use protocol::message::chunk::ShardStatsReply;
+use protocol::message::cluster::TargetHealth;
+use protocol::message::{Kind, Message};
+
+use super::control::{Control, ControlEvent, ShardConfig, ShardReport};
+use super::event::{ConnId, Event, ReplyTo};
+use super::local_queue::LocalQueue;
+use super::peers::Peers;
+use super::state::ShardState;
+use super::step::step;
+use crate::io::{Clock, Disk, Env, Link, Nanos, Net, Payload};
+use crate::limits::{EVENTS_WAITING_MAX, REPORTS_WAITING_MAX};
+use crate::store::Store;
+
+/// The connections an environment makes.
+pub(super) type LinkOf<E> = <<E as Env>::Net as Net<<E as Env>::Disk>>::Link;
+
+/// A payload as it was received: the first `len` bytes of memory that is never copied.
+pub struct Received<D: Disk> {
+    /// The memory.
+    pub buffer: Rc<D::Buffer>,
+    /// Bytes of payload in it.
+    pub len: usize,
+}
+
+/// What wakes the loop.
+pub(super) enum Wake<D: Disk> {
+    /// A fact for the pure step.
+    Event(Event<Received<D>>),
+    /// Someone wants the shard's counters.
+    Stats(ReplyTo),
+}
+
+/// What the tasks of one shard share. No borrow of a cell in it outlives a statement.
+pub(super) struct Driver<E: Env, C: Control> {
+    pub(super) env: E,
+    pub(super) config: ShardConfig,
+    pub(super) store: Rc<Store<E::Disk>>,
+    pub(super) control: Rc<C>,
+    pub(super) wakes: LocalQueue<Wake<E::Disk>>,
+    pub(super) links: RefCell<BTreeMap<ConnId, Rc<LinkOf<E>>>>,
+    pub(super) peers: Peers<E>,
+    pub(super) map_version: Cell<MapVersion>,
+    pub(super) stopped: Cell<bool>,
+    pub(super) tick_waits: Cell<bool>,
+    pub(super) bytes_in: Cell<u64>,
+    pub(super) bytes_out: Cell<u64>,
+    pub(super) next_conn: Cell<u64>,
+    reports: RefCell<VecDeque<ShardReport>>,
+}
+
+impl<E: Env, C: Control> Driver<E, C> {
+    pub(super) fn new(
+        env: E,
+        config: ShardConfig,
+        store: Rc<Store<E::Disk>>,
+        control: Rc<C>,
+    ) -> Driver<E, C> {
+        Driver {
+            env,
+            config,
+            store,
+            control,
+            wakes: LocalQueue::new(EVENTS_WAITING_MAX),
+            links: RefCell::new(BTreeMap::new()),
+            peers: Peers::default(),
+            map_version: Cell::new(MapVersion(0)),
+            stopped: Cell::new(false),
+            tick_waits: Cell::new(false),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+            next_conn: Cell::new(1),
+            reports: RefCell::new(VecDeque::new()),
+        }
+    }
+
+    /// Hands a fact about something that was started here to the loop.
+    pub(super) fn notify(&self, event: Event<Received<E::Disk>>) {
+        self.wakes.push_now(Wake::Event(event));
+    }
+
+    /// The clock's time.
+    pub(super) fn now(&self) -> Nanos {
+        self.env.clock().now()
+    }
+
+    /// Turns events into orders until the shard is finished.
+    pub(super) async fn turn(self: &Rc<Self>) {
+        let mut state = ShardState::new(self.config, self.store.groups());
+        let mut orders = Vec::new();
+        let mut health_at = Nanos(0);
+        while !state.core.finished {
+            match self.wakes.pop().await {
+                Wake::Event(event) => {
+                    let now = self.now();
+                    if matches!(event, Event::Tick { .. }) {
+                        self.tick_waits.set(false);
+                        self.repeat_reports();
+                        if now >= health_at {
+                            health_at = now.after(self.config.timeouts.health);
+                            self.report(ShardReport::Health(self.health(&state)));
+                        }
+                    }
+                    step(&mut state, &*self.store, now, event, &mut orders);
+                    self.map_version.set(state.core.map.version);
+                }
+                Wake::Stats(to) => self.reply_stats(&state, to),
+            }
+            for order in orders.drain(..) {
+                self.carry_out(&state.core, order);
+            }
+        }
+    }
+
+    /// Lets time pass for the loop; at most one tick waits.
+    pub(super) async fn tick(self: Rc<Self>) {
+        while !self.stopped.get() {
+            self.env.clock().sleep(self.config.timeouts.tick).await;
+            if !self.tick_waits.replace(true) {
+                self.notify(Event::Tick { fenced: self.store.fenced() });
+            }
+        }
+    }
+
+    /// Passes on what the control core says; `Shutdown` is the last.
+    pub(super) async fn listen(self: Rc<Self>) {
+        loop {
+            let event = self.control.next().await;
+            let last = event == ControlEvent::Shutdown;
+            self.wakes.push(Wake::Event(Event::Control(event))).await;
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// Tells the control core. Only what nobody repeats is kept for later.
+    pub(super) fn report(&self, report: ShardReport) {
+        let once = matches!(report, ShardReport::DropDone(_));
+        if !self.control.report(report.clone()) && once {
+            let mut waiting = self.reports.borrow_mut();
+            if waiting.len() < REPORTS_WAITING_MAX {
+                waiting.push_back(report);
+            }
+        }
+    }
+
+    /// Tells the control core that the shard has ended, waiting for room a bounded time.
+    pub(super) async fn report_end(&self) {
+        let waits = self.config.timeouts;
+        let attempts = waits.drain.as_nanos() / waits.tick.max(Duration::from_nanos(1)).as_nanos();
+        for _ in 0..=attempts {
+            if self.control.report(ShardReport::Stopped) {
+                return;
+            }
+            self.env.clock().sleep(waits.tick).await;
+        }
+        tracing::warn!(target_id = self.config.target.0, "the control core took no end report");
+    }
+
+    /// Ends every connection and task.
+    pub(super) fn stop(&self) {
+        self.stopped.set(true);
+        let links = std::mem::take(&mut *self.links.borrow_mut());
+        for link in links.into_values().chain(self.peers.take_all()) {
+            link.close();
+        }
+    }
+
+    fn repeat_reports(&self) {
+        loop {
+            let Some(report) = self.reports.borrow_mut().pop_front() else { return };
+            if !self.control.report(report.clone()) {
+                self.reports.borrow_mut().push_front(report);
+                return;
+            }
+        }
+    }
+
+    fn health(&self, state: &ShardState<Received<E::Disk>>) -> TargetHealth {
+        TargetHealth {
+            target: self.config.target,
+            durable_lsn: self.store.durable_lsn(),
+            free: self.store.free(),
+            fenced: self.store.fenced(),
+            resync_bytes_left: state.resync_bytes_left(),
+            resync_bytes_done: state.core.counters.resync_bytes_done,
+        }
+    }
+
+    fn reply_stats(&self, state: &ShardState<Received<E::Disk>>, to: ReplyTo) {
+        let counters = state.core.counters;
+        let capacity = self.store.capacity();
+        let stats = ShardStatsReply {
+            shard: self.config.shard,
+            core: self.config.core,
+            target: self.config.target,
+            generation: self.config.generation,
+            port: self.config.port,
+            capacity,
+            used: capacity.saturating_sub(self.store.free()),
+            chunks: self.store.chunks(),
+            requests: counters.requests,
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            hops: 0, // Nothing here can pass a request to another shard.
+            misroutes: counters.misroutes,
+            flushes: self.store.flushes(),
+            bytes_copied: self.store.bytes_copied(),
+            connections: u32::try_from(self.links.borrow().len()).unwrap_or(u32::MAX),
+            checksum_path: compiled_path().to_owned(),
+        };
+        debug_assert_eq!(to.kind, Kind::ShardStats);
+        self.answer(to, protocol::ids::Epoch(0), stats.encode(), Payload::empty());
+    }
+}
+
+impl<D: Disk> Clone for Received<D> {
+    fn clone(&self) -> Self {
+        Received { buffer: Rc::clone(&self.buffer), len: self.len }
+    }
+}
