@@ -5,8 +5,11 @@
 
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod group;
 pub mod io;
 pub mod limits;
+pub mod probe;
 pub mod shard;
 pub mod store;
+pub mod watchdog;

@@ -1,0 +1,221 @@
+//! The container as a file: found, locked, created with all its room.
+//!
+//! Owns existence, size and exclusive use. What is inside belongs to [`crate::store`].
+//! Runs before the executors start, because allocation and locking are blocking calls.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use protocol::limits::IO_ALIGN;
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::io::Errno;
+
+use crate::config::Size;
+
+/// Why a container cannot be used: one line that says what, where and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// Neither opened nor created.
+    #[error("container {path}: cannot be opened: {cause}", path = path.display())]
+    Open {
+        /// The container.
+        path: PathBuf,
+        /// As the system words it.
+        cause: io::Error,
+    },
+    /// This user may not read and write it.
+    #[error(
+        "container {path}: permission denied for user {uid}: give the file or its folder to the \
+         user the node runs as",
+        path = path.display()
+    )]
+    Permission {
+        /// The container.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+    },
+    /// Another process has it.
+    #[error(
+        "container {path}: locked by another process: stop the other node or use another path",
+        path = path.display()
+    )]
+    Locked {
+        /// The container.
+        path: PathBuf,
+    },
+    /// The file system has no room for it.
+    #[error(
+        "container {path}: no space for {size}: free some, or set a smaller size for this shard",
+        path = path.display()
+    )]
+    NoSpace {
+        /// The container.
+        path: PathBuf,
+        /// Size that was asked for.
+        size: Size,
+    },
+    /// Its room could not be reserved.
+    #[error("container {path}: cannot reserve {size}: {cause}", path = path.display())]
+    Reserve {
+        /// The container.
+        path: PathBuf,
+        /// Size that was asked for.
+        size: Size,
+        /// As the system words it.
+        cause: io::Error,
+    },
+}
+
+/// A container that this process alone may use, for as long as this value lives.
+#[derive(Debug)]
+pub struct Container {
+    path: PathBuf,
+    /// Holds the lock; never read or written through.
+    _lock: File,
+    size: u64,
+    fresh: bool,
+}
+
+impl Container {
+    /// Opens and locks the container, creating it with `size` bytes when there is none.
+    ///
+    /// # Shape
+    /// An existing file or device keeps the size it has; it is rounded down to the I/O alignment.
+    ///
+    /// # Errors
+    /// [`ContainerError`]; a file that could not be given its room is removed again.
+    pub fn open(path: &Path, size: u64) -> Result<Container, ContainerError> {
+        let file = match open(path, false) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => open(path, true),
+            other => other,
+        };
+        let file = file.map_err(|cause| ContainerError::opening(path, cause))?;
+        lock(path, &file)?;
+        let existing = length(&file)
+            .map_err(|cause| ContainerError::Open { path: path.to_path_buf(), cause })?;
+        let fresh = existing == 0;
+        if fresh {
+            reserve(path, &file, size)?;
+        }
+        let size = if fresh { size } else { existing };
+        let size = size - size % IO_ALIGN as u64;
+        Ok(Container { path: path.to_path_buf(), _lock: file, size, fresh })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size in bytes, a multiple of the I/O alignment.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// True when it was just created and must be formatted.
+    pub fn fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Removes a container that was just created and could not be formatted.
+    pub fn discard(self) {
+        if self.fresh {
+            remove(&self.path);
+        }
+    }
+}
+
+fn open(path: &Path, create: bool) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(create).mode(0o600).open(path)
+}
+
+fn lock(path: &Path, file: &File) -> Result<(), ContainerError> {
+    flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+        Errno::WOULDBLOCK => ContainerError::Locked { path: path.to_path_buf() },
+        other => ContainerError::Open { path: path.to_path_buf(), cause: other.into() },
+    })
+}
+
+/// Length of a file or a block device, in bytes.
+fn length(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        return rustix::fs::seek(file, rustix::fs::SeekFrom::End(0)).map_err(Into::into);
+    }
+    Ok(metadata.len())
+}
+
+fn reserve(path: &Path, file: &File, size: u64) -> Result<(), ContainerError> {
+    let reserved = fallocate(file, FallocateFlags::empty(), 0, size);
+    reserved.map_err(|errno| {
+        remove(path);
+        let path = path.to_path_buf();
+        match errno {
+            Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
+                ContainerError::NoSpace { path, size: Size(size) }
+            }
+            other => ContainerError::Reserve { path, size: Size(size), cause: other.into() },
+        }
+    })
+}
+
+fn remove(path: &Path) {
+    if let Err(cause) = std::fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %cause, "unfinished container not removed");
+    }
+}
+
+impl ContainerError {
+    fn opening(path: &Path, cause: io::Error) -> ContainerError {
+        let path = path.to_path_buf();
+        match cause.kind() {
+            io::ErrorKind::PermissionDenied => {
+                ContainerError::Permission { path, uid: rustix::process::geteuid().as_raw() }
+            }
+            _ => ContainerError::Open { path, cause },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Container, ContainerError};
+
+    const SIZE: u64 = 1 << 20;
+
+    #[test]
+    fn container_is_created_once_with_its_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.lane");
+        let container = Container::open(&path, SIZE).unwrap();
+        assert!(container.fresh());
+        drop(container);
+        let again = Container::open(&path, 2 * SIZE).unwrap();
+        assert!(!again.fresh());
+        assert_eq!(again.size(), SIZE, "an existing container keeps its size");
+    }
+
+    #[test]
+    fn container_is_used_by_one_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.lane");
+        let _first = Container::open(&path, SIZE).unwrap();
+        let second = Container::open(&path, SIZE);
+        assert!(matches!(second, Err(ContainerError::Locked { .. })));
+    }
+
+    #[test]
+    fn container_without_room_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.lane");
+        let refused = Container::open(&path, 1 << 60);
+        assert!(
+            matches!(refused, Err(ContainerError::NoSpace { .. } | ContainerError::Reserve { .. })),
+            "{refused:?}"
+        );
+        assert!(!path.exists());
+    }
+}
