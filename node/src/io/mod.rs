@@ -5,6 +5,7 @@
 //! single-threaded: an `Env` belongs to one shard and never leaves its core.
 
 pub mod buffer;
+pub mod glommio;
 pub mod memory;
 
 use std::future::Future;

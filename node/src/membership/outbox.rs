@@ -1,0 +1,178 @@
+//! What waits for one shard while its queue is full.
+//!
+//! Waiting things are merged instead of queued: two maps become one full map, two leases the later
+//! one. So a shard that stands still costs a bounded amount of memory, and hears the newest state
+//! when it goes on.
+
+use std::collections::BTreeMap;
+
+use protocol::cluster_map::{ClusterMap, MapDelta};
+use protocol::ids::{Fid, GroupId};
+
+use crate::io::Nanos;
+use crate::limits::DROPS_WAITING_MAX;
+use crate::shard::ControlEvent;
+
+/// News for one shard that have not gone into its queue yet.
+#[derive(Clone, Debug, Default)]
+pub struct Outbox {
+    map: PendingMap,
+    lease: Option<Nanos>,
+    drops: BTreeMap<GroupId, Vec<Fid>>,
+    shutdown: Shutdown,
+}
+
+#[derive(Clone, Debug, Default)]
+enum PendingMap {
+    #[default]
+    None,
+    Delta(MapDelta),
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Shutdown {
+    #[default]
+    NotAsked,
+    Asked,
+    Told,
+}
+
+impl Outbox {
+    /// Adds a change of the map; behind another one it becomes a full map.
+    pub fn map(&mut self, delta: &MapDelta) {
+        self.map = match self.map {
+            PendingMap::None => PendingMap::Delta(delta.clone()),
+            PendingMap::Delta(_) | PendingMap::Full => PendingMap::Full,
+        };
+    }
+
+    /// Adds a renewed lease.
+    pub fn lease(&mut self, expires: Nanos) {
+        self.lease = self.lease.max(Some(expires));
+    }
+
+    /// Adds dead files of a group. What exceeds the bound is left out: the coordinator repeats
+    /// until it hears that they are gone.
+    pub fn drop_files(&mut self, group: GroupId, fids: Vec<Fid>) {
+        if self.drops.len() < DROPS_WAITING_MAX || self.drops.contains_key(&group) {
+            self.drops.insert(group, fids);
+        }
+    }
+
+    /// Adds the order to end. It is given once and goes before everything else.
+    pub fn shutdown(&mut self) {
+        if self.shutdown == Shutdown::NotAsked {
+            self.shutdown = Shutdown::Asked;
+        }
+    }
+
+    /// Hands what waits to `send` until that gives a message back because the queue is full.
+    pub fn flush(
+        &mut self,
+        map: &ClusterMap,
+        mut send: impl FnMut(ControlEvent) -> Result<(), ControlEvent>,
+    ) {
+        // The order is made again from what waits, so a message given back needs no place here.
+        if self.shutdown == Shutdown::Asked {
+            if send(ControlEvent::Shutdown).is_err() {
+                return;
+            }
+            self.shutdown = Shutdown::Told;
+        }
+        let delta = match &self.map {
+            PendingMap::None => None,
+            PendingMap::Delta(delta) => Some(delta.clone()),
+            PendingMap::Full => Some(map.to_delta()),
+        };
+        if let Some(delta) = delta {
+            if send(ControlEvent::Map(delta)).is_err() {
+                return;
+            }
+            self.map = PendingMap::None;
+        }
+        if let Some(expires) = self.lease {
+            if send(ControlEvent::Lease { expires }).is_err() {
+                return;
+            }
+            self.lease = None;
+        }
+        if !self.drops.is_empty() {
+            let drops = self.drops.iter().map(|(group, fids)| (*group, fids.clone())).collect();
+            if send(ControlEvent::DropFiles(drops)).is_ok() {
+                self.drops.clear();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::cluster_map::{ClusterMap, MapDelta};
+    use protocol::ids::{Fid, GroupId, MapVersion};
+
+    use super::Outbox;
+    use crate::io::Nanos;
+    use crate::limits::DROPS_WAITING_MAX;
+    use crate::shard::ControlEvent;
+
+    fn delta(from: u64, to: u64) -> MapDelta {
+        MapDelta { from: MapVersion(from), to: MapVersion(to), ..MapDelta::default() }
+    }
+
+    fn flush(outbox: &mut Outbox, room: usize) -> Vec<ControlEvent> {
+        let map = ClusterMap { version: MapVersion(9), ..ClusterMap::default() };
+        let mut sent = Vec::new();
+        outbox.flush(&map, |event| {
+            if sent.len() == room {
+                return Err(event);
+            }
+            sent.push(event);
+            Ok(())
+        });
+        sent
+    }
+
+    #[test]
+    fn outbox_sends_each_thing_once() {
+        let mut outbox = Outbox::default();
+        outbox.map(&delta(1, 2));
+        outbox.lease(Nanos(5));
+        outbox.drop_files(GroupId(1), vec![Fid(1)]);
+        outbox.shutdown();
+        let sent = flush(&mut outbox, 9);
+        assert_eq!(
+            sent,
+            [
+                ControlEvent::Shutdown,
+                ControlEvent::Map(delta(1, 2)),
+                ControlEvent::Lease { expires: Nanos(5) },
+                ControlEvent::DropFiles(vec![(GroupId(1), vec![Fid(1)])]),
+            ]
+        );
+        outbox.shutdown();
+        assert_eq!(flush(&mut outbox, 9), []);
+    }
+
+    #[test]
+    fn outbox_merges_what_a_full_queue_gives_back() {
+        let mut outbox = Outbox::default();
+        for round in 1..100 {
+            outbox.map(&delta(round, round + 1));
+            outbox.lease(Nanos(1000 - round));
+            assert_eq!(flush(&mut outbox, 0), []);
+        }
+        let sent = flush(&mut outbox, 1);
+        assert!(matches!(&sent[..], [ControlEvent::Map(map)] if map.full), "{sent:?}");
+        assert_eq!(flush(&mut outbox, 1), [ControlEvent::Lease { expires: Nanos(999) }]);
+    }
+
+    #[test]
+    fn outbox_bounds_dead_files() {
+        let mut outbox = Outbox::default();
+        for group in 0..=DROPS_WAITING_MAX {
+            outbox.drop_files(GroupId(u32::try_from(group).unwrap()), vec![Fid(1)]);
+        }
+        assert_eq!(outbox.drops.len(), DROPS_WAITING_MAX);
+    }
+}

@@ -1,0 +1,204 @@
+//! Frames that wait to be sent, bounded in number and in bytes.
+//!
+//! The writing side takes slices of one [`crate::limits::SEAL_SLICE`] at most, out of as many
+//! frames as fit, without joining them: a batch of small answers becomes one system call, a large
+//! payload is sealed while it is still in the cache.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use protocol::limits::HEADER_LEN;
+
+use crate::io::{Disk, Outgoing, Payload};
+use crate::limits::{SEND_QUEUE_BYTES_MAX, SEND_QUEUE_MAX};
+
+/// The send queue of one connection.
+pub struct SendQueue<D: Disk> {
+    frames: VecDeque<Waiting<D>>,
+    bytes: usize,
+}
+
+struct Waiting<D: Disk> {
+    header: [u8; HEADER_LEN],
+    body: Vec<u8>,
+    payload: Payload<D>,
+    len: usize,
+    sent: usize,
+}
+
+/// The queue has no room for the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueFull;
+
+impl<D: Disk> Default for SendQueue<D> {
+    fn default() -> SendQueue<D> {
+        SendQueue { frames: VecDeque::new(), bytes: 0 }
+    }
+}
+
+impl<D: Disk> SendQueue<D> {
+    /// Adds a frame at the end.
+    ///
+    /// # Errors
+    /// [`QueueFull`] leaves the queue as it was.
+    pub fn push(&mut self, frame: Outgoing<D>) -> Result<(), QueueFull> {
+        let Outgoing { header, body, payload } = frame;
+        debug_assert_eq!(header.payload_len as usize, payload.len(), "the frame is sealed");
+        let len = HEADER_LEN + body.len() + payload.len();
+        if self.frames.len() >= SEND_QUEUE_MAX || self.bytes + len > SEND_QUEUE_BYTES_MAX {
+            return Err(QueueFull);
+        }
+        self.bytes += len;
+        self.frames.push_back(Waiting { header: header.encode(), body, payload, len, sent: 0 });
+        Ok(())
+    }
+
+    /// True when nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// The next bytes, `limit` at most, as runs that lie where they are.
+    pub fn next_runs(&self, limit: usize) -> Vec<IoSlice<'_>> {
+        let mut runs = Vec::new();
+        let mut room = limit;
+        for frame in &self.frames {
+            room -= frame.runs(room, &mut runs);
+            if room == 0 {
+                break;
+            }
+        }
+        runs
+    }
+
+    /// Forgets the next `len` bytes: they are sealed.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn advance(&mut self, len: usize) {
+        self.bytes -= len;
+        let mut left = len;
+        while let Some(frame) = self.frames.front_mut() {
+            let step = left.min(frame.len - frame.sent);
+            frame.sent += step;
+            left -= step;
+            if frame.sent < frame.len {
+                break;
+            }
+            self.frames.pop_front();
+        }
+        assert_eq!(left, 0, "more was sealed than was queued");
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        *self = SendQueue::default();
+    }
+}
+
+impl<D: Disk> Waiting<D> {
+    /// Appends what is not sent yet, `limit` bytes at most, and says how many bytes that is.
+    fn runs<'a>(&'a self, limit: usize, out: &mut Vec<IoSlice<'a>>) -> usize {
+        let (start, end) = (self.sent, self.len.min(self.sent + limit));
+        let mut at = 0;
+        let runs = [&self.header[..], &self.body[..]].into_iter().chain(self.payload.chunks());
+        for run in runs {
+            let (from, to) = (start.max(at), end.min(at + run.len()));
+            if from < to {
+                out.push(IoSlice::new(&run[from - at..to - at]));
+            }
+            at += run.len();
+            if at >= end {
+                break;
+            }
+        }
+        end - start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use protocol::frame::Header;
+    use protocol::ids::RequestId;
+    use protocol::limits::PAYLOAD_LEN_MAX;
+    use protocol::message::Kind;
+
+    use super::{QueueFull, SendQueue};
+    use crate::io::glommio::NoDisk;
+    use crate::io::{Buffer, Disk, Outgoing, Payload, Piece};
+    use crate::limits::{SEND_QUEUE_BYTES_MAX, SEND_QUEUE_MAX};
+
+    fn frame(body: &[u8], payload: Payload<NoDisk>) -> Outgoing<NoDisk> {
+        let len = u32::try_from(payload.len()).unwrap();
+        let header = Header::new(Kind::Read, RequestId(1)).seal(body, len);
+        Outgoing { header, body: body.to_vec(), payload }
+    }
+
+    fn payload(len: usize) -> Payload<NoDisk> {
+        let mut buffer = NoDisk.allocate(len);
+        for (at, byte) in buffer.bytes_mut().iter_mut().enumerate() {
+            *byte = u8::try_from(at % 251).unwrap();
+        }
+        let mut payload = Payload::from_buffer(Rc::new(buffer), len / 2);
+        payload.push(Piece::Zeros { len: len - len / 2 });
+        payload
+    }
+
+    #[test]
+    fn queue_gives_every_byte_once_in_order_at_any_limit() {
+        let expected = [
+            &frame(b"one", payload(9000)).header.encode()[..],
+            b"one",
+            &payload(9000).to_vec(),
+            &frame(b"", payload(0)).header.encode()[..],
+            &frame(b"three", payload(1)).header.encode()[..],
+            b"three",
+            &payload(1).to_vec(),
+        ]
+        .concat();
+        for limit in [1, 63, 64, 100, 4096, 100_000] {
+            let mut queue = SendQueue::default();
+            queue.push(frame(b"one", payload(9000))).unwrap();
+            queue.push(frame(b"", payload(0))).unwrap();
+            queue.push(frame(b"three", payload(1))).unwrap();
+            let mut out = Vec::new();
+            while !queue.is_empty() {
+                let runs = queue.next_runs(limit);
+                let len = runs.iter().map(|run| run.len()).sum();
+                assert!((1..=limit).contains(&len));
+                runs.iter().for_each(|run| out.extend_from_slice(run));
+                queue.advance(len);
+            }
+            assert_eq!(out, expected, "limit {limit}");
+            assert_eq!(queue.bytes, 0);
+        }
+    }
+
+    #[test]
+    fn queue_is_bounded_in_frames() {
+        let mut queue = SendQueue::default();
+        for _ in 0..SEND_QUEUE_MAX {
+            queue.push(frame(b"", Payload::empty())).unwrap();
+        }
+        assert_eq!(queue.push(frame(b"", Payload::empty())), Err(QueueFull));
+    }
+
+    #[test]
+    fn queue_is_bounded_in_bytes() {
+        let mut queue = SendQueue::default();
+        let mut pushed = 0;
+        let zeros = || {
+            let mut payload = Payload::empty();
+            payload.push(Piece::Zeros { len: PAYLOAD_LEN_MAX });
+            payload
+        };
+        while queue.push(frame(b"", zeros())).is_ok() {
+            pushed += 1;
+        }
+        assert_eq!(pushed, SEND_QUEUE_BYTES_MAX / (PAYLOAD_LEN_MAX + 64));
+        queue.clear();
+        assert_eq!(queue.push(frame(b"", zeros())), Ok(()));
+    }
+}
