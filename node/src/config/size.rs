@@ -30,7 +30,8 @@ impl TryFrom<String> for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = UNITS.iter().find(|(_, scale)| self.0 >= *scale && self.0 % scale == 0);
+        let exact =
+            UNITS.iter().find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale));
         let (name, scale) = exact.unwrap_or(&("B", 1));
         write!(f, "{}{name}", self.0 / scale)
     }

@@ -168,7 +168,7 @@ impl Control {
         let mut state = self.state.borrow_mut();
         let (map, outboxes) = state.outboxes();
         for (outbox, port) in outboxes.iter_mut().zip(&self.ports) {
-            outbox.flush(map, |event| port.send(event));
+            outbox.flush(map, |event| port.send(event).is_ok());
         }
     }
 

@@ -67,15 +67,11 @@ impl Outbox {
         }
     }
 
-    /// Hands what waits to `send` until that gives a message back because the queue is full.
-    pub fn flush(
-        &mut self,
-        map: &ClusterMap,
-        mut send: impl FnMut(ControlEvent) -> Result<(), ControlEvent>,
-    ) {
-        // The order is made again from what waits, so a message given back needs no place here.
+    /// Hands what waits to `send` until that says false because the queue is full.
+    pub fn flush(&mut self, map: &ClusterMap, mut send: impl FnMut(ControlEvent) -> bool) {
+        // A message is made from what waits, so one that found no room is made again later.
         if self.shutdown == Shutdown::Asked {
-            if send(ControlEvent::Shutdown).is_err() {
+            if !send(ControlEvent::Shutdown) {
                 return;
             }
             self.shutdown = Shutdown::Told;
@@ -86,20 +82,20 @@ impl Outbox {
             PendingMap::Full => Some(map.to_delta()),
         };
         if let Some(delta) = delta {
-            if send(ControlEvent::Map(delta)).is_err() {
+            if !send(ControlEvent::Map(delta)) {
                 return;
             }
             self.map = PendingMap::None;
         }
         if let Some(expires) = self.lease {
-            if send(ControlEvent::Lease { expires }).is_err() {
+            if !send(ControlEvent::Lease { expires }) {
                 return;
             }
             self.lease = None;
         }
         if !self.drops.is_empty() {
             let drops = self.drops.iter().map(|(group, fids)| (*group, fids.clone())).collect();
-            if send(ControlEvent::DropFiles(drops)).is_ok() {
+            if send(ControlEvent::DropFiles(drops)) {
                 self.drops.clear();
             }
         }
@@ -125,10 +121,10 @@ mod tests {
         let mut sent = Vec::new();
         outbox.flush(&map, |event| {
             if sent.len() == room {
-                return Err(event);
+                return false;
             }
             sent.push(event);
-            Ok(())
+            true
         });
         sent
     }

@@ -11,7 +11,6 @@ use protocol::frame::Header;
 use protocol::ids::RequestId;
 use protocol::limits::{HEADER_LEN, REQUESTS_IN_FLIGHT_MAX};
 use protocol::message::Kind;
-use protocol::message::Message;
 use protocol::message::cluster::ErrorReply;
 use protocol::status::Status;
 

@@ -1,5 +1,12 @@
 //! Tests of the data node over real sockets, files, executors and processes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    unreachable_pub,
+    reason = "a test may fail where it stands, and its modules are one program"
+)]
+
 mod certificates;
 mod fixture;
 mod handshake;

@@ -68,11 +68,17 @@ struct Inner<D: Disk> {
     scratch: Scratch,
     counters: Cell<NetCounters>,
     half_open: Cell<usize>,
-    accepted: RefCell<VecDeque<(Rc<GlommioLink<D>>, HalfOpen<D>)>>,
+    accepted: RefCell<VecDeque<Accepted<D>>>,
     acceptor: Cell<Option<Waker>>,
     connections: RefCell<Vec<Weak<Core<D>>>>,
     stopped: Cell<bool>,
     listener: Cell<Option<Waker>>,
+}
+
+/// A connection nobody has taken yet, and the place it holds until then.
+struct Accepted<D: Disk> {
+    link: Rc<GlommioLink<D>>,
+    place: HalfOpen<D>,
 }
 
 /// A place among the connections that are not taken yet; given back when dropped.
@@ -193,7 +199,10 @@ impl<D: Disk> Net<D> for GlommioNet<D> {
                 return Poll::Ready(Err(NetError::Closed));
             }
             match self.inner.accepted.borrow_mut().pop_front() {
-                Some((link, _place)) => Poll::Ready(Ok(link)),
+                Some(Accepted { link, place }) => {
+                    drop(place);
+                    Poll::Ready(Ok(link))
+                }
                 None => {
                     self.inner.acceptor.set(Some(context.waker().clone()));
                     Poll::Pending
@@ -346,7 +355,7 @@ impl<D: Disk> Inner<D> {
             return;
         }
         self.count(|counters| counters.accepted += 1);
-        self.accepted.borrow_mut().push_back((link, place));
+        self.accepted.borrow_mut().push_back(Accepted { link, place });
         if let Some(waker) = self.acceptor.take() {
             waker.wake();
         }

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::time::Duration;
 
 use protocol::cluster_map::MapDelta;
@@ -102,7 +100,7 @@ fn session_counts_the_lease_from_when_the_heartbeat_left() {
     let (map, outboxes) = state.outboxes();
     outboxes[0].flush(map, |event| {
         events.push(event);
-        Ok(())
+        true
     });
     assert_eq!(events[1], ControlEvent::Lease { expires: at(949) });
 }

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::time::Duration;
 
 use protocol::cluster_map::{GroupRecord, MapDelta, Member, Role};
@@ -64,7 +62,7 @@ fn sent_to(state: &mut State, shard: usize) -> Vec<ControlEvent> {
     let (map, outboxes) = state.outboxes();
     outboxes[shard].flush(map, |event| {
         sent.push(event);
-        Ok(())
+        true
     });
     sent
 }

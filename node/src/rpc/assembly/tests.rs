@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+#![expect(clippy::cast_possible_truncation, reason = "tests cut on purpose")]
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
