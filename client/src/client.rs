@@ -175,6 +175,17 @@ impl Client {
             .collect())
     }
 
+    /// True when the coordinator lets this client set owners.
+    ///
+    /// # Errors
+    /// That no coordinator answered.
+    ///
+    /// # Cancel safety
+    /// A session may have been opened that nobody uses; it ends with its lease.
+    pub async fn is_admin(&self) -> Result<bool, Error> {
+        self.inner.session.is_admin().await
+    }
+
     /// Ends the session; files that were not published are given back.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ pub(crate) struct Session {
 struct Open {
     id: SessionId,
     next_seq: u64,
+    admin: bool,
 }
 
 /// Where operations are handed in for the next batch.
@@ -59,7 +60,7 @@ impl Session {
         }
         let request = SessionOpenRequest { client: client_name() };
         let reply: SessionOpenReply = self.core.ask("open a session", &request).await?;
-        *open = Some(Open { id: reply.session, next_seq: 1 });
+        *open = Some(Open { id: reply.session, next_seq: 1, admin: reply.admin });
         let every = Duration::from_millis(SESSION_RENEW_MS.min(u64::from(reply.lease_ms) / 3));
         tokio::spawn(renew(Arc::downgrade(self), reply.session, every));
         Ok(reply.session)
@@ -68,6 +69,13 @@ impl Session {
     /// The session's id when it is open.
     pub(crate) async fn current(&self) -> Option<SessionId> {
         self.open.lock().await.map(|open| open.id)
+    }
+
+    /// True when the coordinator lets this client set owners; opens the session when needed.
+    pub(crate) async fn is_admin(self: &Arc<Session>) -> Result<bool, Error> {
+        let id = self.id().await?;
+        let open = self.open.lock().await;
+        Ok(open.is_some_and(|open| open.id == id && open.admin))
     }
 
     /// Ends the session, when one is open.
