@@ -8,7 +8,9 @@
 //! [`Client`], [`FileReader`] and [`FileWriter`].
 
 pub mod cache;
+pub mod cli;
 pub mod config;
+pub mod dev;
 pub mod error;
 pub mod file;
 pub mod health;

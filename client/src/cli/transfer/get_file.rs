@@ -1,0 +1,125 @@
+//! Fetches the bytes of one file: a small one as a whole, a large one as a stream.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, spawn_blocking};
+
+use super::get::{Get, Job};
+use super::local::NewFile;
+use crate::cli::limits::{PIECES_IN_FLIGHT, SMALL_FILE_BYTES};
+use crate::cli::output::shown;
+use crate::{Error, FileReader};
+
+/// Why a file could not be fetched.
+enum Problem {
+    Local(io::Error),
+    Remote(Error),
+}
+
+/// Fetches one file; what has its local name stays when that fails.
+pub(super) async fn get_file(get: &Get, job: Job) {
+    let _room = get.memory.room(job.entry.attributes.size).await;
+    let result = match get.client.reader(&job.entry) {
+        Ok(reader) => fetch(get, &job, reader.named(shown(&job.path))).await,
+        Err(error) => Err(Problem::Remote(error)),
+    };
+    match result {
+        Ok(()) => {}
+        Err(Problem::Local(error)) => get.report.local(&job.local, &error),
+        Err(Problem::Remote(error)) => get.report.remote(&job.path, error),
+    }
+}
+
+async fn fetch(get: &Get, job: &Job, reader: FileReader) -> Result<(), Problem> {
+    let size = job.entry.attributes.size;
+    let (local, attributes) = (job.local.clone(), job.entry.attributes.clone());
+    let keep_owner = get.keep_owner;
+    if size > SMALL_FILE_BYTES {
+        let new = stream(get, &reader, size, local.clone()).await?;
+        return finish(spawn_blocking(move || new.place(&local, &attributes, keep_owner)).await);
+    }
+    let data = match usize::try_from(size) {
+        Ok(0) | Err(_) => Bytes::new(),
+        Ok(size) => reader.read_at(0, size).await.map_err(Problem::Remote)?,
+    };
+    if data.len() as u64 != size {
+        return Err(Problem::Remote(short(job, data.len() as u64)));
+    }
+    let written = spawn_blocking(move || {
+        let mut new = NewFile::beside(&local)?;
+        new.file().write_all(&data)?;
+        new.place(&local, &attributes, keep_owner)
+    });
+    finish(written.await)?;
+    get.report.progress.done(size);
+    Ok(())
+}
+
+/// Writes a stream to a new file; writing lags behind by [`PIECES_IN_FLIGHT`] pieces at most.
+async fn stream(
+    get: &Get,
+    reader: &FileReader,
+    size: u64,
+    local: PathBuf,
+) -> Result<NewFile, Problem> {
+    let (send, receive) = mpsc::channel(PIECES_IN_FLIGHT);
+    let writing = spawn_blocking(move || write_pieces(&local, receive));
+    let mut pieces = reader.stream(0, size);
+    let mut failed = None;
+    while let Some(piece) = pieces.next().await {
+        match piece {
+            Ok(piece) => {
+                let length = piece.len() as u64;
+                // A closed channel means that writing failed, which is reported below.
+                if send.send(piece).await.is_err() {
+                    break;
+                }
+                get.report.progress.done(length);
+            }
+            Err(error) => {
+                failed = Some(Problem::Remote(error));
+                break;
+            }
+        }
+    }
+    drop(send);
+    let (new, written) = match writing.await {
+        Ok(result) => result.map_err(Problem::Local)?,
+        Err(error) => return Err(Problem::Local(io::Error::other(error))),
+    };
+    match failed {
+        Some(problem) => Err(problem),
+        None if written != size => {
+            let text = format!("got {written} bytes instead of {size}");
+            Err(Problem::Local(io::Error::other(text)))
+        }
+        None => Ok(new),
+    }
+}
+
+fn write_pieces(
+    local: &std::path::Path,
+    mut pieces: mpsc::Receiver<Bytes>,
+) -> io::Result<(NewFile, u64)> {
+    let mut new = NewFile::beside(local)?;
+    let mut written = 0;
+    while let Some(piece) = pieces.blocking_recv() {
+        new.file().write_all(&piece)?;
+        written += piece.len() as u64;
+    }
+    Ok((new, written))
+}
+
+fn short(job: &Job, got: u64) -> Error {
+    Error::Protocol {
+        what: shown(&job.path),
+        detail: format!("got {got} bytes instead of {}", job.entry.attributes.size),
+    }
+}
+
+fn finish(result: Result<io::Result<()>, JoinError>) -> Result<(), Problem> {
+    result.map_err(io::Error::other).and_then(|result| result).map_err(Problem::Local)
+}

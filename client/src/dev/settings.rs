@@ -1,0 +1,290 @@
+//! What a dev cluster is made of, and the arithmetic of its numbers and ports. Pure.
+
+use protocol::ids::{ClusterId, NodeId, ShardId, TargetId};
+use protocol::limits::GROUP_MEMBERS_MAX;
+use serde::{Deserialize, Serialize};
+
+/// Ports of one cluster: `base_port..base_port + PORT_SPAN`.
+pub(crate) const PORT_SPAN: u16 = 100;
+/// The first shard's port, counted from the base; coordinators lie below.
+const SHARD_PORT_FIRST: u16 = 10;
+/// Most shards of one cluster: what is left of the span.
+const SHARDS_MAX: u32 = (PORT_SPAN - SHARD_PORT_FIRST) as u32;
+/// Smallest target that holds journal, checkpoints and some data, in bytes.
+const TARGET_SIZE_MIN: u64 = 64 << 20;
+/// Largest target unless another size is asked for, in bytes.
+const TARGET_SIZE_DEFAULT: u64 = 8 << 30;
+/// Lowest base port: below it a program needs privileges.
+const BASE_PORT_MIN: u16 = 1024;
+
+/// Settings of a dev cluster, kept in `DIR/dev.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Cluster id, 32 hexadecimal digits.
+    pub cluster: String,
+    /// Data nodes, numbered from 1.
+    pub nodes: u32,
+    /// Shards of each node.
+    pub shards: u16,
+    /// Coordinators, numbered from 1.
+    pub coordinators: u32,
+    /// Replicas of each group: what was asked for, or the number of nodes when that is less.
+    pub replicas: u8,
+    /// Replicas that were asked for.
+    pub replicas_asked: u8,
+    /// Size of each target, in bytes.
+    pub target_size: u64,
+    /// First of the cluster's ports.
+    pub base_port: u16,
+    /// True when `dev up` made the folder itself, so `--purge` may remove it.
+    pub made_folder: bool,
+}
+
+/// What the command line asks for; `None` takes the default, or what the folder was made with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// `--nodes`
+    pub nodes: Option<u32>,
+    /// `--shards`
+    pub shards: Option<u16>,
+    /// `--coordinators`
+    pub coordinators: Option<u32>,
+    /// `--replicas`
+    pub replicas: Option<u8>,
+    /// `--target-size`, in bytes.
+    pub target_size: Option<u64>,
+    /// `--base-port`
+    pub base_port: Option<u16>,
+}
+
+/// Why settings are refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// A number is outside of its range.
+    #[error("{option} must be {expected}, not {got}")]
+    Range {
+        /// The option.
+        option: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What was given.
+        got: String,
+    },
+    /// The folder holds a cluster with another setting.
+    #[error(
+        "this cluster was made with {option} {have}, not {asked}; leave the option out, or use another --dir"
+    )]
+    Differs {
+        /// The option.
+        option: &'static str,
+        /// The cluster's value.
+        have: String,
+        /// What was given.
+        asked: String,
+    },
+}
+
+impl Settings {
+    /// Completes what was asked for with defaults.
+    ///
+    /// `free` is the free space of the file system, `base_port` the port to use when none was
+    /// asked for.
+    ///
+    /// # Errors
+    /// [`SettingsError::Range`] when a number is outside of its range.
+    pub fn new(
+        cluster: ClusterId,
+        asked: &Asked,
+        free: u64,
+        base_port: u16,
+    ) -> Result<Settings, SettingsError> {
+        let nodes = asked.nodes.unwrap_or(3);
+        let shards = asked.shards.unwrap_or(1);
+        let replicas_asked = asked.replicas.unwrap_or(3);
+        let settings = Settings {
+            cluster: cluster.to_string(),
+            nodes,
+            shards,
+            coordinators: asked.coordinators.unwrap_or(1),
+            replicas: replicas_asked.min(u8::try_from(nodes).unwrap_or(u8::MAX)),
+            replicas_asked,
+            target_size: asked.target_size.unwrap_or_else(|| default_size(free, nodes, shards)),
+            base_port: asked.base_port.unwrap_or(base_port),
+            made_folder: false,
+        };
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    fn validate(&self) -> Result<(), SettingsError> {
+        let range = |option, fits: bool, expected: String, got: String| {
+            if fits { Ok(()) } else { Err(SettingsError::Range { option, expected, got }) }
+        };
+        let shards = u32::from(self.shards);
+        let total = self.nodes.saturating_mul(shards);
+        range("--nodes", self.nodes >= 1, "at least 1".into(), self.nodes.to_string())?;
+        range("--shards", shards >= 1, "at least 1".into(), shards.to_string())?;
+        range(
+            "--nodes times --shards",
+            total <= SHARDS_MAX,
+            format!("at most {SHARDS_MAX}"),
+            total.to_string(),
+        )?;
+        range(
+            "--replicas",
+            (1..GROUP_MEMBERS_MAX).contains(&usize::from(self.replicas_asked)),
+            format!("1 to {}", GROUP_MEMBERS_MAX - 1),
+            self.replicas_asked.to_string(),
+        )?;
+        range(
+            "--target-size",
+            self.target_size >= TARGET_SIZE_MIN,
+            format!("at least {} MiB", TARGET_SIZE_MIN >> 20),
+            format!("{} MiB", self.target_size >> 20),
+        )?;
+        let top = u16::MAX - (PORT_SPAN - 1);
+        range(
+            "--base-port",
+            (BASE_PORT_MIN..=top).contains(&self.base_port),
+            format!("{BASE_PORT_MIN} to {top}"),
+            self.base_port.to_string(),
+        )
+    }
+
+    /// Checks that nothing else was asked for than the cluster was made with.
+    ///
+    /// # Errors
+    /// [`SettingsError::Differs`] names the first option that differs.
+    pub fn accepts(&self, asked: &Asked) -> Result<(), SettingsError> {
+        same("--nodes", self.nodes, asked.nodes)?;
+        same("--shards", self.shards, asked.shards)?;
+        same("--coordinators", self.coordinators, asked.coordinators)?;
+        same("--replicas", self.replicas_asked, asked.replicas)?;
+        same("--target-size", self.target_size, asked.target_size)?;
+        same("--base-port", self.base_port, asked.base_port)
+    }
+
+    /// Identity of the cluster; `None` when the settings file was damaged.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        ClusterId::parse(&self.cluster)
+    }
+
+    /// Port of a coordinator, numbered from 1.
+    pub fn coordinator_port(&self, number: u32) -> u16 {
+        self.base_port + u16::try_from(number - 1).unwrap_or(0)
+    }
+
+    /// Port of a node's shard.
+    pub fn shard_port(&self, node: NodeId, shard: ShardId) -> u16 {
+        let ordinal = (node.0 - 1) * u32::from(self.shards) + u32::from(shard.0);
+        self.base_port + SHARD_PORT_FIRST + u16::try_from(ordinal).unwrap_or(0)
+    }
+
+    /// Target of a node's shard.
+    pub fn target(&self, node: NodeId, shard: ShardId) -> TargetId {
+        TargetId(node.0 * 100 + u32::from(shard.0) + 1)
+    }
+
+    /// The CPU a shard is pinned to on a machine with `cores` CPUs.
+    pub fn core(&self, node: NodeId, shard: ShardId, cores: usize) -> usize {
+        ((node.0 as usize - 1) * usize::from(self.shards) + usize::from(shard.0)) % cores.max(1)
+    }
+
+    /// Every port the cluster listens on, ascending.
+    pub fn ports(&self) -> Vec<u16> {
+        let mut ports: Vec<u16> =
+            (1..=self.coordinators).map(|number| self.coordinator_port(number)).collect();
+        for node in 1..=self.nodes {
+            ports.extend(self.node_ports(NodeId(node)));
+        }
+        ports
+    }
+
+    /// The ports of one node, shard by shard.
+    pub fn node_ports(&self, node: NodeId) -> Vec<u16> {
+        (0..self.shards).map(|shard| self.shard_port(node, ShardId(shard))).collect()
+    }
+}
+
+fn same<T: PartialEq + ToString + Copy>(
+    option: &'static str,
+    have: T,
+    asked: Option<T>,
+) -> Result<(), SettingsError> {
+    match asked {
+        Some(asked) if asked != have => {
+            Err(SettingsError::Differs { option, have: have.to_string(), asked: asked.to_string() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// 8 GiB or a fifth of the free space a node, and always less than all nodes together may fill.
+fn default_size(free: u64, nodes: u32, shards: u16) -> u64 {
+    let parts = u64::from(nodes.saturating_add(2).max(5)) * u64::from(shards.max(1));
+    let size = TARGET_SIZE_DEFAULT.min(free / parts);
+    size & !((1 << 20) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(asked: &Asked) -> Result<Settings, SettingsError> {
+        Settings::new(ClusterId(7), asked, 400 << 30, 7400)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let settings = settings(&Asked::default()).unwrap();
+        assert_eq!((settings.nodes, settings.shards, settings.replicas), (3, 1, 3));
+        assert_eq!(settings.target_size, 8 << 30);
+        assert_eq!(settings.ports(), [7400, 7410, 7411, 7412]);
+    }
+
+    #[test]
+    fn the_default_target_is_a_fifth_of_a_small_disk() {
+        assert_eq!(default_size(10 << 30, 3, 1), 2 << 30);
+        assert_eq!(default_size(10 << 30, 8, 1), 1 << 30);
+        assert_eq!(default_size(10 << 30, 3, 2), 1 << 30);
+    }
+
+    #[test]
+    fn fewer_nodes_than_replicas_lower_the_replicas() {
+        let one = settings(&Asked { nodes: Some(1), ..Asked::default() }).unwrap();
+        assert_eq!((one.replicas, one.replicas_asked), (1, 3));
+        assert_eq!(one.accepts(&Asked { replicas: Some(3), ..Asked::default() }), Ok(()));
+        assert!(one.accepts(&Asked { replicas: Some(1), ..Asked::default() }).is_err());
+    }
+
+    #[test]
+    fn numbers_outside_of_their_range_are_refused() {
+        let refused = |asked: Asked| match settings(&asked) {
+            Err(SettingsError::Range { option, .. }) => option,
+            other => panic!("accepted: {other:?}"),
+        };
+        assert_eq!(refused(Asked { nodes: Some(0), ..Asked::default() }), "--nodes");
+        assert_eq!(refused(Asked { shards: Some(0), ..Asked::default() }), "--shards");
+        let many = Asked { nodes: Some(46), shards: Some(2), ..Asked::default() };
+        assert_eq!(refused(many), "--nodes times --shards");
+        assert_eq!(refused(Asked { replicas: Some(8), ..Asked::default() }), "--replicas");
+        assert_eq!(refused(Asked { target_size: Some(1), ..Asked::default() }), "--target-size");
+        assert_eq!(refused(Asked { base_port: Some(80), ..Asked::default() }), "--base-port");
+        assert_eq!(refused(Asked { base_port: Some(65_500), ..Asked::default() }), "--base-port");
+    }
+
+    #[test]
+    fn the_largest_cluster_stays_inside_its_ports() {
+        let asked = Asked { nodes: Some(45), shards: Some(2), ..Asked::default() };
+        let settings = settings(&asked).unwrap();
+        assert_eq!(settings.ports().iter().max(), Some(&7499));
+    }
+
+    #[test]
+    fn another_setting_than_the_clusters_is_named() {
+        let settings = settings(&Asked::default()).unwrap();
+        let error = settings.accepts(&Asked { shards: Some(2), ..Asked::default() }).unwrap_err();
+        assert!(error.to_string().contains("--shards 1, not 2"), "{error}");
+    }
+}
