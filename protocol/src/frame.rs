@@ -41,7 +41,8 @@ pub struct Header {
     pub map_version: MapVersion,
     /// Outcome; [`Status::Ok`] in requests.
     pub status: Status,
-    /// Payload bytes the receiver may send before the next grant, in units of [`CREDIT_UNIT`].
+    /// Payload bytes the receiver may send in addition to earlier grants, in units of
+    /// [`CREDIT_UNIT`].
     pub credit: u16,
     /// [`crate::ids::ClusterId::tag`] of the sender's cluster.
     pub cluster_tag: u32,

@@ -13,6 +13,9 @@ pub mod ids;
 pub mod layout;
 pub mod limits;
 pub mod message;
+pub mod session;
 pub mod status;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tls;
 pub mod version;
