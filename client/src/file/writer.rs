@@ -7,7 +7,7 @@ use protocol::checksum::cell_sums;
 use protocol::ids::{ChunkKey, Handle, Ino, OpId, SessionId};
 use protocol::message::chunk::WriteClass;
 use protocol::message::namespace::{Entry, FileContent, NamespaceOp, OpOutcome, SetAttributes};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::client::Client;
 use crate::core::Failed;
@@ -253,15 +253,16 @@ impl FileWriter {
         u32::try_from(left).unwrap_or(u32::MAX).max(piece.offset + piece.len)
     }
 
-    /// Waits until at most `count` requests are in flight.
+    /// Waits until at most `count` requests are in flight; tells of any that has failed.
     async fn wait_for_room(&mut self, count: usize) -> Result<(), Error> {
-        while self.in_flight.len() > count {
-            match self.in_flight.join_next().await {
-                Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(error))) => self.fail(error),
-                Some(Err(error)) => self.fail(self.usage(&format!("write task ended: {error}"))),
-                None => break,
-            }
+        // Whatever has ended is taken, so that a failure is not found behind later successes.
+        while let Some(ended) = self.in_flight.try_join_next() {
+            self.on_ended(ended);
+        }
+        while self.in_flight.len() > count
+            && let Some(ended) = self.in_flight.join_next().await
+        {
+            self.on_ended(ended);
         }
         match &self.failed {
             Some(error) => Err(error.clone()),
@@ -269,8 +270,13 @@ impl FileWriter {
         }
     }
 
-    fn fail(&mut self, error: Error) {
-        self.failed.get_or_insert(error);
+    fn on_ended(&mut self, ended: Result<Result<(), Error>, JoinError>) {
+        let result = ended.unwrap_or_else(|error| {
+            Err(self.usage(&format!("the task of a write ended: {error}")))
+        });
+        if let Err(error) = result {
+            self.failed.get_or_insert(error);
+        }
     }
 
     fn usage(&self, detail: &str) -> Error {

@@ -98,7 +98,7 @@ impl Connection {
     }
 
     async fn exchange(&self, call: Call) -> Result<Answer, CallError> {
-        let closed = || CallError::link(LinkFailure::Broken, "connection closed");
+        let closed = || self.shared.why_ended();
         let _permit = self.shared.in_flight.acquire().await.map_err(|_| closed())?;
         let request = self.shared.next_request.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
@@ -106,7 +106,7 @@ impl Connection {
         let head = frame_head(&call, request, self.shared.cluster);
         let outgoing = Outgoing { request, head, payload: call.payload };
         if self.queue.send(outgoing).await.is_err() {
-            return Err(self.shared.waiting().ended.clone().unwrap_or_else(closed));
+            return Err(closed());
         }
         receiver.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -122,6 +122,11 @@ impl Drop for Connection {
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn why_ended(&self) -> CallError {
+        let closed = || CallError::link(LinkFailure::Broken, "connection closed");
+        self.waiting().ended.clone().unwrap_or_else(closed)
     }
 
     fn wait_for(

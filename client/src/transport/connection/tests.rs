@@ -1,1 +1,128 @@
+//! A connection against a scripted peer on the other end of a pipe.
 
+use super::*;
+use protocol::message::Message;
+use protocol::message::cluster::{ErrorReply, StatusRequest};
+use protocol::status::Status;
+use tokio::io::DuplexStream;
+
+const CLUSTER: ClusterId = ClusterId(7);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn call() -> Call {
+    let body = StatusRequest.encode();
+    Call { timeout: SECOND, ..request_frame(Kind::Status, body) }
+}
+
+fn pair() -> (Arc<Connection>, DuplexStream) {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    (Arc::new(Connection::start(near, CLUSTER)), far)
+}
+
+async fn receive(far: &mut DuplexStream) -> Header {
+    let mut head = [0u8; HEADER_LEN];
+    far.read_exact(&mut head).await.unwrap();
+    let header = Header::decode(&head).unwrap();
+    let mut rest = vec![0; (header.body_len + header.payload_len) as usize];
+    far.read_exact(&mut rest).await.unwrap();
+    header
+}
+
+/// Answers with an error whose text is the request's number.
+async fn reply(far: &mut DuplexStream, header: &Header, cluster: ClusterId) {
+    let body = ErrorReply { text: header.request.to_string(), ..ErrorReply::default() }.encode();
+    let head = Header { cluster_tag: cluster.tag(), ..header.reply(Status::Busy) };
+    far.write_all(&head.seal(&body, 0).encode()).await.unwrap();
+    far.write_all(&body).await.unwrap();
+}
+
+fn start(connection: &Arc<Connection>) -> JoinHandle<Result<Answer, CallError>> {
+    let connection = Arc::clone(connection);
+    tokio::spawn(async move { connection.call(call()).await })
+}
+
+fn text(answer: Result<Answer, CallError>) -> String {
+    ErrorReply::decode(&answer.unwrap().body).unwrap().text
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_find_their_requests_in_any_order() {
+    let (connection, mut far) = pair();
+    let calls: Vec<_> = (0..3).map(|_| start(&connection)).collect();
+    let mut headers = Vec::new();
+    for _ in 0..3 {
+        headers.push(receive(&mut far).await);
+    }
+    assert!(headers.iter().all(|header| header.deadline_ms == 1_000), "the server is told");
+    for header in headers.iter().rev() {
+        reply(&mut far, header, CLUSTER).await;
+    }
+    for (call, number) in calls.into_iter().zip(1..) {
+        assert_eq!(text(call.await.unwrap()), format!("{number}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_connection_is_told_to_all_who_wait_and_to_all_who_come() {
+    let (connection, far) = pair();
+    let calls: Vec<_> = (0..3).map(|_| start(&connection)).collect();
+    tokio::task::yield_now().await;
+    drop(far);
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error.failure(), LinkFailure::Broken);
+    }
+    assert!(!connection.is_open());
+    assert!(connection.call(call()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_is_dropped_and_the_connection_goes_on() {
+    let (connection, mut far) = pair();
+    let first = start(&connection);
+    let header = receive(&mut far).await;
+    let error = first.await.unwrap().unwrap_err();
+    assert_eq!(error.failure(), LinkFailure::TimedOut);
+    reply(&mut far, &header, CLUSTER).await;
+    let second = start(&connection);
+    let header = receive(&mut far).await;
+    reply(&mut far, &header, CLUSTER).await;
+    assert_eq!(text(second.await.unwrap()), "2");
+    assert!(connection.shared.waiting().calls.is_empty(), "nothing is left behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_of_another_cluster_is_not_listened_to() {
+    let (connection, mut far) = pair();
+    let waiting = start(&connection);
+    let header = receive(&mut far).await;
+    reply(&mut far, &header, ClusterId(8)).await;
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("another cluster"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_no_frame_end_the_connection() {
+    let (connection, mut far) = pair();
+    let waiting = start(&connection);
+    far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\nand so on and on until it is 64 long")
+        .await
+        .unwrap();
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(matches!(error, CallError::Rejected { .. }), "{error}");
+    assert!(error.to_string().contains("not a lanefs frame"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_requests_are_in_flight_than_the_server_allows() {
+    let (connection, mut far) = pair();
+    connection.on_hello(&HelloReply { version: 1, features: 0, requests_in_flight: 2 });
+    let calls: Vec<_> = (0..3).map(|_| start(&connection)).collect();
+    let first = receive(&mut far).await;
+    receive(&mut far).await;
+    let third = tokio::time::timeout(SECOND / 2, receive(&mut far)).await;
+    assert!(third.is_err(), "the third waits for an answer");
+    reply(&mut far, &first, CLUSTER).await;
+    receive(&mut far).await;
+    drop(calls);
+}

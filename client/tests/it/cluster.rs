@@ -1,0 +1,384 @@
+//! A cluster in memory: one coordinator, three targets, one group, and faults on request.
+
+#![expect(clippy::unwrap_used, reason = "a stand-in that cannot go on fails its test")]
+#![expect(clippy::cast_possible_truncation, reason = "its chunks are 1 MiB long")]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use client::Client;
+use client::plan::LinkFailure;
+use client::transport::memory::{MemoryTransport, Service};
+use client::transport::{Answer, Call, CallError, CallFuture, Peer, PeerId};
+use protocol::checksum::{cell_sums, first_bad_cell};
+use protocol::cluster_map::{
+    ClusterMap, GroupRecord, Member, NodeRecord, NodeState, Role, TargetRecord, TargetState,
+};
+use protocol::ids::{
+    ChunkKey, ClusterId, CoordinatorId, Epoch, Fid, Generation, GroupId, Ino, MapVersion, NodeId,
+    OpId, Seq, SessionId, ShardId, TargetId, Version,
+};
+use protocol::layout::{Layout, Segment};
+use protocol::message::chunk::{ReadReply, ReadRequest, WriteReply, WriteRequest};
+use protocol::message::cluster::{
+    ErrorReply, MapFetchReply, SessionCloseReply, SessionOpenReply, SessionRenewReply,
+};
+use protocol::message::namespace::{
+    Attributes, Entry, FileContent, FileType, LookupReply, LookupRequest, LookupResult,
+    MutateReply, MutateRequest, NamespaceOp, OpOutcome, Time,
+};
+use protocol::message::{Kind, Message};
+use protocol::status::Status;
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(0x1234);
+pub(crate) const GROUP: GroupId = GroupId(9);
+const CELL_LOG2: u8 = 14;
+const CHUNK_LOG2: u8 = 20;
+
+/// What goes wrong with one call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// The link fails before the request arrives.
+    Link(LinkFailure),
+    /// The request is executed and its answer lost.
+    LoseAnswer,
+    /// It is answered with this status and not executed.
+    Status(Status),
+    /// One byte of the answer's payload is another one.
+    Corrupt,
+    /// It is executed and never answered.
+    Silent,
+}
+
+/// Decides what goes wrong with a call; the last argument counts calls of that kind from 0.
+pub(crate) type Script = Box<dyn FnMut(&mut State, &Peer, Kind, u32) -> Option<Fault> + Send>;
+
+/// Everything the cluster holds.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) map: ClusterMap,
+    pub(crate) chunks: BTreeMap<(TargetId, ChunkKey), Vec<u8>>,
+    /// How often each write took effect.
+    pub(crate) applied: BTreeMap<OpId, u32>,
+    /// Operation ids and attempt numbers of every write that arrived.
+    pub(crate) writes: Vec<(OpId, u8)>,
+    pub(crate) outcomes: BTreeMap<(SessionId, Seq), OpOutcome>,
+    /// Number of operations of each mutation frame that arrived.
+    pub(crate) batches: Vec<usize>,
+    pub(crate) files: BTreeMap<Vec<u8>, Entry>,
+    pub(crate) unlinked: BTreeMap<Ino, Entry>,
+    pub(crate) sessions: u64,
+    pub(crate) open_sessions: Vec<SessionId>,
+    pub(crate) calls: BTreeMap<Kind, u32>,
+    next_ino: u64,
+}
+
+/// The service behind the client's transport.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    state: Arc<Mutex<State>>,
+    script: Arc<Mutex<Script>>,
+}
+
+impl Cluster {
+    pub(crate) fn new(script: Script) -> Cluster {
+        let state = State { map: first_map(), ..State::default() };
+        Cluster { state: Arc::new(Mutex::new(state)), script: Arc::new(Mutex::new(script)) }
+    }
+
+    pub(crate) fn healthy() -> Cluster {
+        Cluster::new(Box::new(|_, _, _, _| None))
+    }
+
+    /// Puts other faults in place of the present ones.
+    pub(crate) fn set_script(&self, script: Script) {
+        *self.script.lock().unwrap() = script;
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        let coordinator =
+            Peer { id: PeerId::Coordinator(CoordinatorId(1)), address: "127.0.0.1:7400".into() };
+        let transport = Arc::new(MemoryTransport::new(self.clone()));
+        Client::over(CLUSTER, transport, vec![coordinator], 42)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Service for Cluster {
+    fn serve(&self, peer: Peer, call: Call) -> CallFuture<'static> {
+        let mut state = self.state();
+        let count = state.calls.entry(call.kind).or_default();
+        let number = *count;
+        *count += 1;
+        let fault = (self.script.lock().unwrap())(&mut state, &peer, call.kind, number);
+        let broken = || Err(CallError::link(LinkFailure::Broken, "connection reset"));
+        let result = match fault {
+            Some(Fault::Link(failure)) => Err(CallError::link(failure, failure.text())),
+            Some(Fault::Status(status)) => Ok(refused(&state, status)),
+            Some(Fault::LoseAnswer) => {
+                state.answer(&peer, &call);
+                broken()
+            }
+            Some(Fault::Silent) => {
+                state.answer(&peer, &call);
+                return Box::pin(std::future::pending());
+            }
+            Some(Fault::Corrupt) => {
+                let mut answer = state.answer(&peer, &call);
+                let mut payload = answer.payload.to_vec();
+                payload[0] ^= 1;
+                answer.payload = payload.into();
+                Ok(answer)
+            }
+            None => Ok(state.answer(&peer, &call)),
+        };
+        // As on a real link, no answer comes before its request is on its way.
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            result
+        })
+    }
+}
+
+impl State {
+    fn answer(&mut self, peer: &Peer, call: &Call) -> Answer {
+        match (peer.id, call.kind) {
+            (PeerId::Target { target, .. }, Kind::Read) => self.read(target, call),
+            (PeerId::Target { target, .. }, Kind::Write) => self.write(target, call),
+            (PeerId::Coordinator(_), Kind::MapFetch) => {
+                self.ok(&MapFetchReply { delta: self.map.to_delta() })
+            }
+            (PeerId::Coordinator(_), Kind::SessionOpen) => {
+                self.sessions += 1;
+                let session = SessionId(self.sessions);
+                self.open_sessions.push(session);
+                self.ok(&SessionOpenReply {
+                    session,
+                    lease_ms: 30_000,
+                    uid: 0,
+                    gid: 0,
+                    admin: true,
+                })
+            }
+            (PeerId::Coordinator(_), Kind::SessionRenew) => self.ok(&SessionRenewReply),
+            (PeerId::Coordinator(_), Kind::SessionClose) => {
+                self.open_sessions.clear();
+                self.ok(&SessionCloseReply)
+            }
+            (PeerId::Coordinator(_), Kind::Mutate) => self.mutate(call),
+            (PeerId::Coordinator(_), Kind::Lookup) => self.lookup(call),
+            _ => refused(self, Status::Unsupported),
+        }
+    }
+
+    fn ok(&self, message: &impl Message) -> Answer {
+        answer(self, Status::Ok, message.encode(), Bytes::new())
+    }
+
+    fn read(&mut self, target: TargetId, call: &Call) -> Answer {
+        let request = ReadRequest::decode(&call.body).unwrap();
+        let Some(chunk) = self.chunks.get(&(target, request.key)) else {
+            return refused(self, Status::ChunkNotFound);
+        };
+        if (chunk.len() as u32) < request.offset + request.len {
+            return refused(self, Status::ChunkShort);
+        }
+        let first_cell = request.offset >> CELL_LOG2;
+        let start = (first_cell << CELL_LOG2) as usize;
+        let end = (request.offset + request.len).next_multiple_of(1 << CELL_LOG2) as usize;
+        let payload = &chunk[start..end.min(chunk.len())];
+        let reply = ReadReply {
+            version: Version { epoch: Epoch(1), counter: 1 },
+            chunk_len: chunk.len() as u32,
+            cell_log2: CELL_LOG2,
+            first_cell,
+            sums: cell_sums(request.key, first_cell, CELL_LOG2, payload),
+            aux: Vec::new(),
+        };
+        answer(self, Status::Ok, reply.encode(), Bytes::copy_from_slice(payload))
+    }
+
+    fn write(&mut self, target: TargetId, call: &Call) -> Answer {
+        let request = WriteRequest::decode(&call.body).unwrap();
+        self.writes.push((request.op, request.attempt));
+        let group = self.map.groups[&GROUP].clone();
+        if call.epoch != group.epoch {
+            return refused(self, Status::StaleEpoch);
+        }
+        if group.primary().map(|member| member.target) != Some(target) {
+            return refused(self, Status::NotPrimary);
+        }
+        let first = request.offset >> CELL_LOG2;
+        if first_bad_cell(request.key, first, CELL_LOG2, &call.payload, &request.sums).is_some() {
+            return refused(self, Status::PayloadCorrupt);
+        }
+        if !self.applied.contains_key(&request.op) {
+            for member in &group.members {
+                let chunk = self.chunks.entry((member.target, request.key)).or_default();
+                if chunk.len() != request.offset as usize {
+                    return refused(self, Status::Invalid);
+                }
+                chunk.extend_from_slice(&call.payload);
+            }
+            *self.applied.entry(request.op).or_default() += 1;
+        }
+        self.ok(&WriteReply {
+            version: Version { epoch: group.epoch, counter: 1 },
+            chunk_len: request.offset + request.len,
+            free: 1 << 30,
+        })
+    }
+
+    fn mutate(&mut self, call: &Call) -> Answer {
+        let request = MutateRequest::decode(&call.body).unwrap();
+        if !self.open_sessions.contains(&request.session) {
+            return refused(self, Status::SessionEnded);
+        }
+        self.batches.push(request.ops.len());
+        let mut outcomes = Vec::new();
+        for (seq, op) in request.ops {
+            let known = self.outcomes.get(&(request.session, seq)).cloned();
+            let outcome = known.unwrap_or_else(|| self.apply(op));
+            self.outcomes.insert((request.session, seq), outcome.clone());
+            outcomes.push(outcome);
+        }
+        self.ok(&MutateReply { outcomes })
+    }
+
+    fn apply(&mut self, op: NamespaceOp) -> OpOutcome {
+        match op {
+            NamespaceOp::Reserve { count, .. } => {
+                let entries: Vec<_> = (0..count).map(|_| self.new_file()).collect();
+                let by_ino = entries.iter().map(|entry| (entry.attributes.ino, entry.clone()));
+                self.unlinked.extend(by_ino);
+                OpOutcome::Reserved(entries)
+            }
+            NamespaceOp::Publish { ino, name, size, replace, .. } => {
+                if self.files.contains_key(&name) && !replace {
+                    return OpOutcome::Refused(Status::Exists);
+                }
+                let Some(mut entry) = self.unlinked.remove(&ino) else {
+                    return OpOutcome::Refused(Status::NotFound);
+                };
+                entry.attributes.size = size;
+                self.files.insert(name, entry.clone());
+                OpOutcome::Done(Some(entry))
+            }
+            NamespaceOp::Abandon { inos } => {
+                self.unlinked.retain(|ino, _| !inos.contains(ino));
+                OpOutcome::Done(None)
+            }
+            NamespaceOp::Mkdir { name, .. } => {
+                if self.files.contains_key(&name) {
+                    return OpOutcome::Refused(Status::Exists);
+                }
+                let entry = self.new_file();
+                self.files.insert(name, entry.clone());
+                OpOutcome::Done(Some(entry))
+            }
+            NamespaceOp::Unlink { name, .. } => match self.files.remove(&name) {
+                Some(_) => OpOutcome::Done(None),
+                None => OpOutcome::Refused(Status::NotFound),
+            },
+            _ => OpOutcome::Refused(Status::Unsupported),
+        }
+    }
+
+    fn lookup(&mut self, call: &Call) -> Answer {
+        let request = LookupRequest::decode(&call.body).unwrap();
+        let result = |path: &Vec<u8>| match self.files.get(path) {
+            Some(entry) => LookupResult::Found(entry.clone()),
+            None => LookupResult::Refused(Status::NotFound),
+        };
+        let results = request.queries.iter().map(|query| result(&query.path)).collect();
+        self.ok(&LookupReply { results })
+    }
+
+    fn new_file(&mut self) -> Entry {
+        self.next_ino += 1;
+        let segment = Segment { first_chunk: 0, chunk_log2: CHUNK_LOG2, groups: vec![GROUP] };
+        Entry {
+            attributes: Attributes {
+                ino: Ino(100 + self.next_ino),
+                file_type: FileType::File,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                nlink: 1,
+                size: 0,
+                mtime: Time::default(),
+                ctime: Time::default(),
+            },
+            content: Some(FileContent {
+                fid: Fid(100 + self.next_ino),
+                layout: Layout { segments: vec![segment], cell_log2: CELL_LOG2 },
+                trunc_gen: 0,
+                growth_only: true,
+                stamp: MapVersion(1),
+                token: Vec::new(),
+            }),
+            link: Vec::new(),
+        }
+    }
+
+    /// A new epoch of the group without one target; a backup leads if that was the primary.
+    pub(crate) fn evict(&mut self, target: TargetId) {
+        self.map.version.0 += 1;
+        let group = self.map.groups.get_mut(&GROUP).unwrap();
+        group.epoch.0 += 1;
+        group.members.retain(|member| member.target != target);
+        if group.primary().is_none() {
+            group.members[0].role = Role::Primary;
+        }
+    }
+}
+
+fn refused(state: &State, status: Status) -> Answer {
+    answer(state, status, ErrorReply::new(status, "").encode(), Bytes::new())
+}
+
+fn answer(state: &State, status: Status, body: Vec<u8>, payload: Bytes) -> Answer {
+    Answer { status, map_version: state.map.version, body, payload }
+}
+
+fn first_map() -> ClusterMap {
+    let mut map = ClusterMap { cluster: CLUSTER, version: MapVersion(1), ..ClusterMap::default() };
+    let mut members = Vec::new();
+    for id in 1..=3u16 {
+        let (node, target) = (NodeId(u32::from(id)), TargetId(u32::from(id)));
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        map.nodes.insert(node, NodeRecord { id: node, state: NodeState::Up, address });
+        let record = TargetRecord {
+            id: target,
+            node,
+            shard: ShardId(0),
+            device: 0,
+            port: 7410 + id,
+            generation: Generation(1),
+            capacity: 1 << 30,
+            state: TargetState::Up,
+        };
+        map.targets.insert(target, record);
+        let role = if id == 1 { Role::Primary } else { Role::Backup };
+        members.push(Member { target, generation: Generation(1), role });
+    }
+    let group = GroupRecord {
+        id: GROUP,
+        kind: 0,
+        epoch: Epoch(1),
+        last_writable_epoch: Epoch(1),
+        active: true,
+        down: false,
+        replicas: 3,
+        min_write: 2,
+        members,
+        evicted: Vec::new(),
+    };
+    map.groups.insert(GROUP, group);
+    map
+}

@@ -1,0 +1,253 @@
+//! Files: what is written is read back, whatever a minority of replicas and links does.
+
+#![expect(clippy::cast_possible_truncation, reason = "patterns of bytes and short ranges")]
+
+use client::limits::{BUDGET_FLOOR, RESERVE_FIRST};
+use client::plan::LinkFailure;
+use client::{Client, Error};
+use protocol::ids::{Ino, TargetId};
+use protocol::message::Kind;
+use protocol::message::namespace::{Entry, SetAttributes};
+use protocol::status::Status;
+
+use crate::cluster::{Cluster, Fault};
+use client::transport::{Peer, PeerId};
+
+fn content(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at.wrapping_mul(31) ^ (at >> 11)) as u8).collect()
+}
+
+fn is_target(peer: &Peer, id: u32) -> bool {
+    matches!(peer.id, PeerId::Target { target, .. } if target == TargetId(id))
+}
+
+async fn put(client: &Client, name: &str, bytes: &[u8]) -> Result<Entry, Error> {
+    let mut writer = client.create(Ino::ROOT, bytes.len() as u64).await?.named(name);
+    for piece in bytes.chunks(700_001) {
+        writer.write(piece.to_vec()).await?;
+    }
+    writer.publish(Ino::ROOT, name.as_bytes(), SetAttributes::default(), false).await
+}
+
+async fn cat(client: &Client, name: &str) -> Result<Vec<u8>, Error> {
+    let entry = client.lookup(name.as_bytes(), true).await?;
+    let reader = client.reader(&entry)?.named(name);
+    let mut stream = reader.stream(0, reader.size());
+    let mut all = Vec::new();
+    while let Some(piece) = stream.next().await.transpose()? {
+        all.extend_from_slice(&piece);
+    }
+    Ok(all)
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_of_every_size_come_back_as_they_went() {
+    let client = Cluster::healthy().client();
+    for len in [0, 1, 16_384, 16_385, 1 << 20, (1 << 20) + 1, 5_000_000] {
+        let name = format!("f{len}");
+        let bytes = content(len);
+        assert_eq!(put(&client, &name, &bytes).await.unwrap().attributes.size, len as u64);
+        assert!(cat(&client, &name).await.unwrap() == bytes, "{len} bytes differ");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_range_is_cut_out_exactly() {
+    let client = Cluster::healthy().client();
+    let bytes = content(3_000_000);
+    let entry = put(&client, "f", &bytes).await.unwrap();
+    let reader = client.reader(&entry).unwrap();
+    for (at, len) in [(0, 1), (16_383, 2), (1 << 20, 1), ((1 << 20) - 1, 2), (123, 2_500_000)] {
+        let got = reader.read_at(at, len).await.unwrap();
+        assert!(got == bytes[at as usize..at as usize + len], "{len} bytes at {at} differ");
+    }
+    assert_eq!(reader.read_at(2_999_990, 100).await.unwrap().len(), 10);
+    assert_eq!(reader.read_at(3_000_000, 100).await.unwrap().len(), 0);
+    assert_eq!(reader.read_at(u64::MAX, 100).await.unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_dies_in_the_middle_is_replaced_and_each_write_takes_effect_once() {
+    let mut lost = 0;
+    let cluster = Cluster::new(Box::new(move |state, peer, kind, number| {
+        if kind == Kind::Write && number == 2 {
+            return Some(Fault::LoseAnswer);
+        }
+        if kind == Kind::Write && number > 2 && is_target(peer, 1) {
+            lost += 1;
+            if lost == 5 {
+                state.evict(TargetId(1));
+            }
+            return Some(Fault::Link(LinkFailure::Refused));
+        }
+        None
+    }));
+    let client = cluster.client();
+    let bytes = content(6_000_000);
+    put(&client, "f", &bytes).await.unwrap();
+    assert!(cat(&client, "f").await.unwrap() == bytes);
+    let state = cluster.state();
+    assert_eq!(state.applied.len(), 6, "one operation a chunk");
+    assert!(state.applied.values().all(|count| *count == 1), "{:?}", state.applied);
+    let repeated = state.writes.iter().filter(|(_, attempt)| *attempt > 0);
+    assert!(repeated.count() >= 1, "the lost answer was asked for again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_repeated_with_the_same_operation_id() {
+    let cluster = Cluster::new(Box::new(|_, _, kind, number| {
+        (kind == Kind::Write && number == 0).then_some(Fault::LoseAnswer)
+    }));
+    put(&cluster.client(), "f", b"bytes").await.unwrap();
+    let state = cluster.state();
+    let [(first, 0), (second, 1)] = state.writes[..] else { panic!("{:?}", state.writes) };
+    assert_eq!(first, second);
+    assert_eq!(state.applied[&first], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_map_is_refreshed_and_the_write_goes_on() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    put(&client, "before", b"1").await.unwrap();
+    cluster.state().evict(TargetId(1));
+    put(&client, "after", b"2").await.unwrap();
+    assert_eq!(client.map().await.unwrap().version, cluster.state().map.version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn corrupt_cells_of_one_replica_are_read_elsewhere() {
+    for bad in 1..=3 {
+        let cluster = Cluster::healthy();
+        let client = cluster.client();
+        let bytes = content(4_000_000);
+        put(&client, "f", &bytes).await.unwrap();
+        cluster.set_script(Box::new(move |_, peer, kind, _| {
+            (kind == Kind::Read && is_target(peer, bad)).then_some(Fault::Corrupt)
+        }));
+        assert!(cat(&client, "f").await.unwrap() == bytes, "replica {bad} was believed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_every_replica_is_bad_the_error_names_file_chunk_and_replicas() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    put(&client, "precious", &content(2_000_000)).await.unwrap();
+    cluster.set_script(Box::new(|_, _, kind, _| (kind == Kind::Read).then_some(Fault::Corrupt)));
+    let error = cat(&client, "precious").await.unwrap_err();
+    let text = error.to_string();
+    for expected in ["read precious chunk 0", "target 1: ", "target 2: ", "target 3: ", "verify"] {
+        assert!(text.contains(expected), "{text}");
+    }
+    const EIO: i32 = 5;
+    assert_eq!(error.raw_os_error(), EIO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_go_on_without_a_node_and_without_a_coordinator() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let bytes = content(4_000_000);
+    let entry = put(&client, "f", &bytes).await.unwrap();
+    cluster.set_script(Box::new(|_, peer, _, _| {
+        let gone = is_target(peer, 2) || matches!(peer.id, PeerId::Coordinator(_));
+        gone.then_some(Fault::Link(LinkFailure::Refused))
+    }));
+    let started = tokio::time::Instant::now();
+    let reader = client.reader(&entry).unwrap();
+    assert!(reader.read_at(0, bytes.len()).await.unwrap() == bytes);
+    assert!(started.elapsed().as_millis() < 50, "fail-over took {:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_replica_costs_one_timeout_and_is_then_avoided() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let bytes = content(8_000_000);
+    let entry = put(&client, "f", &bytes).await.unwrap();
+    cluster.set_script(Box::new(|_, peer, kind, _| {
+        (kind == Kind::Read && is_target(peer, 3)).then_some(Fault::Silent)
+    }));
+    let reader = client.reader(&entry).unwrap();
+    let started = tokio::time::Instant::now();
+    assert!(reader.read_at(0, bytes.len()).await.unwrap() == bytes);
+    assert!(started.elapsed().as_millis() < 3_000, "{:?}", started.elapsed());
+    let again = tokio::time::Instant::now();
+    assert!(reader.read_at(0, bytes.len()).await.unwrap() == bytes);
+    assert!(again.elapsed().as_millis() < 600, "{:?}", again.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_storm_is_bounded_and_ends_at_the_deadline() {
+    let cluster = Cluster::new(Box::new(|_, _, kind, _| {
+        (kind == Kind::Write).then_some(Fault::Status(Status::Busy))
+    }));
+    let client = cluster.client();
+    let error = put(&client, "f", b"bytes").await.unwrap_err();
+    let Error::Deadline { waited_ms, last, .. } = &error else { panic!("{error}") };
+    assert_eq!(*waited_ms, 30_000);
+    assert!(last.contains("busy"), "{last}");
+    // Three windows of ten seconds have passed, each with its own floor.
+    let most = 1 + 4 * u32::try_from(BUDGET_FLOOR).unwrap();
+    assert!(cluster.state().calls[&Kind::Write] <= most);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_cannot_be_written_ends_at_the_deadline_and_nothing_is_published() {
+    let cluster = Cluster::new(Box::new(|_, _, kind, _| {
+        (kind == Kind::Write).then_some(Fault::Status(Status::NotWritable))
+    }));
+    let client = cluster.client();
+    let error = put(&client, "f", b"bytes").await.unwrap_err();
+    assert!(error.to_string().contains("write f chunk 0"), "{error}");
+    assert!(error.to_string().contains("too few members"), "{error}");
+    assert!(cluster.state().files.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_fails_the_file_for_good() {
+    let cluster = Cluster::new(Box::new(|_, _, kind, number| {
+        (kind == Kind::Write && number == 0).then_some(Fault::Status(Status::NoSpace))
+    }));
+    let client = cluster.client();
+    let mut writer = client.create(Ino::ROOT, 5_000_000).await.unwrap();
+    let mut results = Vec::new();
+    for piece in content(12_000_000).chunks(1 << 20) {
+        results.push(writer.write(piece.to_vec()).await);
+    }
+    assert!(results.iter().any(Result::is_err), "the writer learns of it while it writes");
+    let published = writer.publish(Ino::ROOT, b"f", SetAttributes::default(), false).await;
+    assert_eq!(published.unwrap_err().status(), Some(Status::NoSpace));
+    assert!(cluster.state().files.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_writer_gives_its_inode_back() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let mut writer = client.create(Ino::ROOT, 5).await.unwrap();
+    writer.write(&b"bytes"[..]).await.unwrap();
+    drop(writer);
+    // Operations of one client take effect in order, so this one comes after the abandonment.
+    put(&client, "f", b"").await.unwrap();
+    assert_eq!(cluster.state().unlinked.len(), RESERVE_FIRST as usize - 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_files_share_reservations_and_batches() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let mut puts = tokio::task::JoinSet::new();
+    for number in 0..500 {
+        let client = client.clone();
+        puts.spawn(async move { put(&client, &format!("f{number}"), b"small").await });
+    }
+    while let Some(done) = puts.join_next().await {
+        done.unwrap().unwrap();
+    }
+    let state = cluster.state();
+    assert_eq!(state.files.len(), 500);
+    assert!(state.batches.len() < 60, "{} frames for 500 files", state.batches.len());
+    assert_eq!(state.calls[&Kind::SessionOpen], 1);
+}
