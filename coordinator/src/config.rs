@@ -264,8 +264,6 @@ fn describe(text: &str, error: &toml::de::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
     use super::*;
 
     const GOOD: &str = r#"

@@ -174,10 +174,12 @@ async fn serve(
 ) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
+    // Port 0 in the configuration means any free one.
+    let listen = listener.local_addr().map_err(DaemonError::Runtime)?;
     let about = About {
         coordinator: config.coordinator,
         cluster: config.cluster,
-        address: config.listen.to_string(),
+        address: listen.to_string(),
         users: config.users.clone(),
         patience: Patience::default(),
     };
@@ -188,7 +190,7 @@ async fn serve(
     tracing::info!(
         coordinator = %config.coordinator,
         cluster = %config.cluster,
-        listen = %config.listen,
+        %listen,
         release = %crate::cli::version(),
         "serving"
     );

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 

@@ -84,8 +84,6 @@ impl MapDeltas {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
     use std::net::{IpAddr, Ipv4Addr};
 
     use protocol::cluster_map::{NodeRecord, NodeState};
