@@ -3,7 +3,7 @@
 //! Suspicion removes a node from its groups; it is allowed to be wrong. A lease is a promise to the
 //! node; it is never shortened.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use protocol::ids::NodeId;
@@ -114,6 +114,12 @@ impl Detector {
         self.nodes.get(&node).map(|watched| watched.lease_end)
     }
 
+    /// Nodes that gave a sign of life to this process and are not suspected.
+    pub fn live(&self) -> BTreeSet<NodeId> {
+        let live = self.nodes.iter().filter(|(_, node)| node.last.is_some() && !node.suspected);
+        live.map(|(&node, _)| node).collect()
+    }
+
     /// True while the node is suspected.
     pub fn suspects(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|watched| watched.suspected)
@@ -184,3 +190,85 @@ impl Nanos {
 #[expect(clippy::cast_possible_truncation, reason = "a small constant, checked below")]
 const GAP_PARTS: u32 = GAP_BUCKETS as u32;
 const _: () = assert!(GAP_PARTS as usize == GAP_BUCKETS && GAP_PARTS > 0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId(1);
+    const BEAT: Duration = Duration::from_millis(250);
+
+    /// A node that registered at 0 and then sent `beats` heartbeats, one each 250 ms.
+    fn beating(beats: u32) -> (Detector, Nanos) {
+        let mut detector = Detector::default();
+        let mut now = Nanos(0);
+        detector.registered(NODE, now);
+        for _ in 0..beats {
+            now = now.after(BEAT);
+            assert_eq!(detector.heartbeat(NODE, now), None);
+        }
+        (detector, now)
+    }
+
+    fn silence(detector: &mut Detector, since: Nanos) -> Duration {
+        let deadline = detector.next_deadline().unwrap_or_default();
+        assert_eq!(detector.tick(deadline), []);
+        assert_eq!(detector.tick(Nanos(deadline.0 + 1)), [Finding::Suspected(NODE)]);
+        assert_eq!(detector.tick(Nanos(deadline.0 + 2)), [], "said once");
+        deadline.since(since)
+    }
+
+    #[test]
+    fn silence_is_measured_against_the_largest_gap_of_the_last_minute() {
+        let (mut detector, now) = beating(0);
+        assert_eq!(silence(&mut detector, now), SUSPICION_MIN);
+        let (mut detector, now) = beating(4);
+        assert_eq!(silence(&mut detector, now), BEAT * 4);
+        let (mut detector, mut now) = beating(4);
+        now = now.after(Duration::from_millis(600));
+        detector.heartbeat(NODE, now);
+        assert_eq!(silence(&mut detector.clone(), now), Duration::from_millis(2400));
+        for _ in 0..300 {
+            now = now.after(BEAT);
+            detector.heartbeat(NODE, now);
+            assert!(detector.nodes[&NODE].gaps.len() <= GAP_BUCKETS);
+        }
+        assert_eq!(silence(&mut detector, now), BEAT * 4, "the long gap is forgotten");
+    }
+
+    #[test]
+    fn irregular_heartbeats_do_not_hide_a_dead_node_for_long() {
+        let (mut detector, now) = beating(1);
+        let now = now.after(Duration::from_secs(2));
+        detector.heartbeat(NODE, now);
+        assert_eq!(silence(&mut detector, now), SUSPICION_MAX);
+    }
+
+    #[test]
+    fn a_lost_connection_and_a_refused_port_together_suspect_at_once() {
+        let (mut detector, now) = beating(2);
+        assert_eq!(detector.connect_refused(NODE, now), None);
+        assert_eq!(detector.heartbeat(NODE, now), None);
+        assert_eq!(detector.connection_lost(NODE, now), None);
+        assert_eq!(detector.connect_refused(NODE, now), Some(Finding::Suspected(NODE)));
+        assert_eq!(detector.connect_refused(NODE, now), None, "said once");
+        assert!(detector.suspects(NODE) && detector.live().is_empty());
+        assert_eq!(detector.heartbeat(NODE, now), Some(Finding::Returned(NODE)));
+        assert_eq!(detector.live(), BTreeSet::from([NODE]));
+    }
+
+    #[test]
+    fn after_a_coordinator_start_every_node_has_a_lease_and_time_to_return() {
+        let start = Nanos(5);
+        let mut detector = Detector::new([(NODE, true), (NodeId(2), false)], start);
+        assert_eq!(silence(&mut detector.clone(), start), NODE_LEASE + RETURN_TIME);
+        assert_eq!(detector.lease_end(NODE), Some(start.after(NODE_LEASE)));
+        assert_eq!(detector.live(), BTreeSet::new());
+        let soon = start.after(BEAT);
+        assert_eq!(detector.heartbeat(NODE, soon), None);
+        assert_eq!(detector.heartbeat(NodeId(2), soon), Some(Finding::Returned(NodeId(2))));
+        assert_eq!(detector.lease_end(NODE), Some(soon.after(NODE_LEASE)));
+        assert_eq!(detector.tick(soon.after(SUSPICION_MIN)), []);
+        assert_eq!(detector.heartbeat(NodeId(9), soon), None, "never registered");
+    }
+}

@@ -320,5 +320,17 @@ mod tests {
         assert_eq!(file().groups(), [GroupId(11), GroupId(12)]);
     }
 
-    const FROZEN: &str = "";
+    /// Worked out by hand from the table above, field by field.
+    const FROZEN: &str = concat!(
+        "01",                                         // version
+        "01a401010000000200000003000000",             // type, mode, uid, gid, nlink
+        "0400000000000000",                           // size
+        "fbffffffffffffff06000000",                   // mtime
+        "070000000000000008000000",                   // ctime
+        "080706050403020109000000010a00000000000000", // fid, trunc_gen, flags, stamp
+        "0e02",                                       // cell size, segments
+        "0000000016010b000000",                       // first segment
+        "0400000016020c0000000b000000",               // second segment
+        "e81196b3"                                    // checksum
+    );
 }

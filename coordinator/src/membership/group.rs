@@ -1,0 +1,174 @@
+//! The next membership of one group.
+
+use std::collections::BTreeSet;
+
+use protocol::cluster_map::{GroupRecord, Member, Role, TargetRecord};
+use protocol::ids::{NodeId, TargetId};
+use protocol::limits::GROUP_MEMBERS_MAX;
+use protocol::message::command::Command;
+
+use super::View;
+use crate::limits::GROUP_EVICTED_MAX;
+use crate::placement;
+
+/// A group and how its members stand.
+pub(super) struct Standing<'a> {
+    view: View<'a>,
+    gone: Option<NodeId>,
+    group: &'a GroupRecord,
+    /// Members that hold everything acknowledged, as the group has it.
+    pub(super) serving: usize,
+    /// Those of them that serve in their registered generation.
+    alive: Vec<Member>,
+    /// Nodes of those of them that the map has up but that have not spoken yet.
+    pub(super) silent: BTreeSet<NodeId>,
+    /// Those of them that are up in a newer generation.
+    pub(super) restarted: usize,
+}
+
+impl<'a> Standing<'a> {
+    /// Looks at a group as if node `gone` were down.
+    pub(super) fn of(view: View<'a>, gone: Option<NodeId>, group: &'a GroupRecord) -> Standing<'a> {
+        let mut standing = Standing {
+            view,
+            gone,
+            group,
+            serving: 0,
+            alive: Vec::new(),
+            silent: BTreeSet::new(),
+            restarted: 0,
+        };
+        for member in group.serving() {
+            let up = standing.up(member.target);
+            let current = up.is_some_and(|record| record.generation == member.generation);
+            standing.serving += 1;
+            standing.restarted += usize::from(up.is_some() && !current);
+            standing.alive.extend(current.then_some(*member));
+            standing.silent.extend(standing.silent(member));
+        }
+        standing
+    }
+
+    pub(super) fn one_serves(&self) -> bool {
+        !self.alive.is_empty()
+    }
+
+    /// The group without members that do not serve, and with those that are back as syncing.
+    pub(super) fn without_the_dead(&self, accused: impl Fn(TargetId) -> bool) -> Option<Command> {
+        let silent = |member: &&Member| self.silent(member).is_some();
+        let mut members = self.alive.clone();
+        members.extend(self.group.serving().filter(silent));
+        // A backup that takes over: another one in each group, so that the work is spread.
+        if !members.iter().any(|member| member.role == Role::Primary) {
+            let turn = usize::try_from(self.group.id.0).unwrap_or(0) % self.alive.len().max(1);
+            let next = self.alive.iter().map(|member| member.target).collect::<BTreeSet<_>>();
+            let next = next.into_iter().nth(turn);
+            let next = members.iter_mut().filter(|member| Some(member.target) == next);
+            next.for_each(|member| member.role = Role::Primary);
+        }
+        members.sort_by_key(|member| (member.role, member.target));
+        let mut evicted = self.group.evicted.clone();
+        for member in &self.group.members {
+            if members.iter().any(|kept| kept.target == member.target) {
+                continue;
+            }
+            match self.up(member.target) {
+                Some(record) => members.push(syncing(record)),
+                None if silent(&member) => members.push(*member),
+                None => evicted.push(member.target),
+            }
+        }
+        evicted.retain(|target| {
+            let back = self.up(*target).filter(|_| !accused(*target));
+            let Some(record) = back else { return true };
+            if members.len() >= GROUP_MEMBERS_MAX {
+                return true;
+            }
+            members.push(syncing(record));
+            false
+        });
+        self.change(members, evicted, false)
+    }
+
+    /// The group marked down; its members are the ones to wait for.
+    pub(super) fn down(&self) -> Option<Command> {
+        self.change(self.group.members.clone(), self.group.evicted.clone(), true)
+    }
+
+    /// The group after all its serving members restarted: those that are back and whole serve.
+    pub(super) fn after_restart(&self) -> Option<Command> {
+        let mut members = Vec::new();
+        let mut evicted = self.group.evicted.clone();
+        for member in &self.group.members {
+            let whole =
+                member.role != Role::Syncing && !self.view.distrusted.contains(&member.target);
+            match self.up(member.target).filter(|_| whole) {
+                Some(record) => members.push(Member { generation: record.generation, ..*member }),
+                None => evicted.push(member.target),
+            }
+        }
+        if members.is_empty() {
+            return self.down();
+        }
+        members.sort_by_key(|member| (member.role, member.target));
+        members[0].role = Role::Primary;
+        self.change(members, evicted, false)
+    }
+
+    /// The target, when it is up and its node spoke.
+    fn up(&self, target: TargetId) -> Option<&'a TargetRecord> {
+        let record = self.view.map.targets.get(&target)?;
+        let up = placement::up(self.view.map, target) && Some(record.node) != self.gone;
+        (up && self.view.live.contains(&record.node)).then_some(record)
+    }
+
+    /// The member's node, when the map says that the member serves but the node has not spoken.
+    fn silent(&self, member: &Member) -> Option<NodeId> {
+        let node = self.view.map.targets.get(&member.target)?.node;
+        let silent = placement::serves(self.view.map, member)
+            && Some(node) != self.gone
+            && !self.view.live.contains(&node);
+        silent.then_some(node)
+    }
+
+    /// The command, unless it would change nothing.
+    fn change(&self, members: Vec<Member>, evicted: Vec<TargetId>, down: bool) -> Option<Command> {
+        let evicted = newest(evicted);
+        let same = down == self.group.down
+            && evicted == self.group.evicted
+            && members.len() == self.group.members.len()
+            && members.iter().all(|member| self.group.members.contains(member));
+        (!same).then_some(Command::ChangeGroup {
+            group: self.group.id,
+            expected_epoch: self.group.epoch,
+            members,
+            evicted,
+            down,
+        })
+    }
+}
+
+/// The group without a member that its primary had removed.
+pub(super) fn evict(group: &GroupRecord, target: TargetId) -> Command {
+    let kept = group.members.iter().filter(|member| member.target != target);
+    let evicted = group.evicted.iter().copied().chain([target]);
+    Command::ChangeGroup {
+        group: group.id,
+        expected_epoch: group.epoch,
+        members: kept.copied().collect(),
+        evicted: newest(evicted.collect()),
+        down: false,
+    }
+}
+
+fn syncing(record: &TargetRecord) -> Member {
+    Member { target: record.id, generation: record.generation, role: Role::Syncing }
+}
+
+/// Each target once, and only as many as a group remembers; the oldest go first.
+fn newest(mut evicted: Vec<TargetId>) -> Vec<TargetId> {
+    let mut seen = BTreeSet::new();
+    evicted.retain(|target| seen.insert(*target));
+    let surplus = evicted.len().saturating_sub(GROUP_EVICTED_MAX);
+    evicted.split_off(surplus)
+}
