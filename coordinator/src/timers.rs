@@ -185,10 +185,12 @@ impl Control {
 
     async fn decide(&mut self, event: &membership::Event) {
         let view = self.shared.proposer.view();
+        let live = self.detector.live();
         let seen = membership::View {
             map: &view.map,
             settings: &view.settings,
             distrusted: &view.distrusted,
+            live: &live,
         };
         let commands = self.membership.handle(seen, clock::boottime(), event);
         self.propose_all(commands).await;
@@ -202,10 +204,12 @@ impl Control {
             self.propose_all(vec![Command::CreateGroups { count }]).await;
             return;
         }
+        let live = self.detector.live();
         let seen = membership::View {
             map: &view.map,
             settings: &view.settings,
             distrusted: &view.distrusted,
+            live: &live,
         };
         let commands = self.membership.plan(seen, clock::boottime());
         self.propose_all(commands).await;

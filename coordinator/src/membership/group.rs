@@ -39,7 +39,7 @@ impl<'a> Standing<'a> {
             restarted: 0,
         };
         for member in group.serving() {
-            let up = standing.up(member.target);
+            let up = standing.back(member);
             let current = up.is_some_and(|record| record.generation == member.generation);
             standing.serving += 1;
             standing.restarted += usize::from(up.is_some() && !current);
@@ -72,7 +72,7 @@ impl<'a> Standing<'a> {
             if members.iter().any(|kept| kept.target == member.target) {
                 continue;
             }
-            match self.up(member.target) {
+            match self.back(member) {
                 Some(record) => members.push(syncing(record)),
                 None if silent(&member) => members.push(*member),
                 None => evicted.push(member.target),
@@ -102,7 +102,7 @@ impl<'a> Standing<'a> {
         for member in &self.group.members {
             let whole =
                 member.role != Role::Syncing && !self.view.distrusted.contains(&member.target);
-            match self.up(member.target).filter(|_| whole) {
+            match self.back(member).filter(|_| whole) {
                 Some(record) => members.push(Member { generation: record.generation, ..*member }),
                 None => evicted.push(member.target),
             }
@@ -117,9 +117,21 @@ impl<'a> Standing<'a> {
 
     /// The target, when it is up and its node spoke.
     fn up(&self, target: TargetId) -> Option<&'a TargetRecord> {
+        let record = self.mapped_up(target)?;
+        self.view.live.contains(&record.node).then_some(record)
+    }
+
+    /// The member's target, when it is up and its node spoke; a newer generation is a word of its
+    /// node, also when it is not counted as living yet.
+    fn back(&self, member: &Member) -> Option<&'a TargetRecord> {
+        let newer = |record: &&TargetRecord| record.generation > member.generation;
+        self.mapped_up(member.target).filter(newer).or_else(|| self.up(member.target))
+    }
+
+    fn mapped_up(&self, target: TargetId) -> Option<&'a TargetRecord> {
         let record = self.view.map.targets.get(&target)?;
         let up = placement::up(self.view.map, target) && Some(record.node) != self.gone;
-        (up && self.view.live.contains(&record.node)).then_some(record)
+        up.then_some(record)
     }
 
     /// The member's node, when the map says that the member serves but the node has not spoken.
