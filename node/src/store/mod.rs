@@ -2,14 +2,48 @@
 //!
 //! Owns what is on the device. Knows nothing of groups' membership, peers or clients: it stores
 //! versions of chunks, says which are pending, and never acknowledges before the flush returned.
-//! Start reading at [`Store`].
+//!
+//! Invariants: the index changes in the same step that queues the record, so memory and a replay
+//! of the journal agree; committed bytes are never changed in place; what a change frees is used
+//! again only after the batch with that change is durable. The bytes are in `docs/disk-format.md`.
+//!
+//! Start reading at [`Store`], then `write`, `commit`, `recovery`.
 
+mod allocator;
+mod batch;
+mod build;
+mod bytes;
+mod cells;
+mod change;
+mod checkpoint;
+mod commit;
+mod descriptor;
+mod draft;
+mod extent;
+mod fence;
+mod format;
+mod geometry;
+mod grant;
+mod index;
+mod journal;
+mod plan;
+mod query;
+mod read;
+mod record;
+mod recovery;
+mod replay;
+mod snapshot;
+mod space;
+mod state;
+mod superblock;
 mod types;
+mod wait;
+mod write;
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, Lsn, Version};
-use protocol::message::chunk::{InventoryEntry, Pending, VerifyReply};
+use protocol::ids::Generation;
 
 pub use types::{
     ChunkInfo, Durable, FormatOptions, GroupInfo, InstallOp, ReadMode, ReadOut, Recovered,
@@ -19,143 +53,31 @@ pub use types::{
 use crate::io::Disk;
 
 /// One target, open.
+///
+/// Every method may be called by any task of its core; [`Store::run`] must be running for those
+/// that wait for durability.
 pub struct Store<D: Disk> {
     disk: Rc<D>,
+    identity: FormatOptions,
+    generation: Generation,
+    geometry: geometry::Geometry,
+    superblock: RefCell<superblock::Superblock>,
+    index: RefCell<index::Index>,
+    space: RefCell<space::Space>,
+    journal: RefCell<journal::Journal>,
+    cache: RefCell<cells::PageCache>,
+    /// One writer of a chunk prepares at a time.
+    gates: wait::Gates,
+    checkpoint_turn: wait::Gates,
+    superblock_turn: wait::Gates,
+    /// Rings whenever something changed that a task of the store may wait for.
+    work: wait::Bell,
+    phase: Cell<fence::Phase>,
+    fence_reason: RefCell<Option<String>>,
+    writes_in_flight: Cell<usize>,
+    flushes: Cell<u64>,
+    bytes_copied: Cell<u64>,
 }
 
-impl<D: Disk> Store<D> {
-    /// Writes an empty target to a container.
-    pub async fn format(_disk: &D, _options: &FormatOptions) -> Result<(), StoreError> {
-        Err(StoreError::Fenced)
-    }
-
-    /// Recovers a target; its generation is raised, durably, before this returns.
-    pub async fn open(
-        _disk: Rc<D>,
-        _options: &FormatOptions,
-    ) -> Result<(Rc<Self>, Recovered), StoreError> {
-        Err(StoreError::Fenced)
-    }
-
-    /// Runs group commit and checkpoints until [`Store::close`].
-    pub async fn run(self: Rc<Self>) {}
-
-    /// Drains, then marks the target as cleanly closed.
-    pub async fn close(&self) -> Result<(), StoreError> {
-        Err(StoreError::Fenced)
-    }
-
-    /// Makes one version durable; it is pending until [`Store::commit_through`].
-    pub async fn write(&self, _op: WriteOp<D>) -> Result<Durable, StoreError> {
-        Err(StoreError::Fenced)
-    }
-
-    /// Makes a whole chunk durable at a fixed version, replacing whatever is here.
-    pub async fn install(&self, _op: InstallOp<D>) -> Result<Durable, StoreError> {
-        Err(StoreError::Fenced)
-    }
-
-    /// Marks everything of the group at or below `through` as committed.
-    pub fn commit_through(&self, _group: GroupId, _through: Version) {}
-
-    /// Adopts an epoch, durably.
-    pub async fn adopt(&self, _group: GroupId, _epoch: Epoch) -> Result<Lsn, StoreError> {
-        Err(StoreError::Fenced)
-    }
-
-    /// Drops pending versions and those that build on them, durably.
-    pub async fn discard(
-        &self,
-        _group: GroupId,
-        _items: &[(ChunkKey, Version)],
-    ) -> Result<(), StoreError> {
-        Err(StoreError::Fenced)
-    }
-
-    /// Sets chunks aside, durably: kept, not served, not listed.
-    pub async fn quarantine(&self, _group: GroupId, _keys: &[ChunkKey]) -> Result<(), StoreError> {
-        Err(StoreError::Fenced)
-    }
-
-    /// Deletes every chunk of these files in the group, durably.
-    pub async fn drop_fids(&self, _group: GroupId, _fids: &[Fid]) -> Result<(), StoreError> {
-        Err(StoreError::Fenced)
-    }
-
-    /// Reads the whole cells that cover a range.
-    pub async fn read(
-        &self,
-        _group: GroupId,
-        _key: ChunkKey,
-        _offset: u32,
-        _len: u32,
-        _mode: ReadMode,
-    ) -> Result<ReadOut<D>, StoreError> {
-        Err(StoreError::NotFound)
-    }
-
-    /// Reads a whole chunk from the device and checks every cell.
-    pub async fn verify(&self, _group: GroupId, _key: ChunkKey) -> Result<VerifyReply, StoreError> {
-        Err(StoreError::NotFound)
-    }
-
-    /// What the index knows of one chunk.
-    pub fn info(&self, _group: GroupId, _key: ChunkKey) -> Option<ChunkInfo> {
-        None
-    }
-
-    /// One page of a group's chunks after a key, ascending; true when another page follows.
-    pub fn inventory(
-        &self,
-        _group: GroupId,
-        _after: Option<ChunkKey>,
-        _limit: usize,
-    ) -> (Vec<InventoryEntry>, bool) {
-        (Vec::new(), false)
-    }
-
-    /// Durable versions of a group that are not known to be committed.
-    pub fn pendings(&self, _group: GroupId) -> Vec<Pending> {
-        Vec::new()
-    }
-
-    /// Every group this target has heard of.
-    pub fn groups(&self) -> Vec<(GroupId, GroupInfo)> {
-        Vec::new()
-    }
-
-    /// Bytes the arena holds.
-    pub fn capacity(&self) -> u64 {
-        self.disk.capacity()
-    }
-
-    /// Bytes of the arena that are free.
-    pub fn free(&self) -> u64 {
-        0
-    }
-
-    /// Chunks in the index.
-    pub fn chunks(&self) -> u64 {
-        0
-    }
-
-    /// Last journal position that is durable.
-    pub fn durable_lsn(&self) -> Lsn {
-        Lsn(0)
-    }
-
-    /// True after a device error that ended all writing.
-    pub fn fenced(&self) -> bool {
-        false
-    }
-
-    /// Flushes issued so far.
-    pub fn flushes(&self) -> u64 {
-        0
-    }
-
-    /// Payload bytes copied so far.
-    pub fn bytes_copied(&self) -> u64 {
-        0
-    }
-}
+#[cfg(test)]
+mod document_tests;

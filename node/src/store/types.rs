@@ -33,6 +33,10 @@ pub struct Recovered {
     pub intact: bool,
     /// Chunks in the index.
     pub chunks: u64,
+    /// Versions of the journal's end whose data does not verify.
+    pub suspects: u64,
+    /// Why the target fenced itself in the generation before, if it did.
+    pub previous_fence: Option<String>,
 }
 
 /// Why the store refused or failed.

@@ -1,0 +1,281 @@
+//! Placing a write and putting its bytes, sums and descriptor pages on the device.
+
+use std::rc::Rc;
+
+use futures_lite::future::zip;
+use protocol::checksum::{CellSum, cell_sum};
+use protocol::layout::cells_touched;
+use protocol::limits::IO_ALIGN;
+
+use super::Store;
+use super::draft::{Built, Draft, Placed, Window, assign, has_bytes, pages_rewritten};
+use super::extent::{Extent, UNIT, units_for};
+use super::grant::Grant;
+use super::plan::{Plan, Shape, Source, reservation};
+use super::state::{CELLS_PER_PAGE, ChunkState, PageRef, hole_sum};
+use super::types::{StoreError, WriteOp};
+use super::wait::join_all;
+use crate::io::{Buffer, Disk};
+use crate::limits::{CHUNK_RUNS_MAX, DEVICE_TRANSFER_MAX};
+
+impl<D: Disk> Store<D> {
+    /// Writes the bytes of a version that builds on `base`, or of a whole chunk.
+    ///
+    /// # Durability
+    /// The device writes have completed; the next flush makes them durable.
+    pub(super) async fn build(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&ChunkState>,
+    ) -> Result<(Built, Grant<'_>), StoreError> {
+        let _pin = self.pin();
+        let plan = Plan::new(Shape {
+            base_len: base.map_or(0, |base| base.len),
+            cell_log2: op.cell_log2,
+            offset: op.offset,
+            len: op.len,
+            rewrite: base.is_some_and(|base| base.owned.len() >= CHUNK_RUNS_MAX),
+        });
+        let window = self.open_window(op, base, &plan).await?;
+        let mut grant = Grant::new(&self.space);
+        match self.build_from(op, base, &plan, window, &mut grant).await {
+            Ok(built) => Ok((built, grant)),
+            // The grant is dropped: nobody knows what the device did with those units.
+            Err(error @ StoreError::Disk(_)) => Err(error),
+            Err(error) => {
+                grant.give_back();
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_window(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&ChunkState>,
+        plan: &Plan,
+    ) -> Result<Window, StoreError> {
+        let page_of = |cell: u32| cell / CELLS_PER_PAGE * CELLS_PER_PAGE;
+        let first = plan.touched.first().map_or(0, |touched| page_of(touched.cell));
+        let end = plan.touched.last().map_or(0, |touched| page_of(touched.cell) + CELLS_PER_PAGE);
+        let cells = match base {
+            Some(base) => {
+                let end = end.min(base.cell_count()).max(first);
+                self.load_cells(op.key, base, first..end).await?
+            }
+            None => Vec::new(),
+        };
+        Ok(Window { first, cells })
+    }
+
+    async fn build_from(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&ChunkState>,
+        plan: &Plan,
+        window: Window,
+        grant: &mut Grant<'_>,
+    ) -> Result<Built, StoreError> {
+        let (first, count) = cells_touched(op.cell_log2, op.offset, op.len);
+        let payload = (first, (first + count).saturating_sub(1));
+        let stored = |touched: &_| count > 0 && has_bytes(touched, &window, payload);
+        let units = plan.touched.iter().filter(|cell| stored(cell));
+        let units = units.map(|cell| units_for(cell.len)).sum();
+        let (runs, reserve) = self.place(op, base, plan, units, grant).await?;
+        let pages = self.take_pages(plan, op.cell_log2, grant).await?;
+        let placed = assign(plan, &window, stored, &runs);
+        let mut draft = Draft::new(op.key, op.cell_log2, base, plan, window);
+        draft.own(&runs, &pages, reserve);
+        if let (true, [run]) = (plan.aligned, &runs[..]) {
+            for (cell, sum) in placed.iter().zip(op.sums.iter()) {
+                draft.set(base, cell, *sum);
+            }
+            let data = self.write_payload(op, *run);
+            let (data, described) = zip(data, self.write_pages(&mut draft, &pages)).await;
+            data.and(described)?;
+        } else {
+            let sums = self.write_merged(op, base, &placed).await?;
+            for (cell, sum) in placed.iter().zip(sums) {
+                draft.set(base, cell, sum);
+            }
+            self.write_pages(&mut draft, &pages).await?;
+        }
+        Ok(draft.finish())
+    }
+
+    /// Chooses where the new bytes go, and what stays reserved for growth.
+    async fn place(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&ChunkState>,
+        plan: &Plan,
+        units: u32,
+        grant: &mut Grant<'_>,
+    ) -> Result<(Vec<Extent>, Extent), StoreError> {
+        let reserve = base.map_or(Extent::NONE, |base| base.reserve);
+        let grows = plan.new_len > base.map_or(0, |base| base.len);
+        if units == 0 {
+            return Ok((Vec::new(), reserve));
+        }
+        if !grows {
+            return Ok((self.take_units(op, units, grant).await?, reserve));
+        }
+        if reserve.units >= units && !self.space.borrow().is_lost(reserve) {
+            let (run, rest) = reserve.split(units);
+            grant.use_reserved(run);
+            return Ok((vec![run], rest));
+        }
+        let expected = op.expect_len.max(plan.new_len).min(1 << op.chunk_log2);
+        let later = reservation(expected, op.cell_log2).saturating_sub(units_for(plan.new_len));
+        if let Some(run) = grant.take(units + later) {
+            let (run, rest) = run.split(units);
+            return Ok((vec![run], rest));
+        }
+        Ok((self.take_units(op, units, grant).await?, Extent::NONE))
+    }
+
+    async fn take_units(
+        &self,
+        op: &WriteOp<D>,
+        units: u32,
+        grant: &mut Grant<'_>,
+    ) -> Result<Vec<Extent>, StoreError> {
+        let cell_units = (1 << op.cell_log2) / UNIT;
+        self.take_space(|| match grant.take(units) {
+            Some(run) => Some(vec![run]),
+            None => grant.take_pieces(units, cell_units),
+        })
+        .await
+    }
+
+    async fn take_pages(
+        &self,
+        plan: &Plan,
+        cell_log2: u8,
+        grant: &mut Grant<'_>,
+    ) -> Result<Vec<Extent>, StoreError> {
+        let mut pages = Vec::new();
+        for _ in pages_rewritten(plan, cell_log2).into_iter().flatten() {
+            pages.push(self.take_space(|| grant.take_page()).await?);
+        }
+        Ok(pages)
+    }
+
+    /// Writes the payload from where it lies.
+    async fn write_payload(&self, op: &WriteOp<D>, run: Extent) -> Result<(), StoreError> {
+        let len = units_for(op.len) as usize * IO_ALIGN;
+        let offset = run.start * u64::from(UNIT);
+        Ok(self.disk.write(offset, Rc::clone(&op.payload), len).await?)
+    }
+
+    async fn write_pages(&self, draft: &mut Draft, places: &[Extent]) -> Result<(), StoreError> {
+        let pages = draft.encode_pages(places);
+        let writes = pages.iter().zip(places).map(|((_, bytes, _), place)| {
+            self.write_bytes(place.start * u64::from(UNIT), bytes, IO_ALIGN)
+        });
+        for written in join_all(writes.collect()).await {
+            written?;
+        }
+        for ((hash, _, cells), place) in pages.into_iter().zip(places) {
+            let page = PageRef { place: place.start, hash };
+            self.cache.borrow_mut().insert(page, cells.into());
+        }
+        Ok(())
+    }
+
+    /// Copies cells into buffers of the device, merging old and new bytes, and writes those.
+    async fn write_merged(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&ChunkState>,
+        placed: &[Placed],
+    ) -> Result<Vec<CellSum>, StoreError> {
+        let mut sums = Vec::with_capacity(placed.len());
+        let mut rest = placed;
+        while let Some(first) = rest.first() {
+            if first.place == 0 {
+                sums.push(hole_sum(op.key, first.touched.cell, first.touched.len));
+                rest = &rest[1..];
+                continue;
+            }
+            let (together, later) = rest.split_at(transfer_of(rest));
+            self.write_transfer(op, base, together, &mut sums).await?;
+            rest = later;
+        }
+        Ok(sums)
+    }
+
+    async fn write_transfer(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&ChunkState>,
+        placed: &[Placed],
+        sums: &mut Vec<CellSum>,
+    ) -> Result<(), StoreError> {
+        let len: usize = placed.iter().map(padded).sum();
+        let mut buffer = self.disk.allocate(len);
+        let mut at = 0;
+        for cell in placed {
+            let memory = &mut buffer.bytes_mut()[at..at + padded(cell)];
+            sums.push(self.merge_cell(op, base, cell, memory).await?);
+            at += padded(cell);
+        }
+        let offset = placed.first().map_or(0, |first| first.place) * u64::from(UNIT);
+        self.count_copied(len);
+        Ok(self.disk.write(offset, Rc::new(buffer), len).await?)
+    }
+
+    /// Fills the memory of one cell: old bytes, zeros, payload on top.
+    async fn merge_cell(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&ChunkState>,
+        placed: &Placed,
+        memory: &mut [u8],
+    ) -> Result<CellSum, StoreError> {
+        let Placed { touched, old, .. } = placed;
+        memory.fill(0);
+        if touched.source == Source::Merge
+            && let Some((old, base)) = old.zip(base)
+        {
+            let len = base.cell_len(touched.cell);
+            if let Some(read) = self.read_cell(op.key, touched.cell, old, len).await? {
+                memory[..len as usize].copy_from_slice(&read[..len as usize]);
+            }
+        }
+        let start = touched.cell << op.cell_log2;
+        let from = op.offset.max(start);
+        let to = (op.offset + op.len).min(start + touched.len);
+        if from < to {
+            let source = (from - op.offset) as usize..(to - op.offset) as usize;
+            let target = (from - start) as usize..(to - start) as usize;
+            memory[target].copy_from_slice(&op.payload.bytes()[source]);
+        }
+        if touched.source == Source::Payload {
+            // The sender's sum, not one of this copy: it still covers what memory may do to it.
+            let number = touched.cell - (op.offset >> op.cell_log2);
+            return op.sums.get(number as usize).copied().ok_or(StoreError::Refused("checksums"));
+        }
+        Ok(cell_sum(op.key, touched.cell, &memory[..touched.len as usize]))
+    }
+}
+
+/// Bytes one cell takes on the device.
+fn padded(cell: &Placed) -> usize {
+    units_for(cell.touched.len) as usize * IO_ALIGN
+}
+
+/// How many of the cells can be written by one transfer: they follow each other on the device.
+fn transfer_of(placed: &[Placed]) -> usize {
+    let mut next = placed.first().map_or(0, |first| first.place);
+    let mut bytes = 0;
+    placed
+        .iter()
+        .take_while(|cell| {
+            let follows = cell.place == next && bytes < DEVICE_TRANSFER_MAX as usize;
+            next = cell.place + u64::from(units_for(cell.touched.len));
+            bytes += padded(cell);
+            follows
+        })
+        .count()
+}

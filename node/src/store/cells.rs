@@ -1,0 +1,167 @@
+//! Sums and places of cells, from the index or through the page cache, and their bytes.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use protocol::checksum::cell_sum;
+use protocol::ids::ChunkKey;
+use protocol::limits::IO_ALIGN;
+
+use super::Store;
+use super::descriptor::decode_page;
+use super::extent::{UNIT, units_for};
+use super::state::{CELLS_PER_PAGE, Cell, Cells, ChunkState, PageRef};
+use super::types::StoreError;
+use super::wait::join_all;
+use crate::io::{Disk, DiskError};
+use crate::limits::{DEVICE_READS_MAX, DEVICE_TRANSFER_MAX, PAGE_CACHE_MAX};
+
+/// Descriptor pages that were read or written lately; the least recently used goes first.
+#[derive(Default)]
+pub(super) struct PageCache {
+    pages: BTreeMap<(u64, u64), (u64, Rc<[Cell]>)>,
+    by_use: BTreeMap<u64, (u64, u64)>,
+    clock: u64,
+}
+
+/// Consecutive cells that lie one after the other on the device, or are holes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) first: u32,
+    pub(super) cells: u32,
+    /// First unit; 0 for holes.
+    pub(super) place: u64,
+    /// Bytes of the cells.
+    pub(super) len: u32,
+}
+
+impl PageCache {
+    pub(super) fn insert(&mut self, page: PageRef, cells: Rc<[Cell]>) {
+        let name = (page.place, page.hash);
+        self.clock += 1;
+        if let Some((used, _)) = self.pages.insert(name, (self.clock, cells)) {
+            self.by_use.remove(&used);
+        }
+        self.by_use.insert(self.clock, name);
+        while self.pages.len() > PAGE_CACHE_MAX {
+            let Some((_, oldest)) = self.by_use.pop_first() else { return };
+            self.pages.remove(&oldest);
+        }
+    }
+
+    fn find(&mut self, page: PageRef) -> Option<Rc<[Cell]>> {
+        let cells = Rc::clone(&self.pages.get(&(page.place, page.hash))?.1);
+        self.insert(page, Rc::clone(&cells));
+        Some(cells)
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Sums and places of a range of cells.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when a descriptor page is not the one that was written.
+    pub(super) async fn load_cells(
+        &self,
+        key: ChunkKey,
+        state: &ChunkState,
+        range: Range<u32>,
+    ) -> Result<Vec<Cell>, StoreError> {
+        match &state.cells {
+            Cells::Inline(cells) => {
+                let range = range.start as usize..range.end as usize;
+                cells.get(range).map(<[Cell]>::to_vec).ok_or(StoreError::NotFound)
+            }
+            Cells::Pages(pages) => {
+                let mut cells = Vec::with_capacity(range.len());
+                let first = range.start / CELLS_PER_PAGE;
+                for number in first..range.end.div_ceil(CELLS_PER_PAGE) {
+                    let start = number * CELLS_PER_PAGE;
+                    let corrupt = StoreError::Corrupt { cell: start };
+                    let page = pages.get(number as usize).ok_or(corrupt.clone())?;
+                    let all = self.load_page(key, number, *page).await?;
+                    let from = range.start.saturating_sub(start) as usize;
+                    let to = (range.end - start).min(CELLS_PER_PAGE) as usize;
+                    cells.extend_from_slice(all.get(from..to).ok_or(corrupt)?);
+                }
+                Ok(cells)
+            }
+        }
+    }
+
+    async fn load_page(
+        &self,
+        key: ChunkKey,
+        number: u32,
+        page: PageRef,
+    ) -> Result<Rc<[Cell]>, StoreError> {
+        if let Some(cells) = self.cache.borrow_mut().find(page) {
+            return Ok(cells);
+        }
+        let bytes = self.disk.read(page.place * u64::from(UNIT), IO_ALIGN).await?;
+        let cells: Rc<[Cell]> = decode_page(&bytes, key, number, page.hash)
+            .ok_or(StoreError::Corrupt { cell: number * CELLS_PER_PAGE })?
+            .into();
+        self.cache.borrow_mut().insert(page, Rc::clone(&cells));
+        Ok(cells)
+    }
+
+    /// Reads runs of cells, several at a time; holes are `None`.
+    pub(super) async fn read_runs(&self, runs: &[Run]) -> Result<Vec<Option<D::Read>>, StoreError> {
+        let mut reads = Vec::with_capacity(runs.len());
+        for group in runs.chunks(DEVICE_READS_MAX) {
+            let group = group.iter().map(|run| self.read_run(*run)).collect();
+            for read in join_all(group).await {
+                reads.push(read?);
+            }
+        }
+        Ok(reads)
+    }
+
+    async fn read_run(&self, run: Run) -> Result<Option<D::Read>, DiskError> {
+        if run.place == 0 {
+            return Ok(None);
+        }
+        let offset = run.place * u64::from(UNIT);
+        let len = units_for(run.len) as usize * IO_ALIGN;
+        self.disk.read(offset, len).await.map(Some)
+    }
+
+    /// Reads one cell's committed bytes and checks them; `None` for a hole.
+    pub(super) async fn read_cell(
+        &self,
+        key: ChunkKey,
+        number: u32,
+        cell: Cell,
+        len: u32,
+    ) -> Result<Option<D::Read>, StoreError> {
+        let run = Run { first: number, cells: 1, place: cell.place, len };
+        let read = self.read_run(run).await?;
+        match &read {
+            Some(bytes) if cell_sum(key, number, &bytes[..len as usize]) != cell.sum => {
+                Err(StoreError::Corrupt { cell: number })
+            }
+            _ => Ok(read),
+        }
+    }
+}
+
+/// Joins cells that follow each other on the device, up to the longest transfer.
+pub(super) fn runs_of(state: &ChunkState, first: u32, cells: &[Cell]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (number, cell) in (first..).zip(cells) {
+        let len = state.cell_len(number);
+        if let Some(run) = runs.last_mut() {
+            let holes = run.place == 0 && cell.place == 0;
+            let next = run.place != 0 && cell.place == run.place + u64::from(units_for(run.len));
+            if (holes || next) && run.len + len <= DEVICE_TRANSFER_MAX {
+                run.cells += 1;
+                run.len += len;
+                continue;
+            }
+        }
+        runs.push(Run { first: number, cells: 1, place: cell.place, len });
+    }
+    runs
+}

@@ -1,0 +1,151 @@
+//! Runs of 4 KiB units on the container, and sets of them.
+
+/// Bytes of one unit of space.
+pub(super) const UNIT: u32 = 4096;
+
+/// A contiguous run of units; unit 0 is the first of the container and is never data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Extent {
+    /// First unit.
+    pub(super) start: u64,
+    /// Number of units.
+    pub(super) units: u32,
+}
+
+impl Extent {
+    /// No space.
+    pub(super) const NONE: Extent = Extent { start: 0, units: 0 };
+
+    /// Longest run that its encoding can name.
+    pub(super) const UNITS_MAX: u32 = (1 << 24) - 1;
+
+    /// First unit after the run.
+    pub(super) fn end(self) -> u64 {
+        self.start + u64::from(self.units)
+    }
+
+    pub(super) fn is_none(self) -> bool {
+        self.units == 0
+    }
+
+    /// The first `units` units and what remains.
+    pub(super) fn split(self, units: u32) -> (Extent, Extent) {
+        let first = units.min(self.units);
+        let front = Extent { start: self.start, units: first };
+        let rest = Extent { start: self.start + u64::from(first), units: self.units - first };
+        (front, if rest.units == 0 { Extent::NONE } else { rest })
+    }
+
+    fn between(start: u64, end: u64) -> Option<Extent> {
+        let units = u32::try_from(end.checked_sub(start)?).ok()?;
+        (units > 0).then_some(Extent { start, units })
+    }
+}
+
+/// Units that hold `bytes` bytes.
+pub(super) fn units_for(bytes: u32) -> u32 {
+    bytes.div_ceil(UNIT)
+}
+
+/// A set of units: runs ascending, none touching the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ExtentSet {
+    runs: Vec<Extent>,
+}
+
+impl ExtentSet {
+    pub(super) fn of(runs: &[Extent]) -> ExtentSet {
+        let mut set = ExtentSet::default();
+        for &run in runs {
+            set.insert(run);
+        }
+        set
+    }
+
+    pub(super) fn runs(&self) -> &[Extent] {
+        &self.runs
+    }
+
+    /// Adds a run, merging what it overlaps or touches.
+    pub(super) fn insert(&mut self, run: Extent) {
+        if run.is_none() {
+            return;
+        }
+        let from = self.runs.partition_point(|have| have.end() < run.start);
+        let to = self.runs.partition_point(|have| have.start <= run.end());
+        let touched = &self.runs[from..to];
+        let start = touched.first().map_or(run.start, |first| first.start.min(run.start));
+        let end = touched.last().map_or(run.end(), |last| last.end().max(run.end()));
+        let units = u32::try_from(end - start).unwrap_or(u32::MAX).min(Extent::UNITS_MAX);
+        // A run beyond what the encoding can name is kept as two.
+        let merged = Extent { start, units };
+        let rest = Extent::between(merged.end(), end);
+        self.runs.splice(from..to, std::iter::once(merged).chain(rest));
+    }
+
+    /// Removes a run, whatever part of it is there.
+    pub(super) fn remove(&mut self, run: Extent) {
+        if run.is_none() {
+            return;
+        }
+        let from = self.runs.partition_point(|have| have.end() <= run.start);
+        let to = self.runs.partition_point(|have| have.start < run.end());
+        let mut kept = Vec::new();
+        for have in &self.runs[from..to] {
+            kept.extend(Extent::between(have.start, run.start.min(have.end())));
+            kept.extend(Extent::between(run.end().max(have.start), have.end()));
+        }
+        self.runs.splice(from..to, kept);
+    }
+
+    /// Removes every run of another set.
+    pub(super) fn remove_all(&mut self, runs: &[Extent]) {
+        for &run in runs {
+            self.remove(run);
+        }
+    }
+
+    /// True when some unit of the run is in the set.
+    pub(super) fn touches(&self, run: Extent) -> bool {
+        let at = self.runs.partition_point(|have| have.end() <= run.start);
+        self.runs.get(at).is_some_and(|have| !run.is_none() && have.start < run.end())
+    }
+
+    pub(super) fn units(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.units)).sum()
+    }
+
+    pub(super) fn into_runs(self) -> Vec<Extent> {
+        self.runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_set_behaves_like_a_set_of_units() {
+        let mut set = ExtentSet::default();
+        let mut model = BTreeSet::new();
+        let mut seed = 7u64;
+        for _ in 0..4000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let run = Extent { start: (seed >> 33) % 200, units: ((seed >> 50) % 12) as u32 };
+            let units = run.start..run.end();
+            assert_eq!(set.touches(run), units.clone().any(|unit| model.contains(&unit)));
+            if seed & (1 << 20) == 0 {
+                set.insert(run);
+                model.extend(units);
+            } else {
+                set.remove(run);
+                model.retain(|unit| !units.contains(unit));
+            }
+            let listed: Vec<u64> = set.runs().iter().flat_map(|run| run.start..run.end()).collect();
+            assert_eq!(listed, model.iter().copied().collect::<Vec<_>>());
+            assert!(set.runs().windows(2).all(|pair| pair[0].end() < pair[1].start));
+        }
+    }
+}

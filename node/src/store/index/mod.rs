@@ -1,0 +1,293 @@
+//! What the target holds: every version of every chunk, and what is known of each group.
+//!
+//! Pure. [`Index::apply`] is the only way to change it, both while running and at recovery, so a
+//! replay of the journal arrives where the running store was. It answers which units nobody
+//! refers to any more; when those may be used again is not decided here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::rc::Rc;
+
+use protocol::ids::{ChunkKey, Fid, GroupId, Version};
+
+use super::bytes::{Reader, Writer};
+use super::extent::{Extent, ExtentSet};
+use super::record::Record;
+use super::snapshot::Snapshot;
+use super::state::ChunkState;
+use super::types::GroupInfo;
+
+/// Name of a chunk on a target.
+pub(super) type Name = (GroupId, ChunkKey);
+
+/// Bytes of an entry in a checkpoint before its states.
+pub(super) const ENTRY_FIELDS: &[(&str, usize)] =
+    &[("group", 4), ("key", 12), ("flags", 1), ("pendings", 1)];
+const ENTRY_HEAD_LEN: usize = 18;
+const FLAG_QUARANTINED: u8 = 1;
+const FLAG_COMMITTED: u8 = 2;
+
+/// The versions of one chunk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) committed: Option<Rc<ChunkState>>,
+    /// Ascending; each builds on the one before.
+    pub(super) pendings: Vec<Rc<ChunkState>>,
+    /// Kept, not served, not listed.
+    pub(super) quarantined: bool,
+}
+
+/// Everything the target holds.
+#[derive(Default)]
+pub(super) struct Index {
+    entries: BTreeMap<Name, Entry>,
+    groups: BTreeMap<GroupId, GroupInfo>,
+    with_pendings: BTreeSet<Name>,
+    image_len: u64,
+    pub(super) snapshot: Option<Snapshot>,
+}
+
+impl Entry {
+    /// The newest version, committed or pending.
+    pub(super) fn newest(&self) -> Option<&Rc<ChunkState>> {
+        self.pendings.last().or(self.committed.as_ref())
+    }
+
+    /// Every version, oldest first.
+    pub(super) fn states(&self) -> impl Iterator<Item = &Rc<ChunkState>> {
+        self.committed.iter().chain(&self.pendings)
+    }
+
+    /// Every unit some version refers to.
+    pub(super) fn owned(&self) -> ExtentSet {
+        let mut set = ExtentSet::default();
+        for state in self.states() {
+            for &extent in &state.owned {
+                set.insert(extent);
+            }
+        }
+        set
+    }
+
+    /// Length of [`Entry::encode`].
+    pub(super) fn encoded_len(&self) -> usize {
+        ENTRY_HEAD_LEN + self.states().map(|state| 8 + state.encoded_len()).sum::<usize>()
+    }
+
+    /// Appends the entry as a checkpoint holds it: each state follows its journal position.
+    pub(super) fn encode(&self, name: Name, out: &mut Writer) {
+        let flags = if self.quarantined { FLAG_QUARANTINED } else { 0 }
+            | if self.committed.is_some() { FLAG_COMMITTED } else { 0 };
+        let pendings = u8::try_from(self.pendings.len()).unwrap_or(u8::MAX);
+        out.u32(name.0.0).key(name.1).u8(flags).u8(pendings);
+        for state in self.states() {
+            state.encode(out.u64(state.lsn.0));
+        }
+    }
+
+    /// Reads what [`Entry::encode`] wrote.
+    pub(super) fn decode(from: &mut Reader<'_>) -> Option<(Name, Entry)> {
+        let name = (from.group()?, from.key()?);
+        let (flags, pendings) = (from.u8()?, from.u8()?);
+        let state = |from: &mut Reader<'_>| {
+            let lsn = protocol::ids::Lsn(from.u64()?);
+            ChunkState::decode(from, lsn).map(Rc::new)
+        };
+        let committed = if flags & FLAG_COMMITTED != 0 { Some(state(from)?) } else { None };
+        let pendings = from.list(usize::from(pendings), state)?.into_vec();
+        Some((name, Entry { committed, pendings, quarantined: flags & FLAG_QUARANTINED != 0 }))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.committed.is_none() && self.pendings.is_empty()
+    }
+
+    fn commit_through(&mut self, through: Version) {
+        let done = self.pendings.iter().take_while(|state| state.version <= through).count();
+        if let Some(newest) = self.pendings.drain(..done).next_back() {
+            self.committed = Some(newest);
+        }
+    }
+
+    fn install(&mut self, state: Rc<ChunkState>, committed: bool) {
+        self.quarantined = false;
+        self.pendings.clear();
+        if committed {
+            self.committed = Some(state);
+        } else {
+            // An older committed version stays readable until this one is committed.
+            self.committed.take_if(|have| have.version >= state.version);
+            self.pendings.push(state);
+        }
+    }
+}
+
+impl Index {
+    /// Changes the index by one record; returns the units that are not referred to any more.
+    pub(super) fn apply(&mut self, record: Record) -> Vec<Extent> {
+        match record {
+            Record::Put { group, key, state } => self.put((group, key), Rc::new(state)),
+            Record::Install { group, key, committed, state } => {
+                let committed = committed || state.version <= self.group(group).committed_through;
+                self.change((group, key), |entry| entry.install(Rc::new(state), committed))
+            }
+            Record::Committed { group, through } => self.commit_through(group, through),
+            Record::Adopt { group, epoch } => {
+                let info = self.groups.entry(group).or_default();
+                info.epoch = info.epoch.max(epoch);
+                Vec::new()
+            }
+            Record::Discard { group, key, version } => self.change((group, key), |entry| {
+                entry.pendings.retain(|state| state.version < version);
+            }),
+            Record::Quarantine { group, key } => {
+                self.change((group, key), |entry| entry.quarantined = true)
+            }
+            Record::DropFid { group, fid } => self.drop_fid(group, fid),
+        }
+    }
+
+    /// Puts an entry back that a checkpoint held.
+    pub(super) fn restore(&mut self, name: Name, entry: Entry) {
+        self.change(name, |have| *have = entry);
+    }
+
+    /// Puts a group back that a checkpoint held.
+    pub(super) fn restore_group(&mut self, group: GroupId, info: GroupInfo) {
+        self.groups.insert(group, info);
+    }
+
+    /// Forgets a chunk that recovery found to be overwritten.
+    pub(super) fn forget(&mut self, name: Name) {
+        self.change(name, |entry| *entry = Entry::default());
+    }
+
+    /// Marks every version recorded after `lsn` for which the test holds as not trusted.
+    pub(super) fn suspect(&mut self, name: Name, test: impl Fn(&ChunkState) -> bool) {
+        self.change(name, |entry| {
+            for state in entry.committed.iter_mut().chain(&mut entry.pendings) {
+                if test(state) {
+                    Rc::make_mut(state).suspect = true;
+                }
+            }
+        });
+    }
+
+    pub(super) fn entry(&self, group: GroupId, key: ChunkKey) -> Option<&Entry> {
+        self.entries.get(&(group, key))
+    }
+
+    /// The entry, unless it is quarantined.
+    pub(super) fn served(&self, group: GroupId, key: ChunkKey) -> Option<&Entry> {
+        self.entry(group, key).filter(|entry| !entry.quarantined)
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Name, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// Entries of one group after a key, ascending.
+    pub(super) fn group_entries(
+        &self,
+        group: GroupId,
+        after: Option<ChunkKey>,
+    ) -> impl Iterator<Item = (ChunkKey, &Entry)> {
+        let from = match after {
+            Some(key) => Bound::Excluded((group, key)),
+            None => Bound::Included((group, ChunkKey::default())),
+        };
+        self.entries
+            .range((from, Bound::Unbounded))
+            .take_while(move |(name, _)| name.0 == group)
+            .map(|(name, entry)| (name.1, entry))
+    }
+
+    /// Entries after a name, for a checkpoint.
+    pub(super) fn entries_after(
+        &self,
+        after: Option<Name>,
+    ) -> impl Iterator<Item = (&Name, &Entry)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range((from, Bound::Unbounded))
+    }
+
+    /// Chunks of a group that have pending versions, ascending.
+    pub(super) fn pending_names(&self, group: GroupId) -> impl Iterator<Item = Name> {
+        let last = ChunkKey { fid: Fid(u64::MAX), index: u32::MAX };
+        self.with_pendings.range((group, ChunkKey::default())..=(group, last)).copied()
+    }
+
+    pub(super) fn group(&self, group: GroupId) -> GroupInfo {
+        self.groups.get(&group).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn groups(&self) -> &BTreeMap<GroupId, GroupInfo> {
+        &self.groups
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes a checkpoint of all entries takes.
+    pub(super) fn image_len(&self) -> u64 {
+        self.image_len
+    }
+
+    fn put(&mut self, name: Name, state: Rc<ChunkState>) -> Vec<Extent> {
+        let through = self.group(name.0).committed_through;
+        self.change(name, |entry| {
+            entry.quarantined = false;
+            entry.pendings.push(state);
+            entry.commit_through(through);
+        })
+    }
+
+    fn commit_through(&mut self, group: GroupId, through: Version) -> Vec<Extent> {
+        let info = self.groups.entry(group).or_default();
+        info.committed_through = info.committed_through.max(through);
+        let names: Vec<Name> = self.pending_names(group).collect();
+        names
+            .into_iter()
+            .flat_map(|name| self.change(name, |entry| entry.commit_through(through)))
+            .collect()
+    }
+
+    fn drop_fid(&mut self, group: GroupId, fid: Fid) -> Vec<Extent> {
+        let first = ChunkKey { fid, index: 0 };
+        let last = ChunkKey { fid, index: u32::MAX };
+        let names: Vec<Name> =
+            self.entries.range((group, first)..=(group, last)).map(|(name, _)| *name).collect();
+        names
+            .into_iter()
+            .flat_map(|name| self.change(name, |entry| *entry = Entry::default()))
+            .collect()
+    }
+
+    /// Changes one entry and keeps everything that follows from it.
+    fn change(&mut self, name: Name, change: impl FnOnce(&mut Entry)) -> Vec<Extent> {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.keep(name, self.entries.get(&name));
+        }
+        let entry = self.entries.entry(name).or_default();
+        let before = entry.owned();
+        let len_before = if entry.is_empty() { 0 } else { entry.encoded_len() };
+        change(entry);
+        let mut freed = before;
+        freed.remove_all(entry.owned().runs());
+        let len_after = if entry.is_empty() { 0 } else { entry.encoded_len() };
+        self.image_len = self.image_len + len_after as u64 - len_before as u64;
+        if entry.pendings.is_empty() {
+            self.with_pendings.remove(&name);
+        } else {
+            self.with_pendings.insert(name);
+        }
+        if entry.is_empty() {
+            self.entries.remove(&name);
+        }
+        freed.into_runs()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! What the store knows without touching the device.
+
+use protocol::ids::{ChunkKey, GroupId, Lsn, OpId, Version};
+use protocol::message::chunk::{InventoryEntry, Pending};
+
+use super::Store;
+use super::extent::UNIT;
+use super::types::{ChunkInfo, GroupInfo};
+use crate::io::Disk;
+
+impl<D: Disk> Store<D> {
+    /// What the index knows of one chunk; `None` when it is not here or quarantined.
+    pub fn info(&self, group: GroupId, key: ChunkKey) -> Option<ChunkInfo> {
+        let index = self.index.borrow();
+        let entry = index.served(group, key)?;
+        let newest = entry.newest()?;
+        let ops: Vec<(OpId, Version, u32)> =
+            newest.ops.iter().map(|entry| (entry.op, entry.version, entry.len)).collect();
+        Some(ChunkInfo {
+            version: newest.version,
+            chunk_len: newest.len,
+            committed: entry.committed.as_ref().map(|state| (state.version, state.len)),
+            mutated: newest.mutated,
+            suspect: newest.suspect,
+            trunc_gen: newest.trunc_gen,
+            cell_log2: newest.cell_log2,
+            chunk_log2: newest.chunk_log2,
+            ops,
+        })
+    }
+
+    /// One page of a group's chunks after a key, ascending; true when another page follows.
+    ///
+    /// # Shape
+    /// Newest durable version of each; quarantined chunks are left out.
+    pub fn inventory(
+        &self,
+        group: GroupId,
+        after: Option<ChunkKey>,
+        limit: usize,
+    ) -> (Vec<InventoryEntry>, bool) {
+        let index = self.index.borrow();
+        let mut served = index.group_entries(group, after).filter_map(|(key, entry)| {
+            let state = self.newest_durable(entry).filter(|_| !entry.quarantined)?;
+            Some(InventoryEntry {
+                key,
+                version: state.version,
+                chunk_len: state.len,
+                hash: state.content,
+                suspect: state.suspect,
+            })
+        });
+        let entries = served.by_ref().take(limit).collect();
+        (entries, served.next().is_some())
+    }
+
+    /// Durable versions of a group that are not known to be committed, ascending by key and
+    /// version.
+    pub fn pendings(&self, group: GroupId) -> Vec<Pending> {
+        let (index, durable) = (self.index.borrow(), self.durable_lsn());
+        let mut pendings = Vec::new();
+        for (group, key) in index.pending_names(group) {
+            let Some(entry) = index.served(group, key) else { continue };
+            pendings.extend(entry.pendings.iter().filter(|state| state.lsn <= durable).map(
+                |state| Pending {
+                    key,
+                    version: state.version,
+                    chunk_len: state.len,
+                    op: state.op,
+                    hash: state.content,
+                },
+            ));
+        }
+        pendings
+    }
+
+    /// Every group this target has heard of, ascending.
+    pub fn groups(&self) -> Vec<(GroupId, GroupInfo)> {
+        let index = self.index.borrow();
+        index.groups().iter().map(|(group, info)| (*group, info.clone())).collect()
+    }
+
+    /// Bytes the arena holds.
+    pub fn capacity(&self) -> u64 {
+        self.geometry.container - self.geometry.arena_offset
+    }
+
+    /// Bytes of the arena that are free, or will be after the next batch.
+    pub fn free(&self) -> u64 {
+        let space = self.space.borrow();
+        (space.free_units() + space.waiting_units()) * u64::from(UNIT)
+    }
+
+    /// Chunks in the index.
+    pub fn chunks(&self) -> u64 {
+        self.index.borrow().len() as u64
+    }
+
+    /// Last journal position that is durable.
+    pub fn durable_lsn(&self) -> Lsn {
+        self.journal.borrow().durable().lsn
+    }
+
+    /// True after a device error that ended all writing in this generation.
+    pub fn fenced(&self) -> bool {
+        self.fence_reason.borrow().is_some()
+    }
+
+    /// Flushes issued since it was opened.
+    pub fn flushes(&self) -> u64 {
+        self.flushes.get()
+    }
+
+    /// Payload bytes copied in memory since it was opened.
+    pub fn bytes_copied(&self) -> u64 {
+        self.bytes_copied.get()
+    }
+}

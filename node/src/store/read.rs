@@ -1,0 +1,211 @@
+//! Reading committed bytes, and checking them.
+
+use std::rc::Rc;
+
+use protocol::checksum::{cell_sum, first_bad_cell};
+use protocol::ids::{ChunkKey, GroupId};
+use protocol::layout::cells_touched;
+use protocol::message::chunk::VerifyReply;
+
+use super::Store;
+use super::cells::{Run, runs_of};
+use super::index::Entry;
+use super::state::{Cell, ChunkState};
+use super::types::{ReadMode, ReadOut, StoreError};
+use crate::io::{Disk, Payload, Piece};
+
+/// Keeps what the index refers to now from being overwritten, while it exists.
+pub(super) struct Pin<'a, D: Disk> {
+    store: &'a Store<D>,
+    reader: u64,
+}
+
+impl<D: Disk> Drop for Pin<'_, D> {
+    fn drop(&mut self) {
+        let durable = self.store.durable_lsn();
+        let mut space = self.store.space.borrow_mut();
+        space.end_read(self.reader);
+        space.settle(durable);
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Reads the whole cells that cover `offset..offset + len`, cut at the chunk's length.
+    ///
+    /// # Errors
+    /// - [`StoreError::NotFound`]: no such chunk, or it is quarantined.
+    /// - [`StoreError::Dirty`]: only a pending version covers the range. Ask the primary.
+    /// - [`StoreError::Short`]: the committed chunk ends before the range does.
+    /// - [`StoreError::Corrupt`]: a descriptor, or with [`ReadMode::verify`] a cell, does not
+    ///   match its checksum. Read elsewhere. A suspect chunk is always verified.
+    ///
+    /// # Cancel safety
+    /// The store is unchanged.
+    ///
+    /// # Cost
+    /// One device read for each contiguous run, none for holes, one more when the descriptor is
+    /// not cached; no copy.
+    pub async fn read(
+        &self,
+        group: GroupId,
+        key: ChunkKey,
+        offset: u32,
+        len: u32,
+        mode: ReadMode,
+    ) -> Result<ReadOut<D>, StoreError> {
+        let end = offset.checked_add(len).ok_or(StoreError::Refused("range overflows"))?;
+        let state = self.readable(group, key, end, mode.newest)?;
+        let _pin = self.pin();
+        let (first, count) = cells_touched(state.cell_log2, offset, len);
+        let cells = self.load_cells(key, &state, first..first + count).await?;
+        let runs = runs_of(&state, first, &cells);
+        let payload = self.read_payload(&runs).await?;
+        let sums: Vec<_> = cells.iter().map(|cell| cell.sum).collect();
+        if mode.verify || state.suspect {
+            check_payload(key, &state, first, &cells, &runs, &payload)?;
+        }
+        Ok(ReadOut {
+            version: state.version,
+            chunk_len: state.len,
+            cell_log2: state.cell_log2,
+            first_cell: first,
+            sums,
+            payload,
+        })
+    }
+
+    /// Reads the newest durable version from the device and checks every cell.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] and [`StoreError::Corrupt`] as [`Store::read`]; a cell that the
+    /// device cannot read counts as bad.
+    ///
+    /// # Cancel safety
+    /// The store is unchanged.
+    pub async fn verify(&self, group: GroupId, key: ChunkKey) -> Result<VerifyReply, StoreError> {
+        let state = self.readable(group, key, 0, true)?;
+        let (cells, bad_cells) = self.check_state(key, &state).await?;
+        Ok(VerifyReply {
+            version: state.version,
+            chunk_len: state.len,
+            cell_log2: state.cell_log2,
+            sums: cells.iter().map(|cell| cell.sum).collect(),
+            bad_cells,
+        })
+    }
+
+    /// Checks every cell of one version; also what those cells are.
+    pub(super) async fn check_state(
+        &self,
+        key: ChunkKey,
+        state: &ChunkState,
+    ) -> Result<(Vec<Cell>, Vec<u32>), StoreError> {
+        let _pin = self.pin();
+        let cells = self.load_cells(key, state, 0..state.cell_count()).await?;
+        let mut bad = Vec::new();
+        for run in runs_of(state, 0, &cells) {
+            self.check_run(key, state, run, &cells, &mut bad).await;
+        }
+        Ok((cells, bad))
+    }
+
+    async fn check_run(
+        &self,
+        key: ChunkKey,
+        state: &ChunkState,
+        run: Run,
+        cells: &[Cell],
+        bad: &mut Vec<u32>,
+    ) {
+        let whole = self.read_runs(&[run]).await;
+        let mut at = 0;
+        for number in run.first..run.first + run.cells {
+            let (cell, len) = (cells[number as usize], state.cell_len(number));
+            let good = match whole.as_deref() {
+                Ok([Some(bytes)]) => {
+                    cell_sum(key, number, &bytes[at..at + len as usize]) == cell.sum
+                }
+                Ok(_) => true,
+                // One bad sector fails the whole transfer: ask for the cells one by one.
+                Err(_) => self.read_cell(key, number, cell, len).await.is_ok(),
+            };
+            if !good {
+                bad.push(number);
+            }
+            at += len as usize;
+        }
+    }
+
+    async fn read_payload(&self, runs: &[Run]) -> Result<Payload<D>, StoreError> {
+        let reads = self.read_runs(runs).await?;
+        let mut payload = Payload::empty();
+        for (run, read) in runs.iter().zip(reads) {
+            let len = run.len as usize;
+            payload.push(match read {
+                Some(read) => Piece::Read { read, start: 0, len },
+                None => Piece::Zeros { len },
+            });
+        }
+        Ok(payload)
+    }
+
+    /// The version that a read up to `end` may see.
+    fn readable(
+        &self,
+        group: GroupId,
+        key: ChunkKey,
+        end: u32,
+        newest: bool,
+    ) -> Result<Rc<ChunkState>, StoreError> {
+        let index = self.index.borrow();
+        let entry = index.served(group, key).ok_or(StoreError::NotFound)?;
+        if newest {
+            let state = self.newest_durable(entry).ok_or(StoreError::NotFound)?;
+            return if end <= state.len {
+                Ok(Rc::clone(state))
+            } else {
+                Err(StoreError::Short { len: state.len })
+            };
+        }
+        let pending = entry.pendings.iter().any(|state| state.len >= end);
+        match &entry.committed {
+            Some(state) if end <= state.len => Ok(Rc::clone(state)),
+            _ if pending => Err(StoreError::Dirty),
+            Some(state) => Err(StoreError::Short { len: state.len }),
+            None if entry.pendings.is_empty() => Err(StoreError::NotFound),
+            None => Err(StoreError::Short { len: 0 }),
+        }
+    }
+
+    /// The newest version whose batch is durable.
+    pub(super) fn newest_durable<'a>(&self, entry: &'a Entry) -> Option<&'a Rc<ChunkState>> {
+        let durable = self.durable_lsn();
+        let pending = entry.pendings.iter().rev().find(|state| state.lsn <= durable);
+        pending.or(entry.committed.as_ref())
+    }
+
+    pub(super) fn pin(&self) -> Pin<'_, D> {
+        Pin { store: self, reader: self.space.borrow_mut().begin_read() }
+    }
+}
+
+/// Checks every cell of a payload that was just read.
+fn check_payload<D: Disk>(
+    key: ChunkKey,
+    state: &ChunkState,
+    first: u32,
+    cells: &[Cell],
+    runs: &[Run],
+    payload: &Payload<D>,
+) -> Result<(), StoreError> {
+    let sums: Vec<_> = cells.iter().map(|cell| cell.sum).collect();
+    let pieces = payload.pieces().iter();
+    for (run, piece) in runs.iter().zip(pieces) {
+        let Piece::Read { read, len, .. } = piece else { continue };
+        let sums = &sums[(run.first - first) as usize..];
+        if let Some(cell) = first_bad_cell(key, run.first, state.cell_log2, &read[..*len], sums) {
+            return Err(StoreError::Corrupt { cell });
+        }
+    }
+    Ok(())
+}

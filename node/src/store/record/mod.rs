@@ -1,0 +1,121 @@
+//! Records of the journal: one change of the index each.
+
+use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, Lsn, Version};
+
+use super::bytes::{Reader, Writer};
+use super::state::ChunkState;
+
+/// Fields in front of every record.
+pub(super) const RECORD_FIELDS: &[(&str, usize)] = &[("kind", 1), ("reserved", 1), ("len", 2)];
+/// Bytes of those fields.
+pub(super) const RECORD_HEADER_LEN: usize = 4;
+/// Longest record, header included, in bytes.
+pub(super) const RECORD_LEN_MAX: usize = 16 << 10;
+
+/// Body of each kind before any list: code, name, fields in order with their sizes.
+pub(super) const RECORD_KINDS: &[(u8, &str, &[(&str, usize)])] = &[
+    (1, "Put", &[("group", 4), ("key", 12), ("state", 56)]),
+    (2, "Install", &[("group", 4), ("key", 12), ("committed", 1), ("state", 56)]),
+    (3, "Committed", &[("group", 4), ("through", 8)]),
+    (4, "Adopt", &[("group", 4), ("epoch", 4)]),
+    (5, "Discard", &[("group", 4), ("key", 12), ("version", 8)]),
+    (6, "Quarantine", &[("group", 4), ("key", 12)]),
+    (7, "DropFid", &[("group", 4), ("fid", 8)]),
+];
+
+/// One change of the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    /// A version that builds on the newest one.
+    Put { group: GroupId, key: ChunkKey, state: ChunkState },
+    /// A whole chunk that replaces what was there.
+    Install { group: GroupId, key: ChunkKey, committed: bool, state: ChunkState },
+    /// Everything at or below is committed.
+    Committed { group: GroupId, through: Version },
+    /// The group's epoch.
+    Adopt { group: GroupId, epoch: Epoch },
+    /// A pending version, and those that build on it, are gone.
+    Discard { group: GroupId, key: ChunkKey, version: Version },
+    /// The chunk is kept but no longer served.
+    Quarantine { group: GroupId, key: ChunkKey },
+    /// Every chunk of the file is gone.
+    DropFid { group: GroupId, fid: Fid },
+}
+
+impl Record {
+    /// Appends the record.
+    pub(super) fn encode(&self, out: &mut Writer) {
+        let mut body = Writer::new();
+        let kind = match self {
+            Record::Put { group, key, state } => {
+                state.encode(body.u32(group.0).key(*key));
+                1
+            }
+            Record::Install { group, key, committed, state } => {
+                state.encode(body.u32(group.0).key(*key).u8(u8::from(*committed)));
+                2
+            }
+            Record::Committed { group, through } => {
+                body.u32(group.0).version(*through);
+                3
+            }
+            Record::Adopt { group, epoch } => {
+                body.u32(group.0).u32(epoch.0);
+                4
+            }
+            Record::Discard { group, key, version } => {
+                body.u32(group.0).key(*key).version(*version);
+                5
+            }
+            Record::Quarantine { group, key } => {
+                body.u32(group.0).key(*key);
+                6
+            }
+            Record::DropFid { group, fid } => {
+                body.u32(group.0).u64(fid.0);
+                7
+            }
+        };
+        out.u8(kind).u8(0).u16(u16::try_from(body.len()).unwrap_or(u16::MAX)).raw(body.bytes());
+    }
+
+    /// The record as part of a batch, whose number it remembers.
+    pub(super) fn at(mut self, lsn: Lsn) -> Record {
+        if let Record::Put { state, .. } | Record::Install { state, .. } = &mut self {
+            state.lsn = lsn;
+        }
+        self
+    }
+
+    /// Takes one record off the front; `None` when it is not one this release knows.
+    pub(super) fn decode(from: &mut Reader<'_>, lsn: Lsn) -> Option<Record> {
+        let (kind, reserved, len) = (from.u8()?, from.u8()?, from.u16()?);
+        let mut body = Reader::new(from.take(usize::from(len))?);
+        let from = &mut body;
+        let record = match kind {
+            1 => Record::Put {
+                group: from.group()?,
+                key: from.key()?,
+                state: ChunkState::decode(from, lsn)?,
+            },
+            2 => Record::Install {
+                group: from.group()?,
+                key: from.key()?,
+                committed: from.u8()? != 0,
+                state: ChunkState::decode(from, lsn)?,
+            },
+            3 => Record::Committed { group: from.group()?, through: from.version()? },
+            4 => Record::Adopt { group: from.group()?, epoch: Epoch(from.u32()?) },
+            5 => {
+                Record::Discard { group: from.group()?, key: from.key()?, version: from.version()? }
+            }
+            6 => Record::Quarantine { group: from.group()?, key: from.key()? },
+            7 => Record::DropFid { group: from.group()?, fid: Fid(from.u64()?) },
+            _ => return None,
+        };
+        (reserved == 0 && body.is_empty()).then_some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests;
