@@ -139,12 +139,12 @@ const _: () = assert!(SHARD_CLIENT_BYTES_MAX >= 4 * protocol::limits::PAYLOAD_LE
 const _: () = assert!(SHARD_PEER_BYTES_MAX >= 4 * protocol::limits::PAYLOAD_LEN_MAX as u64);
 const _: () = assert!(SHARD_CLIENT_REQUESTS_MAX <= protocol::limits::PENDINGS_PER_GROUP_MAX);
 const _: () = assert!(RESYNC_PAGE <= protocol::limits::INVENTORY_PAGE_MAX);
-//! Every bound that only the data node holds. Each line says who can hold one.
+// Store of one shard.
 
 /// Versions of one chunk that may be pending at a time: the primary's pipeline of growth.
 pub const PENDING_CHAIN_MAX: usize = 8;
-/// Writes of one store that may be under way: each holds its payload until its flush returned.
-pub const STORE_WRITES_MAX: usize = 1024;
+/// Writes of one store that may be under way: those of clients and those of primaries.
+pub const STORE_WRITES_MAX: usize = SHARD_CLIENT_REQUESTS_MAX + SHARD_PEER_REQUESTS_MAX;
 /// Longest single device transfer of the store's own making, in bytes.
 pub const DEVICE_TRANSFER_MAX: u32 = 1 << 20;
 /// Device reads that one request has in flight.

@@ -5,11 +5,11 @@ use protocol::limits::IO_ALIGN;
 
 use super::Store;
 use super::checkpoint::WHOLE;
-use super::geometry::{CONTAINER_SIZE_MIN, Geometry, SUPERBLOCK_COPIES, SUPERBLOCK_STRIDE};
+use super::geometry::{Geometry, SUPERBLOCK_COPIES, SUPERBLOCK_STRIDE};
 use super::superblock::{BadSuperblock, Slot, Superblock, choose};
 use super::types::{FormatOptions, StoreError};
 use crate::io::{Buffer, Disk};
-use crate::limits::DEVICE_TRANSFER_MAX;
+use crate::limits::{CONTAINER_SIZE_MIN, DEVICE_TRANSFER_MAX};
 
 impl<D: Disk> Store<D> {
     /// Writes an empty target to a container.

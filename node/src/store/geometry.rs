@@ -3,13 +3,12 @@
 use protocol::limits::IO_ALIGN;
 
 use super::extent::UNIT;
+use crate::limits::CONTAINER_SIZE_MIN;
 
 /// Copies of the superblock.
 pub(super) const SUPERBLOCK_COPIES: u64 = 4;
 /// Distance between two copies, in bytes.
 pub(super) const SUPERBLOCK_STRIDE: u64 = 1 << 20;
-/// Smallest container, in bytes.
-pub(super) const CONTAINER_SIZE_MIN: u64 = 12 << 20;
 
 const JOURNAL_OFFSET: u64 = SUPERBLOCK_COPIES * SUPERBLOCK_STRIDE;
 const JOURNAL_SIZE_MIN: u64 = 1 << 20;
@@ -115,7 +114,9 @@ mod tests {
 
     #[test]
     fn regions_follow_each_other_at_every_size() {
-        for size in [12 << 20, 64 << 20, (4 << 30) - 4096, 4 << 30, 8 << 30, 1 << 40, 64 << 40] {
+        for size in
+            [CONTAINER_SIZE_MIN, 64 << 20, (4 << 30) - 4096, 4 << 30, 8 << 30, 1 << 40, 64 << 40]
+        {
             let geometry = Geometry::for_size(size);
             assert!(geometry.is_some_and(|geometry| geometry.is_sound()), "{size}");
         }

@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::cast_possible_truncation,
     unreachable_pub,
     reason = "a test may fail where it stands, and its modules are one program"
 )]
@@ -12,3 +13,5 @@ mod fixture;
 mod handshake;
 mod link;
 mod mesh;
+mod store_basic;
+mod store_support;
