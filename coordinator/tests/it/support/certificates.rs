@@ -12,24 +12,29 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0x1a2b_3c4d_5e6f_7081_92a3_b4c5_
 
 /// A certificate authority whose files are in one folder.
 pub(crate) struct Authority {
-    cluster: ClusterId,
     key: KeyPair,
 }
 
 impl Authority {
-    pub(crate) fn new(cluster: ClusterId) -> Authority {
-        Authority { cluster, key: KeyPair::generate().unwrap() }
+    pub(crate) fn new() -> Authority {
+        Authority { key: KeyPair::generate().unwrap() }
     }
 
     /// Writes authority, certificate and key of an identity into a folder.
-    pub(crate) fn issue(&self, dir: &Path, name: &str, identity: &Identity) -> TlsFiles {
+    pub(crate) fn issue(
+        &self,
+        dir: &Path,
+        name: &str,
+        cluster: ClusterId,
+        identity: &Identity,
+    ) -> TlsFiles {
         fs::create_dir_all(dir).unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        let uri = tls::uri(self.cluster, identity);
+        let uri = tls::uri(cluster, identity);
         params.subject_alt_names.push(SanType::URI(uri.as_str().try_into().unwrap()));
         if matches!(identity, Identity::Node(_) | Identity::Coordinator(_)) {
-            let host = tls::server_name(self.cluster, identity).to_str().into_owned();
+            let host = tls::server_name(cluster, identity).to_str().into_owned();
             params.subject_alt_names.push(SanType::DnsName(host.as_str().try_into().unwrap()));
         }
         params.extended_key_usages =

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
-use protocol::ids::{CoordinatorId, NodeId};
+use protocol::ids::{ClusterId, CoordinatorId, NodeId};
 use protocol::tls::{Identity, TlsFiles, client_config};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -24,9 +24,9 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new() -> Cluster {
         let dir = tempfile::tempdir().unwrap();
-        let authority = Authority::new(CLUSTER);
+        let authority = Authority::new();
         let itself = Identity::Coordinator(CoordinatorId(1));
-        authority.issue(dir.path(), "c1", &itself);
+        authority.issue(dir.path(), "c1", CLUSTER, &itself);
         Cluster { dir, authority, port: 0, extra: String::new() }
     }
 
@@ -38,10 +38,6 @@ impl Cluster {
 
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
-    }
-
-    pub(crate) fn authority(&self) -> &Authority {
-        &self.authority
     }
 
     /// Writes the configuration and returns its path.
@@ -72,8 +68,13 @@ impl Cluster {
     }
 
     pub(crate) fn tls(&self, identity: &Identity) -> TlsFiles {
+        self.tls_of(CLUSTER, identity)
+    }
+
+    /// As [`Cluster::tls`], signed by the same authority but with the name of another cluster.
+    pub(crate) fn tls_of(&self, cluster: ClusterId, identity: &Identity) -> TlsFiles {
         let name = format!("{identity:?}").replace(|c: char| !c.is_alphanumeric(), "");
-        self.authority.issue(self.path(), &name, identity)
+        self.authority.issue(&self.path().join(cluster.to_string()), &name, cluster, identity)
     }
 
     pub(crate) async fn connect(&self, running: &Running, identity: &Identity) -> Peer {

@@ -8,7 +8,7 @@ mod peer;
 pub(crate) use certificates::{Authority, CLUSTER};
 pub(crate) use cluster::{Cluster, Running};
 pub(crate) use node::FakeNode;
-pub(crate) use peer::{CallError, Peer, Raw};
+pub(crate) use peer::{CallError, Peer, Raw, hello_request, request};
 
 use std::time::Duration;
 
