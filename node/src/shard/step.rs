@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::cluster_map::MapDelta;
-use protocol::ids::{GroupId, RequestId, TargetId};
+use protocol::ids::{GroupId, RequestId, TargetId, Version};
 use protocol::status::Status;
 
 use super::control::ControlEvent;
@@ -244,8 +244,11 @@ fn on_peer_lost<P>(
 
 /// Marks that were lost with the old connection are told again.
 fn on_peer_up<P>(groups: &mut BTreeMap<GroupId, Member<P>>, target: TargetId) {
-    for member in groups.values_mut().filter(|member| member.contacts.contains_key(&target)) {
-        member.writes.announced = protocol::ids::Version::ZERO;
+    for member in groups.values_mut() {
+        if let Some(contact) = member.contacts.get_mut(&target) {
+            contact.refused = false;
+            member.writes.announced = Version::ZERO;
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod certificates;
 mod fixture;
+mod group;
 mod handshake;
 mod link;
 mod mesh;

@@ -1,0 +1,233 @@
+//! A store that keeps versions of chunks in memory, with the promises of the real one.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use node::group::ChunkIndex;
+use node::shard::effect::{Task, WriteTask};
+use node::store::{ChunkInfo, Durable, GroupInfo, StoreError};
+use protocol::ids::{ChunkKey, Epoch, GroupId, Lsn, OpId, Version};
+use protocol::message::chunk::{InventoryEntry, Pending};
+
+/// The bytes of a payload.
+pub(super) type Bytes = Rc<Vec<u8>>;
+
+/// One version of a chunk, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub version: Version,
+    pub bytes: Bytes,
+    pub ops: Vec<(OpId, Version, u32)>,
+}
+
+/// What one target has durably, and the marks it only remembers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FakeStore {
+    pub chunks: BTreeMap<(GroupId, ChunkKey), Vec<Held>>,
+    pub aside: BTreeMap<(GroupId, ChunkKey), Vec<Held>>,
+    pub groups: BTreeMap<GroupId, GroupInfo>,
+    marks: BTreeMap<GroupId, Version>,
+    /// Writes fail with this from now on.
+    pub failing: Option<StoreError>,
+}
+
+impl FakeStore {
+    pub(super) fn newest(&self, group: GroupId, key: ChunkKey) -> Option<&Held> {
+        self.chunks.get(&(group, key)).and_then(|held| held.last())
+    }
+
+    pub(super) fn len(&self, group: GroupId, key: ChunkKey) -> usize {
+        self.newest(group, key).map_or(0, |held| held.bytes.len())
+    }
+
+    pub(super) fn mark(&self, group: GroupId) -> Version {
+        self.marks.get(&group).copied().unwrap_or_default()
+    }
+
+    pub(super) fn adopted(&self, group: GroupId) -> Epoch {
+        self.groups.get(&group).map_or(Epoch(0), |info| info.epoch)
+    }
+
+    pub(super) fn commit_through(&mut self, group: GroupId, through: Version) {
+        let mark = self.marks.entry(group).or_default();
+        *mark = (*mark).max(through);
+    }
+
+    /// Loses what was only remembered.
+    pub(super) fn crash(&mut self) {
+        self.marks = self.groups.iter().map(|(id, info)| (*id, info.committed_through)).collect();
+    }
+
+    /// The bytes a read returns: of the newest version, or of the newest committed one.
+    pub(super) fn read(&self, group: GroupId, key: ChunkKey, newest: bool) -> Option<&Held> {
+        let held = self.chunks.get(&(group, key))?;
+        let mark = self.mark(group);
+        held.iter().rev().find(|held| newest || held.version <= mark)
+    }
+
+    /// Carries a task out; it is durable when this returns, and so are the marks.
+    pub(super) fn apply(&mut self, task: &Task<Bytes>) -> Result<Option<Durable>, StoreError> {
+        let done = self.try_apply(task)?;
+        for (group, mark) in self.marks.clone() {
+            self.groups.entry(group).or_default().committed_through = mark;
+        }
+        self.trim();
+        Ok(done)
+    }
+
+    fn try_apply(&mut self, task: &Task<Bytes>) -> Result<Option<Durable>, StoreError> {
+        match task {
+            Task::Write(task) => self.write(task).map(Some),
+            Task::Install(task, installed) => {
+                self.refuse()?;
+                let len = task.len;
+                let ops = installed.ops.iter().map(|op| (*op, task.version, len)).collect();
+                let held = Held { version: task.version, bytes: Rc::clone(&task.payload), ops };
+                self.chunks.insert((task.group, task.key), vec![held]);
+                Ok(Some(Durable { lsn: Lsn(1), free: 1 << 30, chunk_len: len }))
+            }
+            Task::Adopt(group, epoch) => {
+                let info = self.groups.entry(*group).or_default();
+                assert!(*epoch >= info.epoch, "epochs ascend");
+                info.epoch = *epoch;
+                Ok(None)
+            }
+            Task::Discard(group, items) => {
+                for (key, version) in items {
+                    self.discard(*group, *key, *version);
+                }
+                Ok(None)
+            }
+            Task::Quarantine(group, keys) => {
+                for key in keys {
+                    if let Some(held) = self.chunks.remove(&(*group, *key)) {
+                        self.aside.insert((*group, *key), held);
+                    }
+                }
+                Ok(None)
+            }
+            Task::Drop(group, fids) => {
+                self.chunks.retain(|(of, key), _| of != group || !fids.contains(&key.fid));
+                Ok(None)
+            }
+        }
+    }
+
+    fn refuse(&self) -> Result<(), StoreError> {
+        self.failing.clone().map_or(Ok(()), Err)
+    }
+
+    fn write(&mut self, task: &WriteTask<Bytes>) -> Result<Durable, StoreError> {
+        self.refuse()?;
+        let held = self.chunks.entry((task.group, task.key)).or_default();
+        let have = held.last().map_or(Version::ZERO, |held| held.version);
+        if have != task.base {
+            return Err(StoreError::BaseMismatch { base: task.base, have });
+        }
+        let mut next = held.last().cloned().unwrap_or_else(|| Held {
+            version: Version::ZERO,
+            bytes: Rc::default(),
+            ops: Vec::new(),
+        });
+        assert_eq!(next.bytes.len(), task.offset as usize, "growth starts at the length");
+        let mut bytes = next.bytes.to_vec();
+        bytes.extend_from_slice(&task.payload);
+        let chunk_len = bytes.len() as u32;
+        next.ops.retain(|(op, ..)| op.session != task.op.session);
+        next.ops.push((task.op, task.version, chunk_len));
+        held.push(Held { version: task.version, bytes: Rc::new(bytes), ops: next.ops });
+        Ok(Durable { lsn: Lsn(1), free: 1 << 30, chunk_len })
+    }
+
+    fn discard(&mut self, group: GroupId, key: ChunkKey, version: Version) {
+        let mark = self.mark(group);
+        if let Some(held) = self.chunks.get_mut(&(group, key)) {
+            if held.iter().any(|held| held.version == version) {
+                assert!(version > mark, "{version} is committed, so nobody may drop it");
+                held.retain(|held| held.version < version);
+            }
+            if held.is_empty() {
+                self.chunks.remove(&(group, key));
+            }
+        }
+    }
+
+    /// Forgets versions that a durable mark says are superseded.
+    fn trim(&mut self) {
+        for ((group, _), held) in &mut self.chunks {
+            let mark = self.groups.get(group).map_or(Version::ZERO, |info| info.committed_through);
+            if let Some(at) = held.iter().rposition(|held| held.version <= mark) {
+                held.drain(..at);
+            }
+        }
+    }
+}
+
+impl ChunkIndex for FakeStore {
+    fn info(&self, group: GroupId, key: ChunkKey) -> Option<ChunkInfo> {
+        let newest = self.newest(group, key)?;
+        let committed = self.read(group, key, false);
+        Some(ChunkInfo {
+            version: newest.version,
+            chunk_len: newest.bytes.len() as u32,
+            committed: committed.map(|held| (held.version, held.bytes.len() as u32)),
+            mutated: false,
+            suspect: false,
+            trunc_gen: 0,
+            cell_log2: 14,
+            chunk_log2: 22,
+            ops: newest.ops.clone(),
+        })
+    }
+
+    fn pendings(&self, group: GroupId) -> Vec<Pending> {
+        let mark = self.mark(group);
+        let newest = self.chunks.iter().filter_map(|((of, key), held)| {
+            let held = held.last().filter(|held| *of == group && held.version > mark)?;
+            let caused = held.ops.iter().find(|(_, version, _)| *version == held.version);
+            Some(Pending {
+                key: *key,
+                version: held.version,
+                chunk_len: held.bytes.len() as u32,
+                op: caused.map_or_else(OpId::default, |(op, ..)| *op),
+                hash: hash(&held.bytes),
+            })
+        });
+        newest.collect()
+    }
+
+    fn inventory(
+        &self,
+        group: GroupId,
+        after: Option<ChunkKey>,
+        limit: usize,
+    ) -> (Vec<InventoryEntry>, bool) {
+        // Pages of two entries, so that every run turns pages.
+        let limit = limit.min(2);
+        let later = self
+            .chunks
+            .iter()
+            .filter(|((of, key), _)| *of == group && after.is_none_or(|after| *key > after));
+        let entries: Vec<InventoryEntry> = later
+            .filter_map(|((_, key), held)| {
+                held.last().map(|held| InventoryEntry {
+                    key: *key,
+                    version: held.version,
+                    chunk_len: held.bytes.len() as u32,
+                    hash: hash(&held.bytes),
+                    suspect: false,
+                })
+            })
+            .collect();
+        let more = entries.len() > limit;
+        (entries.into_iter().take(limit).collect(), more)
+    }
+
+    fn free(&self) -> u64 {
+        1 << 30
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    protocol::checksum::sum64(bytes)
+}

@@ -1,0 +1,12 @@
+//! The rules of a placement group: seeded runs of three members, and one scenario for each way
+//! a write can fail.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "lengths, ids and dice of the harness are far below the types' bounds"
+)]
+
+mod cluster;
+mod coordinator;
+mod fake_store;
+mod scenarios;
+mod seeds;
