@@ -37,6 +37,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    protocol::cpu::require();
     run()
 }
 

@@ -181,6 +181,15 @@ impl<D: Disk> SimLink<D> {
     }
 }
 
+impl<D: Disk> Drop for SimLink<D> {
+    /// An end that nobody holds any more, because its process died, is a broken connection.
+    fn drop(&mut self) {
+        if let Some(other) = self.other.borrow().upgrade() {
+            other.shut();
+        }
+    }
+}
+
 impl<D: Disk> Link<D> for SimLink<D> {
     fn peer(&self) -> &PeerIdentity {
         &self.peer

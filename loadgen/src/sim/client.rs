@@ -1,0 +1,292 @@
+//! A client of the simulated cluster: the plans of the client library over simulated links.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use client::plan::{
+    Attempt, Conditions, Failure, LinkFailure, Next, Outcome, ReadOp, ReadTask, Refusal, Step,
+    WriteOp, WriteTask,
+};
+use client::time::Nanos as ClientNanos;
+use node::io::memory::MemoryDisk;
+use node::io::{
+    Buffer, Disk, Incoming, Link, Nanos, Net, NetError, Outgoing, Payload, PeerIdentity,
+};
+use protocol::checksum::cell_sums;
+use protocol::cluster_map::ClusterMap;
+use protocol::ids::{ChunkKey, GroupId, Handle, MapVersion, OpId, RequestId, SessionId};
+use protocol::message::chunk::{ReadReply, WriteClass, WriteReply};
+use protocol::message::{Context, Message, open, open_error, request_frame};
+use protocol::status::Status;
+
+use super::cluster::{CLUSTER, SimCluster};
+use super::executor::{Executor, ProcessId};
+use super::net::{SimLink, SimNet};
+use super::rng::SimRng;
+
+/// Longest an operation may take.
+const DEADLINE: ClientNanos = ClientNanos::from_ms(30_000);
+/// Cell and chunk size of everything the client writes, as powers of two.
+const CELL_LOG2: u8 = 14;
+const CHUNK_LOG2: u8 = 22;
+
+/// A client process; operations may run at the same time.
+pub struct SimClient {
+    executor: Executor,
+    rng: SimRng,
+    net: Rc<SimNet<MemoryDisk>>,
+    disk: Rc<MemoryDisk>,
+    coordinator: super::coordinator::SimCoordinator,
+    session: SessionId,
+    map: RefCell<ClusterMap>,
+    conditions: RefCell<Conditions>,
+}
+
+impl SimClient {
+    /// Connects a client to a cluster.
+    pub fn new(cluster: &SimCluster, session: SessionId) -> Rc<SimClient> {
+        let rng = cluster.fork_rng();
+        let disk = Rc::new(MemoryDisk::new(1 << 20, rng.draw()));
+        let number = u32::try_from(session.0).unwrap_or(u32::MAX / 2);
+        let identity = PeerIdentity::Client(format!("client-{session}"));
+        let process = ProcessId(1000 + number);
+        let net = cluster.fabric().attach(process, identity, Rc::clone(&disk), None);
+        Rc::new(SimClient {
+            executor: cluster.executor().clone(),
+            rng,
+            net,
+            disk,
+            coordinator: cluster.coordinator().clone(),
+            session,
+            map: RefCell::new(ClusterMap::default()),
+            conditions: RefCell::new(Conditions::default()),
+        })
+    }
+
+    /// Writes the bytes at the end of a chunk that has `offset` bytes.
+    pub async fn append(
+        &self,
+        group: GroupId,
+        key: ChunkKey,
+        seq: u64,
+        offset: u32,
+        bytes: &[u8],
+    ) -> Result<WriteReply, Failure> {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let within = (offset as usize) & ((1 << CELL_LOG2) - 1);
+        let task = WriteTask {
+            group,
+            key,
+            op: OpId { session: self.session, seq: protocol::ids::Seq(seq) },
+            class: WriteClass::Growth,
+            offset,
+            len,
+            expect_len: offset + len,
+            trunc_gen: 0,
+            cell_log2: CELL_LOG2,
+            chunk_log2: CHUNK_LOG2,
+            handle: Handle(0),
+            sums: piece_sums(key, offset, within, bytes),
+        };
+        let mut op = WriteOp::new(task, self.time().plus(DEADLINE), self.rng.draw());
+        loop {
+            let next = {
+                let (map, mut conditions) = (self.map.borrow(), self.conditions.borrow_mut());
+                op.next(self.time(), &map, &mut conditions)
+            };
+            let attempt = match next {
+                Next::Send(attempt) => attempt,
+                Next::RefreshMap => {
+                    self.refresh_map().await;
+                    continue;
+                }
+                Next::WaitUntil(at) => {
+                    self.executor.until(Nanos(at.0)).await;
+                    continue;
+                }
+                Next::Fail(failure) => return Err(failure),
+            };
+            let answer = self.ask(&attempt, bytes).await;
+            let decoded = answer.and_then(decode::<WriteReply>);
+            let step = {
+                let outcome = match &decoded {
+                    Ok((reply, _)) => Outcome::Answered(reply),
+                    Err(Miss::Refused(refusal)) => Outcome::Refused(refusal.clone()),
+                    Err(Miss::Link(failure)) => Outcome::Link(*failure),
+                };
+                op.on_outcome(self.time(), outcome, &mut self.conditions.borrow_mut())
+            };
+            match step {
+                Step::Done(reply) => return Ok(reply),
+                Step::TryNow => {}
+                Step::WaitUntil(at) => self.executor.until(Nanos(at.0)).await,
+                Step::RefreshMap => self.refresh_map().await,
+                Step::Fail(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Reads and checks bytes of a chunk.
+    pub async fn read(
+        &self,
+        group: GroupId,
+        key: ChunkKey,
+        offset: u32,
+        len: u32,
+        chunk_len: u32,
+    ) -> Result<Vec<u8>, Failure> {
+        let task = ReadTask {
+            group,
+            key,
+            offset,
+            len,
+            chunk_len,
+            trunc_gen: 0,
+            handle: Handle(0),
+            growth_only: true,
+            stamp: MapVersion(0),
+        };
+        let mut op = ReadOp::new(task, self.time().plus(DEADLINE), self.session.0, self.rng.draw());
+        loop {
+            let next = {
+                let (map, mut conditions) = (self.map.borrow(), self.conditions.borrow_mut());
+                op.next(self.time(), &map, &mut conditions)
+            };
+            let attempt = match next {
+                Next::Send(attempt) => attempt,
+                Next::RefreshMap => {
+                    self.refresh_map().await;
+                    continue;
+                }
+                Next::WaitUntil(at) => {
+                    self.executor.until(Nanos(at.0)).await;
+                    continue;
+                }
+                Next::Fail(failure) => return Err(failure),
+            };
+            let decoded = self.ask(&attempt, &[]).await.and_then(decode::<ReadReply>);
+            let checked = match &decoded {
+                Ok((reply, payload)) => Ok((op.check(reply, payload), reply, payload)),
+                Err(miss) => Err(miss),
+            };
+            let step = {
+                let outcome = match &checked {
+                    Ok((checked, _, _)) => Outcome::Answered(checked.clone()),
+                    Err(Miss::Refused(refusal)) => Outcome::Refused(refusal.clone()),
+                    Err(Miss::Link(failure)) => Outcome::Link(*failure),
+                };
+                op.on_outcome(self.time(), outcome, &mut self.conditions.borrow_mut())
+            };
+            match (step, checked) {
+                (Step::Done(done), Ok((_, _, payload))) => {
+                    return Ok(payload[done.range].to_vec());
+                }
+                (Step::Done(_), Err(_)) => unreachable!("a read ends well only with an answer"),
+                (Step::TryNow, _) => {}
+                (Step::WaitUntil(at), _) => self.executor.until(Nanos(at.0)).await,
+                (Step::RefreshMap, _) => self.refresh_map().await,
+                (Step::Fail(failure), _) => return Err(failure),
+            }
+        }
+    }
+
+    async fn refresh_map(&self) {
+        self.executor.sleep(Duration::from_micros(self.rng.between(50, 500))).await;
+        *self.map.borrow_mut() = self.coordinator.map();
+    }
+
+    /// Sends one attempt on a connection of its own and waits for the answer.
+    async fn ask<R: Message>(
+        &self,
+        attempt: &Attempt<R>,
+        payload: &[u8],
+    ) -> Result<Incoming<MemoryDisk>, Miss> {
+        let connected = self.net.connect(attempt.node, attempt.target, attempt.address).await;
+        let link = connected.map_err(|error| match error {
+            NetError::Refused(_) => Miss::Link(LinkFailure::Refused),
+            _ => Miss::Link(LinkFailure::Broken),
+        })?;
+        let left = attempt.give_up_at.0.saturating_sub(self.time().0) / 1_000_000;
+        let context = Context {
+            epoch: attempt.epoch,
+            map_version: self.map.borrow().version,
+            cluster_tag: CLUSTER.tag(),
+        };
+        let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX);
+        let sealed = request_frame(RequestId(1), &attempt.request, context, deadline_ms);
+        let (header, body) = sealed.map_err(|_| Miss::Link(LinkFailure::Broken))?;
+        let frame = Outgoing { header, body, payload: self.payload(payload) };
+        link.send(frame).map_err(|_| Miss::Link(LinkFailure::Broken))?;
+        let answer = self.answer(&link, Nanos(attempt.give_up_at.0)).await;
+        link.close();
+        answer
+    }
+
+    async fn answer(
+        &self,
+        link: &SimLink<MemoryDisk>,
+        give_up_at: Nanos,
+    ) -> Result<Incoming<MemoryDisk>, Miss> {
+        let received = async { link.receive().await.map_err(|_| Miss::Link(LinkFailure::Broken)) };
+        let late = async {
+            self.executor.until(give_up_at).await;
+            Err(Miss::Link(LinkFailure::TimedOut))
+        };
+        super::first(received, late).await
+    }
+
+    fn payload(&self, bytes: &[u8]) -> Payload<MemoryDisk> {
+        if bytes.is_empty() {
+            return Payload::empty();
+        }
+        let mut buffer = self.disk.allocate(bytes.len());
+        buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        Payload::from_buffer(Rc::new(buffer), bytes.len())
+    }
+
+    fn time(&self) -> ClientNanos {
+        ClientNanos(self.executor.now().0)
+    }
+}
+
+/// Why an attempt has no answer to offer.
+enum Miss {
+    Refused(Refusal),
+    Link(LinkFailure),
+}
+
+fn decode<M: Message>(frame: Incoming<MemoryDisk>) -> Result<(M, Vec<u8>), Miss> {
+    let header = frame.header;
+    if header.status != Status::Ok {
+        let reply = open_error(&header, &frame.body).unwrap_or_default();
+        return Err(Miss::Refused(Refusal {
+            status: header.status,
+            text: reply.text,
+            port: reply.port,
+            retry_after_ms: reply.retry_after_ms,
+        }));
+    }
+    let message = open::<M>(&header, &frame.body).map_err(|_| Miss::Link(LinkFailure::Broken))?;
+    let len = header.payload_len as usize;
+    let payload = frame.payload.map_or(Vec::new(), |buffer| buffer.bytes()[..len].to_vec());
+    Ok((message, payload))
+}
+
+/// Sums of the pieces of cells that the bytes cover, the first of which may begin inside a cell.
+fn piece_sums(
+    key: ChunkKey,
+    offset: u32,
+    within: usize,
+    bytes: &[u8],
+) -> Vec<protocol::checksum::CellSum> {
+    let first_cell = offset >> CELL_LOG2;
+    let rest = if within == 0 { 0 } else { bytes.len().min((1 << CELL_LOG2) - within) };
+    let mut sums = Vec::new();
+    if rest > 0 {
+        sums.push(protocol::checksum::cell_sum(key, first_cell, &bytes[..rest]));
+    }
+    let next_cell = first_cell + u32::from(rest > 0);
+    sums.extend(cell_sums(key, next_cell, CELL_LOG2, &bytes[rest..]));
+    sums
+}

@@ -1,0 +1,204 @@
+//! A simulated cluster: nodes of one shard each over disks that forget what was not flushed.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use node::io::PeerIdentity;
+use node::io::memory::MemoryDisk;
+use node::shard::{self, ShardConfig, Timeouts};
+use node::store::{FormatOptions, Recovered, Store};
+use protocol::ids::{ClusterId, GroupId, NodeId, ShardId, TargetId};
+use protocol::message::chunk::InventoryEntry;
+use protocol::message::cluster::{GroupReport, TargetReport};
+
+use super::control::SimControl;
+use super::coordinator::SimCoordinator;
+use super::env::SimEnv;
+use super::executor::{Executor, ProcessId, Stop};
+use super::net::Fabric;
+use super::rng::SimRng;
+
+/// Size of a simulated container, in bytes.
+const CONTAINER_LEN: u64 = 64 << 20;
+/// The simulated cluster's identity.
+pub const CLUSTER: ClusterId = ClusterId(0x001a_9ef5);
+
+/// All nodes and the coordinator.
+pub struct SimCluster {
+    executor: Executor,
+    rng: SimRng,
+    fabric: Rc<Fabric<MemoryDisk>>,
+    coordinator: SimCoordinator,
+    disks: BTreeMap<NodeId, Rc<MemoryDisk>>,
+    stores: Rc<RefCell<BTreeMap<NodeId, Rc<Store<MemoryDisk>>>>>,
+    starts: u32,
+}
+
+/// Where a simulated node listens.
+pub fn node_address(node: NodeId) -> SocketAddr {
+    let host = u8::try_from(node.0).unwrap_or(u8::MAX);
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, host)), 7000)
+}
+
+/// The target of a simulated node.
+pub fn target_of(node: NodeId) -> TargetId {
+    TargetId(node.0 * 100 + 1)
+}
+
+impl SimCluster {
+    /// Starts a cluster and runs it until every group is active.
+    pub fn start(seed: u64, nodes: u32) -> SimCluster {
+        let rng = SimRng::new(seed);
+        let executor = Executor::new(rng.fork());
+        let coordinator = SimCoordinator::start(&executor, rng.fork(), CLUSTER, nodes);
+        let mut cluster = SimCluster {
+            fabric: Fabric::new(executor.clone(), rng.fork()),
+            executor,
+            coordinator,
+            disks: BTreeMap::new(),
+            stores: Rc::default(),
+            starts: 0,
+            rng,
+        };
+        for node in (1..=nodes).map(NodeId) {
+            let disk = Rc::new(MemoryDisk::new(CONTAINER_LEN, cluster.rng.draw()));
+            cluster.disks.insert(node, disk);
+            cluster.start_node(node);
+        }
+        cluster.run_until_healthy();
+        cluster
+    }
+
+    /// The executor everything runs on.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// The coordinator.
+    pub fn coordinator(&self) -> &SimCoordinator {
+        &self.coordinator
+    }
+
+    /// The wires.
+    pub fn fabric(&self) -> &Rc<Fabric<MemoryDisk>> {
+        &self.fabric
+    }
+
+    /// An independent sequence of random numbers.
+    pub fn fork_rng(&self) -> SimRng {
+        self.rng.fork()
+    }
+
+    /// Starts the process of a node on its disk.
+    pub fn start_node(&mut self, node: NodeId) {
+        self.starts += 1;
+        let process = process_of(node);
+        let disk = Rc::clone(&self.disks[&node]);
+        let identity = PeerIdentity::Node(node);
+        let net = self.fabric.attach(process, identity, Rc::clone(&disk), Some(node_address(node)));
+        let env = SimEnv::new(&self.executor, process, disk, net, self.rng.fork());
+        let control = SimControl::new(&self.executor, process, self.rng.fork(), &self.coordinator);
+        let (coordinator, stores) = (self.coordinator.clone(), Rc::clone(&self.stores));
+        let incarnation = u64::from(self.starts);
+        self.executor.spawn(process, async move {
+            boot(node, incarnation, env, control, coordinator, stores).await;
+        });
+    }
+
+    /// Kills a node: its tasks stop, its connections break, its disk forgets.
+    pub fn kill_node(&mut self, node: NodeId) {
+        self.executor.kill(process_of(node));
+        self.fabric.sever(process_of(node));
+        self.stores.borrow_mut().remove(&node);
+        let survived = self.disks[&node].crash(self.rng.draw());
+        self.disks.insert(node, Rc::new(survived));
+        self.coordinator.gone(node);
+    }
+
+    /// Runs until every group has all its replicas.
+    ///
+    /// # Panics
+    /// When that takes more than a minute of virtual time.
+    pub fn run_until_healthy(&self) {
+        let stop = self.executor.run_until(Duration::from_secs(60), || self.coordinator.healthy());
+        assert_eq!(stop, Stop::Reached, "groups: {:#?}", self.coordinator.map().groups);
+    }
+
+    /// What each live node holds of a group.
+    pub fn inventories(&self, group: GroupId) -> BTreeMap<NodeId, Vec<InventoryEntry>> {
+        let stores = self.stores.borrow();
+        let list = |store: &Store<MemoryDisk>| store.inventory(group, None, usize::MAX).0;
+        stores.iter().map(|(node, store)| (*node, list(store))).collect()
+    }
+}
+
+fn process_of(node: NodeId) -> ProcessId {
+    ProcessId(node.0)
+}
+
+async fn boot(
+    node: NodeId,
+    incarnation: u64,
+    env: SimEnv<MemoryDisk>,
+    control: Rc<SimControl>,
+    coordinator: SimCoordinator,
+    stores: Rc<RefCell<BTreeMap<NodeId, Rc<Store<MemoryDisk>>>>>,
+) {
+    use node::io::Env;
+    let target = target_of(node);
+    let options = FormatOptions { cluster: CLUSTER, node, target };
+    if incarnation_is_first(&env).await {
+        let formatted = Store::format(env.disk().as_ref(), &options).await;
+        assert_eq!(formatted, Ok(()), "node {node} formats its disk");
+    }
+    let (store, recovered) = match Store::open(Rc::clone(env.disk()), &options).await {
+        Ok(opened) => opened,
+        Err(error) => panic!("node {node} cannot open its disk: {error}"),
+    };
+    stores.borrow_mut().insert(node, Rc::clone(&store));
+    let config = ShardConfig {
+        node,
+        shard: ShardId(0),
+        target,
+        generation: recovered.generation,
+        port: node_address(node).port(),
+        core: u16::MAX,
+        cluster: CLUSTER,
+        timeouts: Timeouts::default(),
+    };
+    coordinator.register(node, incarnation, vec![report(&config, &store, &recovered)], &control);
+    env.spawn(Rc::clone(&control).heartbeats(node));
+    shard::run(env, config, store, control).await;
+}
+
+/// True when the disk was never formatted: its first superblock is all zeros.
+async fn incarnation_is_first(env: &SimEnv<MemoryDisk>) -> bool {
+    use node::io::{Disk, Env};
+    match env.disk().read(0, protocol::limits::IO_ALIGN).await {
+        Ok(bytes) => bytes.iter().all(|&byte| byte == 0),
+        Err(error) => panic!("a simulated disk without faults reads: {error}"),
+    }
+}
+
+fn report(config: &ShardConfig, store: &Store<MemoryDisk>, recovered: &Recovered) -> TargetReport {
+    let group = |(group, info): (GroupId, node::store::GroupInfo)| GroupReport {
+        group,
+        epoch: info.epoch,
+        committed_through: info.committed_through,
+    };
+    TargetReport {
+        target: config.target,
+        shard: config.shard,
+        device: 0,
+        port: config.port,
+        generation: recovered.generation,
+        recovered_lsn: recovered.lsn,
+        intact: recovered.intact,
+        capacity: store.capacity(),
+        free: store.free(),
+        groups: store.groups().into_iter().map(group).collect(),
+    }
+}

@@ -1,0 +1,237 @@
+//! The coordinator of a simulated cluster: production state, detector and membership over a table
+//! in memory, with commands applied at once instead of through a log.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use coordinator::detector::{Detector, Finding, Nanos as CoordinatorNanos};
+use coordinator::kv::Memory;
+use coordinator::limits::NODE_LEASE;
+use coordinator::membership::{Event, Membership, View};
+use coordinator::state::{Outcome, State};
+use node::io::Nanos;
+use node::shard::{ControlEvent, ShardReport};
+use protocol::cluster_map::ClusterMap;
+use protocol::ids::{ClusterId, MapVersion, NodeId};
+use protocol::message::cluster::TargetReport;
+use protocol::message::command::{Caller, Command, Stamp};
+
+use super::control::SimControl;
+use super::executor::{Executor, ProcessId};
+use super::rng::SimRng;
+
+/// Time between two looks at timers.
+const TICK: Duration = Duration::from_millis(100);
+
+/// One coordinator; clones share it.
+#[derive(Clone)]
+pub struct SimCoordinator {
+    inner: Rc<RefCell<Inner>>,
+    executor: Executor,
+}
+
+struct Inner {
+    state: State<Memory>,
+    membership: Membership,
+    detector: Detector,
+    controls: BTreeMap<NodeId, Rc<SimControl>>,
+    pushed: BTreeMap<NodeId, MapVersion>,
+    stamp_ms: u64,
+    rng: SimRng,
+}
+
+impl SimCoordinator {
+    /// Starts an empty cluster that waits for `targets` targets.
+    pub fn start(executor: &Executor, rng: SimRng, cluster: ClusterId, targets: u32) -> Self {
+        let state = State::open(Memory::default());
+        let inner = Inner {
+            state: state.unwrap_or_else(|error| panic!("an empty table is readable: {error}")),
+            membership: Membership::default(),
+            detector: Detector::default(),
+            controls: BTreeMap::new(),
+            pushed: BTreeMap::new(),
+            stamp_ms: 1,
+            rng,
+        };
+        let coordinator =
+            SimCoordinator { inner: Rc::new(RefCell::new(inner)), executor: executor.clone() };
+        coordinator.propose(&Command::Initialize {
+            cluster,
+            replicas: 3,
+            min_write: 2,
+            groups_per_target: 8,
+            targets_expected: targets,
+            owner: Caller { uid: 0, gid: 0, admin: true },
+        });
+        let ticking = coordinator.clone();
+        executor.spawn(ProcessId(0), async move {
+            loop {
+                ticking.executor.sleep(TICK).await;
+                ticking.tick();
+            }
+        });
+        coordinator
+    }
+
+    /// Applies a command and pushes the map when it changed.
+    pub fn propose(&self, command: &Command) -> Outcome {
+        let outcome = {
+            let mut inner = self.inner.borrow_mut();
+            inner.stamp_ms = (inner.stamp_ms + 1).max(self.executor.now().0 / 1_000_000);
+            let stamp = Stamp { time_ms: inner.stamp_ms, nonce: inner.rng.draw() };
+            let outcome = inner.state.apply(stamp, command);
+            if let Err(error) = inner.state.commit(false) {
+                panic!("a table in memory cannot fail: {error}");
+            }
+            let violations = inner.state.violations();
+            assert!(violations.is_empty(), "after {command:?}: {violations:?}");
+            outcome
+        };
+        self.executor.record(format!("{command:?} {outcome:?}").as_bytes());
+        self.push();
+        outcome
+    }
+
+    /// A node registers and is told everything from now on.
+    pub fn register(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        targets: Vec<TargetReport>,
+        control: &Rc<SimControl>,
+    ) {
+        let now = self.coordinator_now();
+        {
+            let mut inner = self.inner.borrow_mut();
+            inner.detector.registered(node, now);
+            inner.controls.insert(node, Rc::clone(control));
+            inner.pushed.insert(node, MapVersion(0));
+        }
+        let address = super::cluster::node_address(node).ip();
+        let outcome = self.propose(&Command::RegisterNode { node, incarnation, address, targets });
+        assert_eq!(outcome, Outcome::Done, "node {node} registers");
+        self.plan();
+    }
+
+    /// A node gives a sign of life and gets its lease.
+    pub fn heartbeat(&self, node: NodeId, sent: Nanos) {
+        let now = self.coordinator_now();
+        let finding = self.inner.borrow_mut().detector.heartbeat(node, now);
+        if let Some(finding) = finding {
+            self.on_finding(finding);
+        }
+        let control = self.inner.borrow().controls.get(&node).cloned();
+        if let Some(control) = control {
+            control.deliver(ControlEvent::Lease { expires: sent.after(NODE_LEASE) });
+        }
+    }
+
+    /// The connection of a node broke and its port refuses: its process is gone.
+    pub fn gone(&self, node: NodeId) {
+        let now = self.coordinator_now();
+        let finding = {
+            let mut inner = self.inner.borrow_mut();
+            inner.controls.remove(&node);
+            let first = inner.detector.connection_lost(node, now);
+            first.or_else(|| inner.detector.connect_refused(node, now))
+        };
+        if let Some(finding) = finding {
+            self.on_finding(finding);
+        }
+    }
+
+    /// A shard reports something.
+    pub fn report(&self, report: ShardReport) {
+        match report {
+            ShardReport::Evict(request) => self.observe(&Event::Evict(request)),
+            ShardReport::Activated(request) => {
+                self.propose(&Command::Activated { group: request.group, epoch: request.epoch });
+            }
+            ShardReport::SyncDone(request) => {
+                self.propose(&Command::SyncDone {
+                    group: request.group,
+                    epoch: request.epoch,
+                    target: request.target,
+                });
+            }
+            ShardReport::DropDone(request) => {
+                self.propose(&Command::DropDone { groups: request.groups });
+            }
+            ShardReport::Health(_) | ShardReport::Stopped => {}
+        }
+        self.plan();
+    }
+
+    /// The newest map.
+    pub fn map(&self) -> ClusterMap {
+        self.inner.borrow().state.map().clone()
+    }
+
+    /// True when every group has all its replicas and has been activated.
+    pub fn healthy(&self) -> bool {
+        let inner = self.inner.borrow();
+        let groups = &inner.state.map().groups;
+        !groups.is_empty() && groups.values().all(protocol::cluster_map::GroupRecord::healthy)
+    }
+
+    fn tick(&self) {
+        let now = self.coordinator_now();
+        let findings = self.inner.borrow_mut().detector.tick(now);
+        for finding in findings {
+            self.on_finding(finding);
+        }
+        self.plan();
+    }
+
+    fn on_finding(&self, finding: Finding) {
+        match finding {
+            Finding::Suspected(node) => self.observe(&Event::NodeSuspected(node)),
+            Finding::Returned(node) => self.observe(&Event::NodeReturned(node)),
+        }
+    }
+
+    fn observe(&self, event: &Event) {
+        let now = self.coordinator_now();
+        let commands = self.with_view(|membership, view| membership.handle(view, now, event));
+        for command in commands {
+            self.propose(&command);
+        }
+    }
+
+    fn plan(&self) {
+        let now = self.coordinator_now();
+        for command in self.with_view(|membership, view| membership.plan(view, now)) {
+            self.propose(&command);
+        }
+    }
+
+    fn with_view(
+        &self,
+        ask: impl FnOnce(&mut Membership, View<'_>) -> Vec<Command>,
+    ) -> Vec<Command> {
+        let inner = &mut *self.inner.borrow_mut();
+        let Some(settings) = inner.state.settings() else { return Vec::new() };
+        let distrusted = BTreeSet::new();
+        let live = inner.detector.live();
+        let map = inner.state.map();
+        let view = View { map, settings: &settings, distrusted: &distrusted, live: &live };
+        ask(&mut inner.membership, view)
+    }
+
+    fn push(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        let version = inner.state.map().version;
+        for (node, control) in &inner.controls {
+            let have = inner.pushed.insert(*node, version).unwrap_or(MapVersion(0));
+            if have < version {
+                control.deliver(ControlEvent::Map(inner.state.delta_since(have)));
+            }
+        }
+    }
+
+    fn coordinator_now(&self) -> CoordinatorNanos {
+        CoordinatorNanos(self.executor.now().0)
+    }
+}
