@@ -66,6 +66,16 @@ impl ExtentSet {
         &self.runs
     }
 
+    /// Adds every unit from `start` to before `end`.
+    pub(super) fn insert_all(&mut self, start: u64, end: u64) {
+        let mut at = start;
+        while at < end {
+            let units = u32::try_from(end - at).unwrap_or(u32::MAX).min(Extent::UNITS_MAX);
+            self.insert(Extent { start: at, units });
+            at += u64::from(units);
+        }
+    }
+
     /// Adds a run, merging what it overlaps or touches.
     pub(super) fn insert(&mut self, run: Extent) {
         if run.is_none() {

@@ -45,6 +45,8 @@ impl<D: Disk> Store<D> {
         self.work.ring();
         self.work.until(|| (self.fenced() || self.journal.borrow().is_idle()).then_some(())).await;
         if self.fenced() {
+            // The note may still be on its way; the tasks end when this returns.
+            self.record_fence().await;
             return Err(StoreError::Fenced);
         }
         self.checkpoint().await?;

@@ -44,7 +44,7 @@ impl<D: Disk> Scan<'_, D> {
         let mut replay = Replay { records: Vec::new(), end: start, durable, intact: true };
         loop {
             while self.take_batch(&mut replay).await.is_some() {}
-            if replay.end.lsn == self.clean {
+            if self.clean > Lsn(0) && replay.end.lsn == self.clean {
                 return replay;
             }
             let damaged = Lsn(replay.end.lsn.0 + 1);

@@ -15,4 +15,7 @@ mod handshake;
 mod link;
 mod mesh;
 mod store_basic;
+mod store_crash;
+mod store_damage;
+mod store_files;
 mod store_support;

@@ -6,12 +6,14 @@
 //! rings from being looked at; nothing is sent or written beyond what was filled, because arena
 //! memory is never zeroed.
 //!
+//! - [`disk`]: the container.
 //! - [`net`], [`link`], [`tls`]: connections.
 //! - [`clock`], [`rng`]: time and randomness.
 //! - [`mesh`]: bounded queues between executors.
 //! - [`executor`]: one executor on its own thread.
 
 pub mod clock;
+pub mod disk;
 pub mod executor;
 pub mod link;
 pub mod mesh;

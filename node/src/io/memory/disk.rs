@@ -56,6 +56,7 @@ struct Device {
 }
 
 /// A page on its way to the medium.
+#[derive(Clone)]
 struct Unit {
     write: u64,
     page: u64,
@@ -80,7 +81,8 @@ impl MemoryDisk {
         MemoryDisk::with(capacity, seed, BTreeMap::new())
     }
 
-    /// Loses power and comes back with what survived; the old handle only returns errors.
+    /// Loses power and comes back with what survived; the old handle only returns errors, and may
+    /// be asked again how it would have come back with another seed.
     ///
     /// # Shape
     /// Every page that was not flushed is kept, lost or torn at sectors of 512 bytes, in any
@@ -89,7 +91,7 @@ impl MemoryDisk {
         let mut device = self.device.borrow_mut();
         device.powered = false;
         let mut random = Random(seed);
-        let mut units = std::mem::take(&mut device.unflushed);
+        let mut units = device.unflushed.clone();
         let mut durable = device.durable.clone();
         let fate = random.next() % 8;
         while !units.is_empty() && fate != 0 {
@@ -102,14 +104,14 @@ impl MemoryDisk {
         MemoryDisk::with(device.capacity, random.next(), durable)
     }
 
-    /// The same bytes on a machine of its own: a copy to try several crashes on.
-    pub fn fork(&self, seed: u64) -> MemoryDisk {
-        MemoryDisk::with(self.capacity(), seed, self.device.borrow().durable.clone())
-    }
-
     /// Sets what goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.device.borrow_mut().faults = faults;
+    }
+
+    /// False after power was lost.
+    pub fn has_power(&self) -> bool {
+        self.device.borrow().powered
     }
 
     /// Operations so far.
