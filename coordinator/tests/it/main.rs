@@ -10,6 +10,9 @@
 
 mod support;
 
+mod model;
+mod state;
+
 mod access;
 mod namespace;
 mod nodes;
