@@ -1,7 +1,5 @@
 //! Membership rules row by row, and random deaths and returns, both through the real state.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
