@@ -43,7 +43,7 @@ impl Report {
     /// A local file or folder failed.
     pub(crate) fn local(&self, path: &std::path::Path, error: &io::Error) {
         use std::os::unix::ffi::OsStrExt as _;
-        self.failed(path.as_os_str().as_bytes(), error);
+        self.failed(path.as_os_str().as_bytes(), io_text(error));
     }
 
     /// A request failed at a path. When the cluster cannot be reached at all, the command stops
@@ -68,5 +68,29 @@ impl Report {
             0 => Ok(()),
             _ => Err(Failure::Reported),
         }
+    }
+}
+
+/// An operating system's error as other commands write it: no number, no capital letter.
+pub(crate) fn io_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = match error.raw_os_error() {
+        Some(code) => text.trim_end_matches(&format!(" (os error {code})")),
+        None => &text,
+    };
+    let mut rest = text.chars();
+    let first = rest.next().map(|c| c.to_ascii_lowercase());
+    first.into_iter().chain(rest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_errors_read_like_those_of_other_commands() {
+        let error = io::Error::from_raw_os_error(libc::ENOENT);
+        assert_eq!(io_text(&error), "no such file or directory");
+        assert_eq!(io_text(&io::Error::other("Half a file")), "half a file");
     }
 }

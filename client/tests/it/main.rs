@@ -1,7 +1,13 @@
-//! Integration tests of the client library, over a cluster that lives in memory.
+//! Integration tests of the client: the library over a cluster that lives in memory, the program,
+//! and real clusters on this machine.
 //!
-//! Time is paused: deadlines and pauses pass as soon as everyone waits, so no test sleeps.
+//! In memory, time is paused: deadlines and pauses pass as soon as everyone waits, so no test
+//! sleeps.
 
+mod cli_place;
+mod cli_usage;
 mod cluster;
+mod cluster_process;
+mod dev_files;
 mod files;
 mod namespace;
