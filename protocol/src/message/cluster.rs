@@ -7,6 +7,7 @@ use crate::ids::{
     ClusterId, Epoch, Fid, Generation, GroupId, Lsn, MapVersion, NodeId, SessionId, ShardId,
     TargetId, Version,
 };
+use crate::limits::ERROR_TEXT_MAX;
 use crate::status::Status;
 
 /// First frame of a connection.
@@ -327,13 +328,25 @@ pub struct SessionCloseReply;
 
 impl ErrorReply {
     /// Makes an error reply from a status and a detail for people.
+    ///
+    /// The detail may hold what a peer sent: control characters are escaped, and the text is cut at
+    /// [`ERROR_TEXT_MAX`] bytes.
     pub fn new(status: Status, detail: impl AsRef<str>) -> ErrorReply {
-        let detail = detail.as_ref();
-        let text = if detail.is_empty() {
-            status.text().to_owned()
-        } else {
-            format!("{}: {detail}", status.text())
-        };
+        let mut text = status.text().to_owned();
+        if !detail.as_ref().is_empty() {
+            text.push_str(": ");
+        }
+        for character in detail.as_ref().chars() {
+            let escaped = if character.is_control() {
+                character.escape_default().collect::<String>()
+            } else {
+                character.to_string()
+            };
+            if text.len() + escaped.len() > ERROR_TEXT_MAX {
+                break;
+            }
+            text.push_str(&escaped);
+        }
         ErrorReply { text, ..ErrorReply::default() }
     }
 }
