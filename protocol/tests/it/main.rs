@@ -6,4 +6,6 @@ mod abuse;
 mod documents;
 mod frames;
 mod messages;
+mod ranges;
 mod samples;
+mod tls;
