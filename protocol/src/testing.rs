@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use crate::frame::{FrameError, Header};
 use crate::ids::{ClusterId, TargetId};
-use crate::message::{Context, Message, MessageError};
+use crate::message::{Context, Message};
 use crate::session::{Event, FrameReader, RequestError, Session, SessionError};
 
 /// Most bytes one end's queue holds; a sender that exceeds it is a failing test.
@@ -70,18 +70,15 @@ pub struct Pair {
 
 impl Pair {
     /// Connects two ends; the hello is on its way. Bytes arrive in pieces that `seed` decides.
-    ///
-    /// # Errors
-    /// As [`Session::connect`].
-    pub fn new(client: ClusterId, server: ClusterId, seed: u64) -> Result<Pair, MessageError> {
-        let (session, hello) = Session::connect(client, TargetId(0))?;
+    pub fn new(client: ClusterId, server: ClusterId, seed: u64) -> Pair {
+        let (session, hello) = Session::connect(client, TargetId(0));
         let mut pair = Pair {
             client: End::new(session, client),
             server: End::new(Session::accept(server), server),
             random: seed,
         };
         pair.send(Side::Client, &hello, &[]);
-        Ok(pair)
+        pair
     }
 
     /// Puts a frame on its way, from the given side.
@@ -173,10 +170,7 @@ impl End {
         let mut replies = Vec::new();
         let mut piece: Vec<u8> = self.queue.drain(..len.min(self.queue.len())).collect();
         while !piece.is_empty() && self.closed.is_none() {
-            if let Err((closed, reply)) = self.step(&mut piece, &mut replies) {
-                self.closed = Some(closed);
-                replies.extend(reply);
-            }
+            self.closed = self.step(&mut piece, &mut replies).err();
         }
         replies
     }
@@ -185,7 +179,7 @@ impl End {
         &mut self,
         piece: &mut Vec<u8>,
         replies: &mut Vec<(Header, Vec<u8>)>,
-    ) -> Result<(), (Closed, Option<(Header, Vec<u8>)>)> {
+    ) -> Result<(), Closed> {
         if let Some(seen) = &mut self.partial {
             let len = self.reader.payload_left().min(piece.len());
             seen.payload.extend(piece.drain(..len));
@@ -195,11 +189,11 @@ impl End {
             let len = space.len().min(piece.len());
             space[..len].copy_from_slice(&piece[..len]);
             piece.drain(..len);
-            let received = self.reader.filled(len).map_err(|error| (Closed::Frame(error), None))?;
+            let received = self.reader.filled(len).map_err(Closed::Frame)?;
             let Some(frame) = received else { return Ok(()) };
             let event = self.session.on_frame(&frame.header, &frame.body).map_err(|error| {
-                let reply = error.reply(&frame.header);
-                (Closed::Session(error), reply)
+                replies.extend(error.reply(&frame.header));
+                Closed::Session(error)
             })?;
             if let Event::Greeted { reply, .. } = &event {
                 replies.push(reply.clone());

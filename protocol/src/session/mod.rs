@@ -146,13 +146,7 @@ impl SessionError {
 
 impl<T> Session<T> {
     /// Starts the end that opened the connection; the frame is its hello, to be sent first.
-    ///
-    /// # Errors
-    /// Never: a hello fits every frame. The type is that of making a frame.
-    pub fn connect(
-        cluster: ClusterId,
-        target: TargetId,
-    ) -> Result<(Session<T>, (Header, Vec<u8>)), MessageError> {
+    pub fn connect(cluster: ClusterId, target: TargetId) -> (Session<T>, (Header, Vec<u8>)) {
         let hello = HelloRequest {
             version_min: VERSION_MIN,
             version_max: VERSION,
@@ -160,9 +154,10 @@ impl<T> Session<T> {
             cluster,
             target,
         };
-        let context = Context { cluster_tag: cluster.tag(), ..Context::default() };
-        let frame = request_frame(RequestId(0), &hello, context, 0)?;
-        Ok((Session::new(cluster, Phase::AwaitHelloReply), frame))
+        let body = hello.encode();
+        let tagged =
+            Header { cluster_tag: cluster.tag(), ..Header::new(Kind::Hello, RequestId(0)) };
+        (Session::new(cluster, Phase::AwaitHelloReply), (tagged.seal(&body, 0), body))
     }
 
     /// Starts the end that accepted the connection.

@@ -359,8 +359,10 @@ pub(crate) struct Case {
     pub(crate) body: Vec<u8>,
     pub(crate) header: Header,
     /// Decodes the body and compares the result with the sample.
-    pub(crate) same: Box<dyn Fn(&[u8]) -> bool>,
+    pub(crate) same: Box<Same>,
 }
+
+type Same = dyn Fn(&[u8]) -> bool;
 
 fn case<M: Message + PartialEq + 'static>(suffix: &str, message: M) -> Case {
     let context = Context { epoch: Epoch(5), map_version: MapVersion(12), cluster_tag: 99 };

@@ -79,7 +79,7 @@ impl Record for ReplicateRequest {
             chunk_log2: check.chunk_log2(table.chunk_log2())?,
             aux: check.aux(table.aux(), sums.len())?,
             sums,
-            ops: check.items(table.ops(), CHUNK_OP_SESSIONS_MAX, "ops", |op| OpId::from(op))?,
+            ops: check.items(table.ops(), CHUNK_OP_SESSIONS_MAX, "ops", OpId::from)?,
             mutated: table.mutated(),
             committed_through: table.committed_through().into(),
         };
@@ -280,8 +280,7 @@ impl Record for QuarantineRequest {
     }
 
     fn unpack(table: wire::QuarantineRequest<'_>, check: Check) -> Result<Self, MessageError> {
-        let keys =
-            check.items(table.keys(), INVENTORY_PAGE_MAX, "keys", |key| ChunkKey::from(key))?;
+        let keys = check.items(table.keys(), INVENTORY_PAGE_MAX, "keys", ChunkKey::from)?;
         Ok(QuarantineRequest { group: GroupId(table.group()), keys })
     }
 }
