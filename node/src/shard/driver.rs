@@ -33,6 +33,7 @@ pub struct Received<D: Disk> {
 }
 
 /// What wakes the loop.
+#[expect(clippy::large_enum_variant, reason = "nearly every wake is an event")]
 pub(super) enum Wake<D: Disk> {
     /// A fact for the pure step.
     Event(Event<Received<D>>),

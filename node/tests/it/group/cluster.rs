@@ -3,29 +3,24 @@
 //! The checkers live here, outside the code under test; each names the invariant it guards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::time::Duration;
 
 use node::io::Nanos;
 use node::shard::control::{ControlEvent, ShardConfig, ShardReport, Timeouts};
-use node::shard::effect::{Effect, PeerMessage, Refusal, ReplyBody, Task, Whole};
-use node::shard::event::{Answer, Asked, ConnId, Event, JobId, ReplyTo, Request};
+use node::shard::effect::Task;
+use node::shard::event::{Event, JobId};
 use node::shard::state::ShardState;
 use node::shard::step::step;
-use node::store::StoreError;
-use protocol::cluster_map::Role;
-use protocol::ids::{
-    ChunkKey, ClusterId, Epoch, Fid, Generation, Handle, NodeId, OpId, RequestId, Seq, SessionId,
-    ShardId, TargetId, Version,
-};
-use protocol::message::Kind;
-use protocol::message::chunk::{
-    Pending, ReadRequest, ReplicateMode, ReplicateRequest, WriteClass, WriteReply, WriteRequest,
-};
+use protocol::ids::{ChunkKey, ClusterId, Epoch, Generation, NodeId, ShardId, TargetId, Version};
+use protocol::message::chunk::{Pending, WriteReply};
 use protocol::status::Status;
 
-use super::coordinator::{Coordinator, GROUP};
+use super::clients::Client;
+use super::coordinator::Coordinator;
 use super::fake_store::{Bytes, FakeStore};
+
+/// Number of a scenario's write, and the version and length it was answered with.
+pub(super) type Heard = (u64, Result<(Version, u32), Status>);
 
 /// What the run is like.
 #[derive(Clone, Copy, Debug)]
@@ -43,18 +38,7 @@ pub(super) struct Proc {
     pub reports: Vec<ShardReport>,
 }
 
-pub(super) struct Client {
-    pub key: ChunkKey,
-    pub acked: Vec<u8>,
-    pub acks: u64,
-    pub seq: u64,
-    attempt: u64,
-    settled_at: u64,
-    pub active: bool,
-    pub last: Option<Status>,
-}
-
-enum Happening {
+pub(super) enum Happening {
     Event(TargetId, u32, Box<Event<Bytes>>),
     Stored(TargetId, u32, JobId, Box<Task<Bytes>>),
     Tick(TargetId, u32),
@@ -76,10 +60,12 @@ pub(super) struct Cluster {
     pub clients: Vec<Client>,
     /// Targets that hear nothing of the map.
     pub(super) deaf: BTreeSet<TargetId>,
+    /// Targets whose registration does not reach the coordinator yet.
+    pub(super) unregistered: BTreeSet<TargetId>,
     /// True while no report reaches the coordinator.
     pub(super) reports_lost: bool,
     /// Answers to [`Cluster::ask_write`], by its number.
-    pub(super) answers: Vec<(u64, Result<(Version, u32), Status>)>,
+    pub(super) answers: Vec<Heard>,
     /// Frames between these two are lost.
     pub cut: Vec<(TargetId, TargetId)>,
     /// Store tasks of these targets take this long, in milliseconds.
@@ -88,18 +74,18 @@ pub(super) struct Cluster {
     pub digest: u64,
     pub reads: u64,
     pub frozen_seen: u64,
-    rng: u64,
-    queue: BTreeMap<(u64, u64), Happening>,
-    seq: u64,
-    links: BTreeMap<(TargetId, TargetId), u64>,
-    contents: BTreeMap<(ChunkKey, Version), Bytes>,
-    frozen: BTreeMap<(TargetId, Epoch), Vec<Pending>>,
+    pub(super) rng: u64,
+    pub(super) queue: BTreeMap<(u64, u64), Happening>,
+    pub(super) seq: u64,
+    pub(super) links: BTreeMap<(TargetId, TargetId), u64>,
+    pub(super) contents: BTreeMap<(ChunkKey, Version), Bytes>,
+    pub(super) frozen: BTreeMap<(TargetId, Epoch), Vec<Pending>>,
 }
 
-const MS: u64 = 1_000_000;
-const CLIENT: u64 = 1 << 40;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const CLIENT: u64 = 1 << 40;
 /// The client that scenarios write as.
-const SCRIPT: usize = 1 << 20;
+pub(super) const SCRIPT: usize = 1 << 20;
 
 impl Cluster {
     pub(super) fn new(seed: u64, shape: Shape) -> Cluster {
@@ -111,6 +97,7 @@ impl Cluster {
             coordinator: Coordinator::new(shape.targets, shape.min_write),
             clients: (0..shape.clients).map(Client::new).collect(),
             deaf: BTreeSet::new(),
+            unregistered: BTreeSet::new(),
             reports_lost: false,
             answers: Vec::new(),
             cut: Vec::new(),
@@ -215,52 +202,6 @@ impl Cluster {
         record.healthy() && record.serving().count() == self.shape.targets as usize
     }
 
-    pub(super) fn stop_clients(&mut self) {
-        self.clients.iter_mut().for_each(|client| client.active = false);
-    }
-
-    /// Lets active clients write again.
-    pub(super) fn wake_clients(&mut self) {
-        for index in 0..self.clients.len() {
-            let attempt = self.clients[index].attempt;
-            self.later(1, Happening::Try(index, attempt));
-        }
-    }
-
-    pub(super) fn acks(&self) -> u64 {
-        self.clients.iter().map(|client| client.acks).sum()
-    }
-
-    /// Every replica holds the same versions and bytes; nothing acknowledged is missing.
-    pub(super) fn check_equal(&self) {
-        let mut contents = self.stores.values().map(|store| {
-            let newest = store.chunks.iter().filter_map(|(key, held)| Some((key, held.last()?)));
-            let facts = newest.map(|(key, held)| (*key, held.version, Rc::clone(&held.bytes)));
-            facts.collect::<Vec<_>>()
-        });
-        let first = contents.next().unwrap_or_default();
-        for other in contents {
-            assert_eq!(first, other, "replicas are equal");
-        }
-        for client in &self.clients {
-            for (target, store) in &self.stores {
-                client.check(store.newest(GROUP, client.key).map(|held| &held.bytes), *target);
-            }
-        }
-    }
-
-    /// Every member the record names as serving holds what was acknowledged.
-    pub(super) fn check_acknowledged(&self) {
-        let record = self.coordinator.record();
-        for member in record.serving() {
-            for client in &self.clients {
-                let store = &self.stores[&member.target];
-                client
-                    .check(store.newest(GROUP, client.key).map(|held| &held.bytes), member.target);
-            }
-        }
-    }
-
     /// Lets the cluster do as it likes until every member serves, then compares replicas.
     pub(super) fn heal(&mut self) {
         self.cut.clear();
@@ -294,63 +235,13 @@ impl Cluster {
         self.restart(target);
     }
 
-    /// Writes once, as a scenario's own client; `number` names the answer.
-    ///
-    /// Operations of one session have its `seq` ascending; the session is the chunk's file unless
-    /// the offset says that another session goes on.
-    #[expect(clippy::too_many_arguments, reason = "a scenario says each of them")]
-    pub(super) fn ask_write(
-        &mut self,
-        target: TargetId,
-        epoch: Epoch,
-        key: ChunkKey,
-        number: u64,
-        seq: u64,
-        offset: u32,
-        bytes: &[u8],
-    ) {
-        let session = 1000 + u64::from(offset);
-        let op = OpId { session: SessionId(session), seq: Seq(seq) };
-        let request = write_request(key, op, offset, bytes.len() as u32);
-        self.ask(target, epoch, number, request, bytes);
-    }
-
-    /// Writes once, with the request as the scenario made it.
-    pub(super) fn ask(
-        &mut self,
-        target: TargetId,
-        epoch: Epoch,
-        number: u64,
-        request: WriteRequest,
-        bytes: &[u8],
-    ) {
-        let conn = ConnId(CLIENT + SCRIPT as u64);
-        let reply = ReplyTo { conn, request: RequestId(number), kind: Kind::Write };
-        let asked = Asked { reply, epoch, deadline: None, node: None };
-        let payload = Rc::new(bytes.to_vec());
-        self.tell(target, 0, Event::Asked(asked, Request::Write(request, payload, true)));
-    }
-
     /// Hands the map to one target at once.
     pub(super) fn hand_map(&mut self, target: TargetId) {
         let delta = self.coordinator.map.to_delta();
         self.tell(target, 0, Event::Control(ControlEvent::Map(delta)));
     }
 
-    /// Sends a member a request that names the primary, from whatever node.
-    pub(super) fn forge(
-        &mut self,
-        from: TargetId,
-        to: TargetId,
-        epoch: Epoch,
-        message: PeerMessage,
-        payload: Option<Bytes>,
-    ) {
-        let event = self.request_event(from, RequestId(1 << 50), epoch, message, payload);
-        self.tell(to, 0, event);
-    }
-
-    fn boot(&mut self, target: TargetId, generation: u32) {
+    pub(super) fn boot(&mut self, target: TargetId, generation: u32) {
         let config = ShardConfig {
             node: NodeId(target.0),
             shard: ShardId(0),
@@ -368,7 +259,7 @@ impl Cluster {
         self.later(delay, Happening::Tick(target, generation));
     }
 
-    fn later(&mut self, ms: u64, happening: Happening) {
+    pub(super) fn later(&mut self, ms: u64, happening: Happening) {
         let jitter = self.dice(MS);
         self.seq += 1;
         self.queue.insert((self.now + ms * MS + jitter, self.seq), happening);
@@ -379,33 +270,7 @@ impl Cluster {
         self.later(ms, Happening::Event(target, generation, Box::new(event)));
     }
 
-    /// Sends over a connection: in order, unless it breaks; sometimes a request arrives twice.
-    fn transmit(&mut self, from: TargetId, to: TargetId, event: Event<Bytes>) {
-        let is_cut = self.cut.contains(&(from, to)) || self.cut.contains(&(to, from));
-        if is_cut {
-            return;
-        }
-        if self.shape.loss && self.dice(400) == 0 {
-            self.tell(from, 1, Event::PeerLost { target: to, refused: false });
-            self.tell(to, 1, Event::PeerLost { target: from, refused: false });
-            self.tell(from, 5, Event::PeerUp { target: to });
-            self.tell(to, 5, Event::PeerUp { target: from });
-            return;
-        }
-        if self.shape.loss && self.dice(60) == 0 && matches!(event, Event::Asked(..)) {
-            let delay = self.dice(500);
-            self.tell(to, delay, event.clone());
-        }
-        let delay = self.dice(3 * MS);
-        let at = self.links.entry((from, to)).or_default();
-        *at = (*at + 1).max(self.now + delay);
-        let (at, generation) = (*at, self.procs[&to].generation);
-        self.seq += 1;
-        let happening = Happening::Event(to, generation, Box::new(event));
-        self.queue.insert((at, self.seq), happening);
-    }
-
-    fn happen(&mut self, happening: Happening) {
+    pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Event(target, generation, event) => self.step(target, generation, *event),
             Happening::Stored(target, generation, job, task) => {
@@ -428,6 +293,9 @@ impl Cluster {
                 if gone && !self.procs[&target].up && self.coordinator.on_dead(target) {
                     self.push_maps();
                 }
+            }
+            Happening::Register(target, generation) if self.unregistered.contains(&target) => {
+                self.later(50, Happening::Register(target, generation));
             }
             Happening::Register(target, generation) => {
                 if self.is_up(target, generation) {
@@ -466,12 +334,12 @@ impl Cluster {
         }
     }
 
-    fn is_up(&self, target: TargetId, generation: u32) -> bool {
+    pub(super) fn is_up(&self, target: TargetId, generation: u32) -> bool {
         let proc = &self.procs[&target];
         proc.up && proc.generation == generation
     }
 
-    fn step(&mut self, target: TargetId, generation: u32, event: Event<Bytes>) {
+    pub(super) fn step(&mut self, target: TargetId, generation: u32, event: Event<Bytes>) {
         if !self.is_up(target, generation) {
             if let Event::Asked(asked, _) = &event
                 && asked.reply.conn.0 < CLIENT
@@ -489,384 +357,5 @@ impl Cluster {
             self.carry_out(target, generation, effect);
         }
         self.check_frozen(target);
-    }
-
-    fn carry_out(&mut self, target: TargetId, generation: u32, effect: Effect<Bytes>) {
-        let kind = std::mem::discriminant(&effect);
-        let tag = format!("{kind:?}")
-            .bytes()
-            .fold(self.now, |sum, byte| sum.rotate_left(5) ^ u64::from(byte));
-        self.digest = self.digest.rotate_left(7) ^ tag ^ u64::from(target.0);
-        match effect {
-            Effect::Store { job, task } => {
-                let delay = self.slow.get(&target).copied().unwrap_or(1) + self.dice(8);
-                self.later(delay, Happening::Stored(target, generation, job, Box::new(task)));
-            }
-            Effect::CommitThrough { group, through } => {
-                if let Some(store) = self.stores.get_mut(&target) {
-                    store.commit_through(group, through);
-                }
-            }
-            Effect::Send { target: to, request, epoch, message, payload } => {
-                let event = self.request_event(target, request, epoch, message, payload);
-                self.transmit(target, to, event);
-            }
-            Effect::SendWhole { target: to, request, epoch, whole } => {
-                self.send_whole(target, to, request, epoch, &whole);
-            }
-            Effect::ServeRead { read, .. } => {
-                let held = self.stores[&target].read(GROUP, read.key, read.newest).cloned();
-                let end = (read.offset + read.len) as usize;
-                assert!(held.is_some_and(|held| held.bytes.len() >= end), "a read is covered");
-                self.check_read(read.key, end);
-                self.tell(target, 1, Event::Served { bytes: read.len });
-            }
-            Effect::ServeVerify { .. } | Effect::Finish => {}
-            Effect::Reply { to, epoch, answer } => self.deliver_reply(target, to, epoch, answer),
-            Effect::Working { conn, epoch, notice } => {
-                let event = Event::Working { target, epoch, notice };
-                self.transmit(target, TargetId(conn.0 as u32), event);
-            }
-            Effect::Report(report) => {
-                if let Some(proc) = self.procs.get_mut(&target) {
-                    proc.reports.push(report.clone());
-                }
-                let delay = 1 + self.dice(10);
-                self.later(delay, Happening::Report(report));
-            }
-        }
-    }
-
-    fn request_event(
-        &self,
-        from: TargetId,
-        request: RequestId,
-        epoch: Epoch,
-        message: PeerMessage,
-        payload: Option<Bytes>,
-    ) -> Event<Bytes> {
-        let node = NodeId(from.0);
-        let (kind, request_body) = match message {
-            PeerMessage::Committed(notice) => return Event::Committed { node, epoch, notice },
-            PeerMessage::Replicate(body) => {
-                (Kind::Replicate, Request::Replicate(*body, payload.unwrap_or_default(), true))
-            }
-            PeerMessage::Adopt(body) => (Kind::Adopt, Request::Adopt(body)),
-            PeerMessage::Discard(body) => (Kind::Discard, Request::Discard(body)),
-            PeerMessage::Inventory(body) => (Kind::Inventory, Request::Inventory(body)),
-            PeerMessage::Quarantine(body) => (Kind::Quarantine, Request::Quarantine(body)),
-            PeerMessage::Drop(body) => (Kind::Drop, Request::Drop(body)),
-        };
-        let reply = ReplyTo { conn: ConnId(u64::from(from.0)), request, kind };
-        Event::Asked(Asked { reply, epoch, deadline: None, node: Some(node) }, request_body)
-    }
-
-    fn send_whole(
-        &mut self,
-        from: TargetId,
-        to: TargetId,
-        request: RequestId,
-        epoch: Epoch,
-        whole: &Whole,
-    ) {
-        let Some(held) = self.stores[&from].newest(whole.group, whole.key).cloned() else {
-            self.tell(from, 1, Event::WholeFailed { request, error: StoreError::NotFound });
-            return;
-        };
-        let len = held.bytes.len() as u32;
-        let body = ReplicateRequest {
-            group: whole.group,
-            primary: whole.primary,
-            key: whole.key,
-            mode: ReplicateMode::Whole,
-            version: held.version,
-            base: Version::ZERO,
-            op: OpId::default(),
-            class: WriteClass::Growth,
-            offset: 0,
-            len,
-            chunk_len: len,
-            expect_len: len,
-            trunc_gen: 0,
-            cell_log2: 14,
-            chunk_log2: 22,
-            sums: vec![Default::default()],
-            aux: Vec::new(),
-            ops: held.ops.iter().map(|(op, ..)| *op).collect(),
-            mutated: false,
-            committed_through: whole.committed_through,
-        };
-        let message = PeerMessage::Replicate(Box::new(body));
-        let event = self.request_event(from, request, epoch, message, Some(held.bytes));
-        self.transmit(from, to, event);
-    }
-
-    fn deliver_reply(
-        &mut self,
-        from: TargetId,
-        to: ReplyTo,
-        epoch: Epoch,
-        answer: Result<ReplyBody, Refusal>,
-    ) {
-        if to.conn.0 >= CLIENT {
-            let client = (to.conn.0 - CLIENT) as usize;
-            if to.kind == Kind::Read {
-                return;
-            }
-            if client == SCRIPT {
-                let answer = match answer {
-                    Ok(ReplyBody::Write(reply)) => Ok((reply.version, reply.chunk_len)),
-                    Ok(other) => panic!("a write was answered with {other:?}"),
-                    Err(refusal) => Err(refusal.status),
-                };
-                self.answers.push((to.request.0, answer));
-                return;
-            }
-            let result = match answer {
-                Ok(ReplyBody::Write(reply)) => {
-                    self.check_durable(from, client, &reply);
-                    Ok(reply)
-                }
-                Ok(other) => panic!("a write was answered with {other:?}"),
-                Err(refusal) => Err(refusal.status),
-            };
-            let delay = self.dice(5);
-            if !self.shape.loss || self.dice(12) > 0 {
-                self.later(delay, Happening::ToClient(client, to.request.0, result));
-            }
-            return;
-        }
-        if matches!(answer, Ok(ReplyBody::Replicate(_))) {
-            let adopted = self.stores[&from].adopted(GROUP);
-            assert!(epoch >= adopted, "I3: {from} prepared for {epoch} after adopting {adopted}");
-        }
-        let answer = match answer {
-            Ok(ReplyBody::Replicate(reply)) => Answer::Replicate(reply),
-            Ok(ReplyBody::Adopt(reply)) => Answer::Adopt(reply),
-            Ok(ReplyBody::Inventory(reply)) => Answer::Inventory(reply),
-            Ok(_) => Answer::Done,
-            Err(refusal) => Answer::Refused(refusal.status),
-        };
-        let peer = TargetId(to.conn.0 as u32);
-        self.transmit(from, peer, Event::Answered { target: from, request: to.request, answer });
-    }
-
-    /// I2: a version names one content. Every durable version passes here.
-    fn apply(
-        &mut self,
-        target: TargetId,
-        task: &Task<Bytes>,
-    ) -> Result<Option<node::store::Durable>, StoreError> {
-        let store = self.stores.get_mut(&target).ok_or(StoreError::Fenced)?;
-        let result = store.apply(task);
-        if let (Ok(_), Task::Write(write) | Task::Install(write, _)) = (&result, task) {
-            let held = store.newest(GROUP, write.key).map(|held| Rc::clone(&held.bytes));
-            let bytes = held.unwrap_or_default();
-            let known = self
-                .contents
-                .entry((write.key, write.version))
-                .or_insert_with(|| Rc::clone(&bytes));
-            assert_eq!(*known, bytes, "I2: {} names one content", write.version);
-        }
-        result
-    }
-
-    /// I1: acknowledged means durable on every serving member of the epoch.
-    fn check_durable(&self, primary: TargetId, client: usize, reply: &WriteReply) {
-        let member = &self.procs[&primary].state.groups[&GROUP];
-        let key = self.clients[client].key;
-        for entry in member.record.serving() {
-            let len = self.stores[&entry.target].len(GROUP, key);
-            assert!(
-                len >= reply.chunk_len as usize,
-                "I1: {} acknowledged but {} has {len} bytes",
-                reply.version,
-                entry.target
-            );
-        }
-    }
-
-    /// What was read once is on every serving member, so it cannot disappear.
-    fn check_read(&mut self, key: ChunkKey, end: usize) {
-        self.reads += 1;
-        for member in self.coordinator.record().serving() {
-            let len = self.stores[&member.target].len(GROUP, key);
-            assert!(len >= end, "a read showed {end} bytes, {} has {len}", member.target);
-        }
-    }
-
-    /// I9: in an epoch that is not writable, pendings of serving members stay as they are.
-    fn check_frozen(&mut self, target: TargetId) {
-        let Some(member) = self.procs[&target].state.groups.get(&GROUP) else { return };
-        let record = &member.record;
-        let serves = matches!(member.role, Some(Role::Primary | Role::Backup));
-        let adopted = self.stores[&target].adopted(GROUP);
-        if !serves || record.writable() || adopted != record.epoch || member.storing > 0 {
-            return;
-        }
-        use node::group::ChunkIndex;
-        let epoch = record.epoch;
-        let pendings = self.stores[&target].pendings(GROUP);
-        self.frozen_seen += u64::from(!pendings.is_empty());
-        let first = self.frozen.entry((target, epoch)).or_insert_with(|| pendings.clone());
-        if member.is_primary() {
-            assert_eq!(*first, pendings, "I9: pendings of {target} are frozen in epoch {epoch}");
-            return;
-        }
-        // A backup may learn of an older commit, but it drops nothing and gets nothing new.
-        assert!(pendings.iter().all(|pending| first.contains(pending)), "I9: nothing new");
-        for pending in first {
-            let newest = self.stores[&target].newest(GROUP, pending.key).map(|held| held.version);
-            assert_eq!(newest, Some(pending.version), "I9: {target} dropped a frozen pending");
-        }
-    }
-
-    fn client_try(&mut self, index: usize, attempt: u64) {
-        let client = &mut self.clients[index];
-        if !client.active || client.attempt != attempt {
-            return;
-        }
-        client.attempt += 1;
-        let attempt = client.attempt;
-        let (key, offset, seq) = (client.key, client.acked.len() as u32, client.seq);
-        let payload = client.payload();
-        let record = self.coordinator.record();
-        let (epoch, primary) = (record.epoch, record.primary().map(|primary| primary.target));
-        self.later(400, Happening::Try(index, attempt));
-        let Some(primary) = primary else { return };
-        let op = OpId { session: SessionId(index as u64 + 1), seq: Seq(seq) };
-        let mut request = write_request(key, op, offset, payload.len() as u32);
-        request.attempt = u8::try_from(attempt).unwrap_or(u8::MAX);
-        let conn = ConnId(CLIENT + index as u64);
-        let reply = ReplyTo { conn, request: RequestId(attempt), kind: Kind::Write };
-        let asked = Asked { reply, epoch, deadline: None, node: None };
-        let event = Event::Asked(asked, Request::Write(request, Rc::new(payload), true));
-        let delay = self.dice(5);
-        self.tell(primary, delay, event);
-    }
-
-    fn client_answer(&mut self, index: usize, attempt: u64, result: Result<WriteReply, Status>) {
-        let client = &mut self.clients[index];
-        client.last = result.as_ref().err().copied();
-        match result {
-            Ok(reply) => {
-                let end = client.acked.len() + client.payload().len();
-                if attempt <= client.settled() {
-                    return;
-                }
-                assert_eq!(reply.chunk_len as usize, end, "the operation took effect once");
-                client.acked.extend(client.payload());
-                client.acks += 1;
-                client.seq += 1;
-                client.settle();
-                let attempt = client.attempt;
-                let delay = self.dice(30);
-                self.later(delay, Happening::Try(index, attempt));
-            }
-            Err(status) => {
-                let fatal = matches!(status, Status::Invalid | Status::ChunkShort);
-                assert!(
-                    !fatal || attempt <= client.settled(),
-                    "op {} of chunk {} ({} acknowledged): {status:?}",
-                    client.seq,
-                    client.key,
-                    client.acked.len()
-                );
-                if attempt == client.attempt {
-                    let delay = 10 + self.dice(60);
-                    self.later(delay, Happening::Try(index, attempt));
-                }
-            }
-        }
-    }
-
-    fn random_read(&mut self) {
-        self.later(30, Happening::Read);
-        let targets = self.shape.targets;
-        let target = TargetId(1 + self.dice(u64::from(targets)) as u32);
-        let index = self.dice(self.clients.len() as u64) as usize;
-        let Some(client) = self.clients.get(index).filter(|client| client.active) else { return };
-        let len = (client.acked.len() + 1) as u64;
-        let request = ReadRequest {
-            group: GROUP,
-            key: client.key,
-            offset: 0,
-            len: 1 + self.dice(len) as u32,
-            expect_len: 0,
-            trunc_gen: 0,
-            handle: Handle(0),
-            growth_only: true,
-            verify: false,
-        };
-        let conn = ConnId(CLIENT + index as u64);
-        let reply = ReplyTo { conn, request: RequestId(0), kind: Kind::Read };
-        let asked = Asked { reply, epoch: Epoch(0), deadline: None, node: None };
-        self.tell(target, 0, Event::Asked(asked, Request::Read(request)));
-    }
-}
-
-impl Client {
-    fn new(index: u32) -> Client {
-        let key = ChunkKey { fid: Fid(u64::from(index) + 10), index: 0 };
-        Client {
-            key,
-            acked: Vec::new(),
-            acks: 0,
-            seq: 1,
-            attempt: 0,
-            settled_at: 0,
-            active: true,
-            last: None,
-        }
-    }
-
-    /// Bytes of the current operation: they differ for each operation.
-    fn payload(&self) -> Vec<u8> {
-        let name = self.seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.key.fid.0;
-        name.to_le_bytes()[..1 + (self.seq % 8) as usize].to_vec()
-    }
-
-    /// Attempts up to here belong to operations that are done.
-    fn settled(&self) -> u64 {
-        self.settled_at
-    }
-
-    fn settle(&mut self) {
-        self.settled_at = self.attempt;
-    }
-
-    /// A replica holds everything acknowledged and at most the operation under way beyond it.
-    fn check(&self, bytes: Option<&Bytes>, target: TargetId) {
-        let bytes = bytes.map_or(&[][..], |bytes| bytes.as_slice());
-        let mut longer = self.acked.clone();
-        longer.extend(self.payload());
-        assert!(
-            bytes == self.acked || bytes == longer,
-            "{target} chunk {}: {} bytes, {} acknowledged",
-            self.key,
-            bytes.len(),
-            self.acked.len()
-        );
-    }
-}
-
-/// A growth of one cell's length.
-pub(super) fn write_request(key: ChunkKey, op: OpId, offset: u32, len: u32) -> WriteRequest {
-    let (_, cells) = protocol::layout::cells_touched(14, offset, len);
-    WriteRequest {
-        group: GROUP,
-        key,
-        op,
-        attempt: 0,
-        class: WriteClass::Growth,
-        offset,
-        len,
-        expect_len: offset + len,
-        trunc_gen: 0,
-        cell_log2: 14,
-        chunk_log2: 22,
-        handle: Handle(0),
-        sums: vec![Default::default(); cells as usize],
-        aux: Vec::new(),
     }
 }

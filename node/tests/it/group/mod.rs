@@ -1,12 +1,16 @@
 //! The rules of a placement group: seeded runs of three members, and one scenario for each way
 //! a write can fail.
+#![expect(clippy::print_stdout, reason = "a failing seed is printed so that it can be repeated")]
 #![expect(
     clippy::cast_possible_truncation,
     reason = "lengths, ids and dice of the harness are far below the types' bounds"
 )]
 
+mod checks;
+mod clients;
 mod cluster;
 mod coordinator;
 mod fake_store;
 mod scenarios;
 mod seeds;
+mod wire;

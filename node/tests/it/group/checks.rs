@@ -1,0 +1,115 @@
+//! The checkers: each names the invariant it guards.
+
+use std::rc::Rc;
+
+use node::shard::effect::Task;
+use node::store::StoreError;
+use protocol::cluster_map::Role;
+use protocol::ids::{ChunkKey, TargetId};
+use protocol::message::chunk::WriteReply;
+
+use super::cluster::Cluster;
+use super::coordinator::GROUP;
+use super::fake_store::Bytes;
+
+impl Cluster {
+    /// Every replica holds the same versions and bytes; nothing acknowledged is missing.
+    pub(super) fn check_equal(&self) {
+        let mut contents = self.stores.values().map(|store| {
+            let newest = store.chunks.iter().filter_map(|(key, held)| Some((key, held.last()?)));
+            let facts = newest.map(|(key, held)| (*key, held.version, Rc::clone(&held.bytes)));
+            facts.collect::<Vec<_>>()
+        });
+        let first = contents.next().unwrap_or_default();
+        for other in contents {
+            assert_eq!(first, other, "replicas are equal");
+        }
+        for client in &self.clients {
+            for (target, store) in &self.stores {
+                client.check(store.newest(GROUP, client.key).map(|held| &held.bytes), *target);
+            }
+        }
+    }
+
+    /// Every member the record names as serving holds what was acknowledged.
+    pub(super) fn check_acknowledged(&self) {
+        let record = self.coordinator.record();
+        for member in record.serving() {
+            for client in &self.clients {
+                let store = &self.stores[&member.target];
+                client
+                    .check(store.newest(GROUP, client.key).map(|held| &held.bytes), member.target);
+            }
+        }
+    }
+
+    /// I2: a version names one content. Every durable version passes here.
+    pub(super) fn apply(
+        &mut self,
+        target: TargetId,
+        task: &Task<Bytes>,
+    ) -> Result<Option<node::store::Durable>, StoreError> {
+        let store = self.stores.get_mut(&target).ok_or(StoreError::Fenced)?;
+        let result = store.apply(task);
+        if let (Ok(_), Task::Write(write) | Task::Install(write, _)) = (&result, task) {
+            let held = store.newest(GROUP, write.key).map(|held| Rc::clone(&held.bytes));
+            let bytes = held.unwrap_or_default();
+            let known = self
+                .contents
+                .entry((write.key, write.version))
+                .or_insert_with(|| Rc::clone(&bytes));
+            assert_eq!(*known, bytes, "I2: {} names one content", write.version);
+        }
+        result
+    }
+
+    /// I1: acknowledged means durable on every serving member of the epoch.
+    pub(super) fn check_durable(&self, primary: TargetId, client: usize, reply: &WriteReply) {
+        let member = &self.procs[&primary].state.groups[&GROUP];
+        let key = self.clients[client].key;
+        for entry in member.record.serving() {
+            let len = self.stores[&entry.target].len(GROUP, key);
+            assert!(
+                len >= reply.chunk_len as usize,
+                "I1: {} acknowledged but {} has {len} bytes",
+                reply.version,
+                entry.target
+            );
+        }
+    }
+
+    /// What was read once is on every serving member, so it cannot disappear.
+    pub(super) fn check_read(&mut self, key: ChunkKey, end: usize) {
+        self.reads += 1;
+        for member in self.coordinator.record().serving() {
+            let len = self.stores[&member.target].len(GROUP, key);
+            assert!(len >= end, "a read showed {end} bytes, {} has {len}", member.target);
+        }
+    }
+
+    /// I9: in an epoch that is not writable, pendings of serving members stay as they are.
+    pub(super) fn check_frozen(&mut self, target: TargetId) {
+        let Some(member) = self.procs[&target].state.groups.get(&GROUP) else { return };
+        let record = &member.record;
+        let serves = matches!(member.role, Some(Role::Primary | Role::Backup));
+        let adopted = self.stores[&target].adopted(GROUP);
+        if !serves || record.writable() || adopted != record.epoch || member.storing > 0 {
+            return;
+        }
+        use node::group::ChunkIndex;
+        let epoch = record.epoch;
+        let pendings = self.stores[&target].pendings(GROUP);
+        self.frozen_seen += u64::from(!pendings.is_empty());
+        let first = self.frozen.entry((target, epoch)).or_insert_with(|| pendings.clone());
+        if member.is_primary() {
+            assert_eq!(*first, pendings, "I9: pendings of {target} are frozen in epoch {epoch}");
+            return;
+        }
+        // A backup may learn of an older commit, but it drops nothing and gets nothing new.
+        assert!(pendings.iter().all(|pending| first.contains(pending)), "I9: nothing new");
+        for pending in first {
+            let newest = self.stores[&target].newest(GROUP, pending.key).map(|held| held.version);
+            assert_eq!(newest, Some(pending.version), "I9: {target} dropped a frozen pending");
+        }
+    }
+}
