@@ -18,6 +18,7 @@ pub fn boottime() -> Nanos {
 }
 
 /// Reads the wall clock, in milliseconds since 1970; it only ever dates things.
+#[expect(clippy::disallowed_methods, reason = "the one place that dates commands")]
 pub fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -43,7 +44,7 @@ impl Nonces {
     ///
     /// # Errors
     /// When the system's generator cannot be read.
-    pub fn next(&mut self) -> std::io::Result<u64> {
+    pub fn draw(&mut self) -> std::io::Result<u64> {
         loop {
             if let Some((rest, last)) = self.block.split_last_chunk::<8>() {
                 let (nonce, keep) = (u64::from_le_bytes(*last), rest.len());

@@ -130,7 +130,7 @@ impl<L: Log, K: Kv> Driver<L, K> {
         reply: oneshot::Sender<Outcome>,
     ) -> Result<(), ProposeError> {
         let time_ms = clock::wall_ms().max(self.stamp.time_ms + 1);
-        let stamp = Stamp { time_ms, nonce: self.nonces.next()? };
+        let stamp = Stamp { time_ms, nonce: self.nonces.draw()? };
         let bytes = encode_command(&stamp, &command);
         if bytes.len() > COMMAND_LEN_MAX {
             // The asker may be gone; then nobody wants the answer.

@@ -30,7 +30,7 @@ pub(super) fn recover<L: Log, K: Kv>(
     log.save_vote(Vote { term, voted_for: identity.coordinator, committed: true })?;
     let mut nonces = Nonces::open()?;
     if state.settings().is_none() {
-        stamp = Stamp { time_ms: clock::wall_ms().max(stamp.time_ms + 1), nonce: nonces.next()? };
+        stamp = Stamp { time_ms: clock::wall_ms().max(stamp.time_ms + 1), nonce: nonces.draw()? };
         let index = log.last().index + 1;
         let bytes = encode_command(&stamp, &identity.initialize);
         log.append(&[Entry { id: LogId { term, index }, payload: Payload::Command(bytes) }])?;

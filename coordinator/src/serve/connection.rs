@@ -205,3 +205,70 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
     // The semaphores are never closed, so there is always a permit in the end.
     Arc::clone(semaphore).acquire_owned().await.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::RequestId;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::serve::role::NOBODY;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    fn connection() -> (Arc<Connection>, mpsc::Receiver<Outgoing>) {
+        let caller = Caller { uid: NOBODY, gid: NOBODY, admin: false };
+        Connection::new(1, Identity::Client("slow".into()), caller)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_ends_the_writer() {
+        let (ours, theirs) = duplex(100);
+        let (connection, queue) = connection();
+        let header = Header::new(Kind::Status, RequestId(1));
+        connection.send(&header, &[0; 1000], Permits::default()).await;
+        let error = write(ours, queue, SHORT).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(theirs);
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_frame_must_come_in_time_but_its_first_byte_need_not() {
+        let (mut ours, mut theirs) = duplex(4096);
+        let waiting = timeout(2 * SHORT, read_header(&mut theirs, SHORT)).await;
+        assert!(waiting.is_err(), "an idle connection is no slow one");
+        let header = Header::new(Kind::Status, RequestId(1)).seal(&[7; 100], 0);
+        ours.write_all(&header.encode()[..10]).await.unwrap();
+        assert!(matches!(read_header(&mut theirs, SHORT).await, Err(Ended::Slow)));
+        ours.write_all(&[7; 99]).await.unwrap();
+        assert!(matches!(read_body(&mut theirs, &header, SHORT).await, Err(Ended::Slow)));
+    }
+
+    #[tokio::test]
+    async fn requests_in_flight_are_bounded_and_free_again_when_answered() {
+        let (connection, mut queue) = connection();
+        let mut held = Vec::new();
+        for _ in 0..REQUESTS_IN_FLIGHT_MAX {
+            held.push(acquire(&connection.in_flight).await);
+        }
+        assert!(timeout(SHORT, acquire(&connection.in_flight)).await.is_err());
+        let permits = Permits { _in_flight: held.pop().flatten(), _long: None };
+        connection.send(&Header::new(Kind::Status, RequestId(1)), &[], permits).await;
+        assert!(timeout(SHORT, acquire(&connection.in_flight)).await.is_err(), "not yet written");
+        drop(queue.recv().await);
+        assert!(acquire(&connection.in_flight).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn long_requests_have_a_bound_of_their_own() {
+        let (connection, _queue) = connection();
+        let mut held = Vec::new();
+        for _ in 0..LONG_PER_CONNECTION_MAX {
+            held.push(acquire(&connection.long).await);
+        }
+        assert!(timeout(SHORT, acquire(&connection.long)).await.is_err());
+        let of = |kind, len| is_long(&Header { body_len: len, ..Header::new(kind, RequestId(1)) });
+        assert!(of(Kind::ReadDir, 10) && of(Kind::Mutate, (64 << 10) + 1));
+        assert!(!of(Kind::Mutate, 64 << 10) && !of(Kind::Heartbeat, 100));
+    }
+}

@@ -104,7 +104,9 @@ async fn read_frame<R: AsyncReadExt + Unpin>(reader: &mut R) -> io::Result<(Head
     Ok((header, body))
 }
 
-type Waiting = Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<(Header, Vec<u8>)>>>>>;
+type Frame = (Header, Vec<u8>);
+/// Who waits for which answer; `None` once the connection has ended.
+type Waiting = Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Frame>>>>>;
 
 /// A peer that has many requests in flight on one connection.
 #[derive(Clone)]
@@ -112,7 +114,7 @@ pub(crate) struct Peer {
     outgoing: mpsc::Sender<Vec<u8>>,
     waiting: Waiting,
     next: Arc<AtomicU64>,
-    notices: Arc<tokio::sync::Mutex<mpsc::Receiver<(Header, Vec<u8>)>>>,
+    notices: Arc<tokio::sync::Mutex<mpsc::Receiver<Frame>>>,
 }
 
 impl Peer {
@@ -187,7 +189,7 @@ impl Peer {
 async fn dispatch(
     mut reader: ReadHalf<TlsStream<TcpStream>>,
     waiting: Waiting,
-    notices: mpsc::Sender<(Header, Vec<u8>)>,
+    notices: mpsc::Sender<Frame>,
 ) {
     while let Ok((header, body)) = read_frame(&mut reader).await {
         if header.response {
