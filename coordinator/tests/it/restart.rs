@@ -1,12 +1,11 @@
 //! A coordinator that is killed keeps everything it has acknowledged.
 
-use std::time::Duration;
-
 use protocol::ids::{Ino, Seq, SessionId};
 use protocol::message::cluster::{
     SessionRenewReply, SessionRenewRequest, StatusReply, StatusRequest,
 };
 use protocol::message::namespace::{LookupResult, MutateReply, MutateRequest, OpOutcome};
+use tokio::sync::watch;
 
 use crate::namespace::{lookup, mkdir};
 use crate::support::{CallError, Cluster, Peer, soon};
@@ -14,12 +13,20 @@ use crate::support::{CallError, Cluster, Peer, soon};
 /// Makes directories one after the other until the connection breaks.
 ///
 /// Returns how many were acknowledged, and the request that was on its way.
-async fn make_until_broken(peer: Peer, session: SessionId, name: String) -> (u64, MutateRequest) {
+async fn make_until_broken(
+    peer: Peer,
+    session: SessionId,
+    name: String,
+    progress: watch::Sender<u64>,
+) -> (u64, MutateRequest) {
     for seq in 1.. {
         let ops = vec![(Seq(seq), mkdir(Ino::ROOT, &format!("{name}-{seq}")))];
         let request = MutateRequest { session, ops };
         match peer.call::<MutateReply>(&request).await {
-            Ok(reply) => assert!(matches!(reply.outcomes[..], [OpOutcome::Done(Some(_))])),
+            Ok(reply) => {
+                assert!(matches!(reply.outcomes[..], [OpOutcome::Done(Some(_))]));
+                progress.send_replace(seq);
+            }
             Err(CallError::Closed) => return (seq - 1, request),
             Err(refused) => panic!("{refused:?}"),
         }
@@ -32,20 +39,25 @@ async fn what_was_acknowledged_survives_kill_9_and_a_retry_takes_effect_once() {
     let mut cluster = Cluster::new();
     let mut running = cluster.start().await;
     for round in 0..3 {
-        let mut writers = Vec::new();
+        let (mut writers, mut progresses) = (Vec::new(), Vec::new());
         for writer in 0..4 {
             let peer = cluster.admin(&running).await;
             let session = peer.session().await;
             let name = format!("r{round}w{writer}");
-            writers.push((name.clone(), tokio::spawn(make_until_broken(peer, session, name))));
+            let (progress, acknowledged) = watch::channel(0);
+            let writing = tokio::spawn(make_until_broken(peer, session, name.clone(), progress));
+            writers.push((name, writing));
+            progresses.push(acknowledged);
         }
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        for acknowledged in &mut progresses {
+            soon("progress", acknowledged.wait_for(|&count| count >= 40)).await.unwrap();
+        }
         running.kill().await;
         running = cluster.start().await;
         let admin = cluster.admin(&running).await;
         for (name, writer) in writers {
             let (acknowledged, retry) = soon("writer", writer).await.unwrap();
-            assert!(acknowledged > 0, "{name} got nothing done");
+            assert!(acknowledged >= 40, "{name}: {acknowledged}");
             for seq in 1..=acknowledged {
                 let found = lookup(&admin, &format!("{name}-{seq}")).await;
                 assert!(matches!(found, LookupResult::Found(_)), "{name}-{seq} is lost");

@@ -60,7 +60,7 @@ impl Cluster {
     /// Starts the coordinator and waits until it serves; later starts use the same port.
     pub(crate) async fn start(&mut self) -> Running {
         let mut running = Running::spawn(&self.config());
-        let line = soon("serving", running.line("serving")).await;
+        let line = running.line("serving").await;
         let address = line.split("listen=").nth(1).unwrap().split(' ').next().unwrap();
         running.address = address.parse().unwrap();
         self.port = running.address.port();
@@ -129,7 +129,8 @@ impl Running {
     /// Waits for a log line that contains `text`.
     pub(crate) async fn line(&self, text: &str) -> String {
         let mut lines = self.lines.clone();
-        let found = lines.wait_for(|lines| lines.iter().any(|line| line.contains(text))).await;
+        let there = lines.wait_for(|lines| lines.iter().any(|line| line.contains(text)));
+        let found = soon(text, there).await;
         match found {
             Ok(lines) => lines.iter().find(|line| line.contains(text)).unwrap().clone(),
             Err(_) => panic!("the process ended without {text:?}: {:?}", self.lines()),

@@ -9,6 +9,7 @@ use protocol::message::cluster::{
     RegisterReply, RegisterRequest, TargetHealth, TargetReport,
 };
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{CallError, Peer};
@@ -23,6 +24,7 @@ pub(crate) struct FakeNode {
     pub(crate) port: u16,
     listener: Option<TcpListener>,
     beating: Option<JoinHandle<()>>,
+    beats: watch::Sender<u64>,
     pub(crate) map: ClusterMap,
 }
 
@@ -36,6 +38,7 @@ impl FakeNode {
             port: 1,
             listener: None,
             beating: None,
+            beats: watch::channel(0).0,
             map: ClusterMap::default(),
         }
     }
@@ -102,6 +105,7 @@ impl FakeNode {
     /// Sends heartbeats every 250 ms until it is stopped or the connection ends.
     pub(crate) fn beat(&mut self) {
         let (peer, first) = (self.peer.clone(), self.heartbeat_of(0));
+        let beats = self.beats.clone();
         self.beating = Some(tokio::spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_millis(250));
             for seq in 1.. {
@@ -110,8 +114,15 @@ impl FakeNode {
                 if peer.call::<HeartbeatReply>(&beat).await == Err(CallError::Closed) {
                     return;
                 }
+                beats.send_replace(seq);
             }
         }));
+    }
+
+    /// Waits until so many heartbeats were answered, a quarter of a second each.
+    pub(crate) async fn beaten(&self, count: u64) {
+        let mut beats = self.beats.subscribe();
+        super::soon("heartbeats", beats.wait_for(|&beats| beats >= count)).await.unwrap();
     }
 
     /// Applies pushed maps until `done` says so.
