@@ -21,10 +21,5 @@ pub struct Cli {
 
 /// What `--version` prints.
 pub fn version_line() -> String {
-    format!(
-        "lanefs-node {} ({}, {})",
-        env!("CARGO_PKG_VERSION"),
-        protocol::checksum::compiled_path(),
-        protocol::cpu::LEVEL
-    )
+    protocol::version::line("lanefs-node")
 }

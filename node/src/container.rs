@@ -77,10 +77,13 @@ pub struct Container {
     _lock: File,
     size: u64,
     fresh: bool,
+    working: PathBuf,
 }
 
 impl Container {
-    /// Opens and locks the container, creating it with `size` bytes when there is none.
+    /// Opens and locks the container; when there is none, creates one of `size` bytes under a name
+    /// of its own, which [`Container::publish`] makes final. So a node that dies while it formats
+    /// leaves no container that looks like a damaged one.
     ///
     /// # Shape
     /// An existing file or device keeps the size it has; it is rounded down to the I/O alignment.
@@ -88,26 +91,52 @@ impl Container {
     /// # Errors
     /// [`ContainerError`]; a file that could not be given its room is removed again.
     pub fn open(path: &Path, size: u64) -> Result<Container, ContainerError> {
-        let file = match open(path, false) {
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => open(path, true),
-            other => other,
+        let opening = |cause| ContainerError::opening(path, cause);
+        let (file, fresh) = match open(path, false) {
+            Ok(file) => (file, false),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                (open(&working_path(path), true).map_err(opening)?, true)
+            }
+            Err(cause) => return Err(opening(cause)),
         };
-        let file = file.map_err(|cause| ContainerError::opening(path, cause))?;
         lock(path, &file)?;
-        let existing = length(&file)
-            .map_err(|cause| ContainerError::Open { path: path.to_path_buf(), cause })?;
-        let fresh = existing == 0;
-        if fresh {
-            reserve(path, &file, size)?;
-        }
-        let size = if fresh { size } else { existing };
+        let working = if fresh { working_path(path) } else { path.to_path_buf() };
+        let size = if fresh {
+            reserve(&working, &file, size)?;
+            size
+        } else {
+            length(&file).map_err(opening)?
+        };
         let size = size - size % IO_ALIGN as u64;
-        Ok(Container { path: path.to_path_buf(), _lock: file, size, fresh })
+        Ok(Container { path: path.to_path_buf(), _lock: file, size, fresh, working })
     }
 
-    /// Where it is.
+    /// Gives a container that was just formatted its final name.
+    ///
+    /// # Durability
+    /// The name is on the medium when this returns.
+    ///
+    /// # Errors
+    /// [`ContainerError::Open`].
+    pub fn publish(&mut self) -> Result<(), ContainerError> {
+        let failed = |cause| ContainerError::Open { path: self.path.clone(), cause };
+        std::fs::rename(&self.working, &self.path).map_err(failed)?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = File::open(folder.unwrap_or_else(|| Path::new("."))).map_err(failed)?;
+        folder.sync_all().map_err(failed)?;
+        self.working = self.path.clone();
+        self.fresh = false;
+        Ok(())
+    }
+
+    /// Its final name.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where it is now.
+    pub fn working_path(&self) -> &Path {
+        &self.working
     }
 
     /// Its size in bytes, a multiple of the I/O alignment.
@@ -123,13 +152,19 @@ impl Container {
     /// Removes a container that was just created and could not be formatted.
     pub fn discard(self) {
         if self.fresh {
-            remove(&self.path);
+            remove(&self.working);
         }
     }
 }
 
 fn open(path: &Path, create: bool) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(create).mode(0o600).open(path)
+    OpenOptions::new().read(true).write(true).create(create).mode(0o600).open(path)
+}
+
+fn working_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 fn lock(path: &Path, file: &File) -> Result<(), ContainerError> {
@@ -149,7 +184,14 @@ fn length(file: &File) -> io::Result<u64> {
 }
 
 fn reserve(path: &Path, file: &File, size: u64) -> Result<(), ContainerError> {
-    let reserved = fallocate(file, FallocateFlags::empty(), 0, size);
+    // What an earlier, unfinished format left behind is dropped first. The first page is written,
+    // because the runtime reads it to learn whether the device can be polled: a page that was only
+    // reserved is answered by the file system, and every later transfer would go the wrong way.
+    let emptied = rustix::fs::ftruncate(file, 0);
+    let reserved = emptied
+        .and_then(|()| fallocate(file, FallocateFlags::empty(), 0, size))
+        .and_then(|()| rustix::io::pwrite(file, &[0; IO_ALIGN], 0).map(|_| ()))
+        .and_then(|()| rustix::fs::fdatasync(file));
     reserved.map_err(|errno| {
         remove(path);
         let path = path.to_path_buf();
@@ -190,8 +232,13 @@ mod tests {
     fn container_is_created_once_with_its_room() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.lane");
-        let container = Container::open(&path, SIZE).unwrap();
-        assert!(container.fresh());
+        let unfinished = Container::open(&path, SIZE).unwrap();
+        assert!(unfinished.fresh());
+        drop(unfinished);
+        let mut container = Container::open(&path, SIZE).unwrap();
+        assert!(container.fresh(), "what was not formatted is created again");
+        assert!(!path.exists());
+        container.publish().unwrap();
         drop(container);
         let again = Container::open(&path, 2 * SIZE).unwrap();
         assert!(!again.fresh());
@@ -216,6 +263,6 @@ mod tests {
             matches!(refused, Err(ContainerError::NoSpace { .. } | ContainerError::Reserve { .. })),
             "{refused:?}"
         );
-        assert!(!path.exists());
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
 }

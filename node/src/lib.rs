@@ -3,6 +3,7 @@
 //! Decisions are pure ([`group`], [`shard`]); bytes on the device are [`store`]; everything that
 //! touches the outside goes through the four seams of [`io`].
 
+pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod container;

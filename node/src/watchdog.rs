@@ -122,7 +122,9 @@ impl Watched {
             return 0;
         }
         let count = self.pulse.count.load(Ordering::Relaxed);
-        self.unanswered = if count == self.seen { self.unanswered.saturating_add(1) } else { 0 };
+        let begun = self.waker.is_some();
+        let unanswered = begun && count == self.seen;
+        self.unanswered = if unanswered { self.unanswered.saturating_add(1) } else { 0 };
         self.seen = count;
         self.waker = self.pulse.waker.pop().or(self.waker.take());
         if let Some(waker) = &self.waker {

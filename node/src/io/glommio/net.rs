@@ -136,11 +136,11 @@ impl<D: Disk> GlommioNet<D> {
     /// Stops accepting; connections stay.
     pub fn stop(&self) {
         self.inner.stopped.set(true);
-        for slot in [&self.inner.listener, &self.inner.acceptor] {
-            if let Some(waker) = slot.take() {
-                waker.wake();
-            }
+        if let Some(waker) = self.inner.listener.take() {
+            waker.wake();
         }
+        // Nobody comes any more, so who waits for the next connection need not wait any longer.
+        self.inner.acceptor.take();
         self.inner.accepted.borrow_mut().clear();
     }
 
@@ -194,19 +194,14 @@ impl<D: Disk> Net<D> for GlommioNet<D> {
     }
 
     async fn accept(&self) -> Result<Rc<GlommioLink<D>>, NetError> {
-        poll_fn(|context| {
-            if self.inner.stopped.get() {
-                return Poll::Ready(Err(NetError::Closed));
+        poll_fn(|context| match self.inner.accepted.borrow_mut().pop_front() {
+            Some(Accepted { link, place }) => {
+                drop(place);
+                Poll::Ready(Ok(link))
             }
-            match self.inner.accepted.borrow_mut().pop_front() {
-                Some(Accepted { link, place }) => {
-                    drop(place);
-                    Poll::Ready(Ok(link))
-                }
-                None => {
-                    self.inner.acceptor.set(Some(context.waker().clone()));
-                    Poll::Pending
-                }
+            None => {
+                self.inner.acceptor.set(Some(context.waker().clone()));
+                Poll::Pending
             }
         })
         .await
