@@ -420,6 +420,7 @@ impl Failed {
                 Error::Deadline { what, waited_ms: self.waited_ms, attempts, last }
             }
             Failure::Unreadable { detail } => Error::Unreadable { what, detail },
+            Failure::Rejected { detail } => Error::Rejected { what, detail },
             Failure::Invalid { detail } => Error::Usage { what, detail },
         }
     }

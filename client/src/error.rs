@@ -51,6 +51,14 @@ pub enum Error {
         /// What was wrong with the answer.
         detail: String,
     },
+    /// The cluster and this client do not accept each other.
+    #[error("{what}: {detail}")]
+    Rejected {
+        /// What was asked.
+        what: String,
+        /// Who rejected whom, and why.
+        detail: String,
+    },
     /// The caller asked for something that has no meaning.
     #[error("{what}: {detail}")]
     Usage {
@@ -130,6 +138,7 @@ impl Error {
             Error::Deadline { .. } => libc::ETIMEDOUT,
             Error::Config(_) | Error::Usage { .. } => libc::EINVAL,
             Error::Closed { .. } => libc::ENOTCONN,
+            Error::Rejected { .. } => libc::EACCES,
             Error::Unreadable { .. } | Error::Protocol { .. } => libc::EIO,
         }
     }
@@ -142,6 +151,7 @@ impl Error {
             | Error::Deadline { what, .. }
             | Error::Unreadable { what, .. }
             | Error::Protocol { what, .. }
+            | Error::Rejected { what, .. }
             | Error::Usage { what, .. }
             | Error::Closed { what } => *what = name.into(),
         }

@@ -116,7 +116,7 @@ impl CoordinatorOp {
                 self.rejected += 1;
                 self.turn();
                 (self.rejected >= self.count)
-                    .then(|| Failure::Invalid { detail: self.last.clone() })
+                    .then(|| Failure::Rejected { detail: self.last.clone() })
             }
         }
     }
@@ -242,7 +242,8 @@ mod tests {
         let mut op = CoordinatorOp::new(2, 0, ms(30_000), 1);
         let rejected = || CoordinatorFault::Rejected("unknown authority".into());
         assert_eq!(op.on_fault(ms(0), "a:1", rejected(), &mut budget), None);
-        assert!(op.on_fault(ms(0), "b:1", rejected(), &mut budget).is_some());
+        let failure = op.on_fault(ms(0), "b:1", rejected(), &mut budget);
+        assert!(matches!(failure, Some(Failure::Rejected { .. })), "{failure:?}");
     }
 
     #[test]

@@ -145,6 +145,11 @@ pub enum Failure {
         /// What each replica answered.
         detail: String,
     },
+    /// No coordinator accepts this client, or none is who it should be.
+    Rejected {
+        /// What the last one said.
+        detail: String,
+    },
     /// The layout names a group, or the request a range, that cannot be.
     Invalid {
         /// What is wrong.
