@@ -65,12 +65,12 @@ fn a_body_of_another_message_is_refused_by_its_identifier() {
     }
 }
 
-/// A body whose root is one vector of tables, the same table every time.
+/// A body whose root is one vector of tables: the same table every time, with `bulk` bytes of text.
 fn repeated_table(identifier: &str, slot: u16, count: usize, bulk: usize) -> Vec<u8> {
     let mut out = FlatBufferBuilder::new();
-    let blob = out.create_vector(&vec![b'x'; bulk]);
+    let blob = out.create_string(&"x".repeat(bulk));
     let start = out.start_table();
-    // Field 1 of a `CoordinatorStatus` and of a `NodeRecord`-like table: text or bytes.
+    // Field 1: the address of a `CoordinatorStatus`; a `TargetHealth` reads it as a number.
     out.push_slot_always(6, blob);
     let table = out.end_table(start);
     let tables = out.create_vector(&vec![table; count]);
@@ -99,6 +99,10 @@ fn too_many_tables_are_refused_before_they_are_read() {
 #[test]
 fn a_shared_part_counts_each_time_it_is_reached() {
     // The coordinators of a status: one text of 8 KiB, reached a thousand times.
+    // A few of them pass the verifier, and then the text is too long for its field.
+    let few = repeated_table("r20a", 6, 10, 8192);
+    let error = MessageError::Field { message: "StatusReply", field: "address" };
+    assert_eq!(StatusReply::decode(&few), Err(error));
     let body = repeated_table("r20a", 6, 1000, 8192);
     assert!(body.len() <= BODY_LEN_MAX);
     let error = MessageError::Malformed { message: "StatusReply" };
