@@ -1,11 +1,11 @@
 //! The real binary: what it says and how it ends when it cannot start.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use protocol::ids::{ClusterId, NodeId};
 use protocol::tls::Identity;
@@ -237,4 +237,84 @@ fn process_refuses_too_little_lockable_memory() {
     lock_limit(&mut command, 1 << 18);
     let output = command.output().unwrap();
     refused(&output, 1, &["262144 bytes", "the runtime needs at least 524288"]);
+}
+
+/// A started node that is killed at the latest when the test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already, which is what most tests want.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// Starts the node and waits until a line of its log has this text.
+    fn until(mut command: Command, text: &str) -> (Running, String) {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let line = lines.find(|line| line.contains(text)).expect("the node says it");
+        // What it says later goes on being read, so that it never waits for this test.
+        std::thread::spawn(move || lines.count());
+        (Running(child), line)
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+#[test]
+fn process_serves_without_a_coordinator_and_stops_on_sigterm() {
+    let folder = NodeFolder::new();
+    let (node, line) = Running::until(folder.command(&folder.text), "serving");
+    for part in ["target_id=101", &format!("port={}", folder.port), "core=\"any\"", "generation=1"]
+    {
+        assert!(line.contains(part), "{line:?} does not say {part:?}");
+    }
+    assert_eq!(node.stop(), Some(0));
+    let (node, line) = Running::until(folder.command(&folder.text), "serving");
+    assert!(line.contains("generation=2"), "{line}");
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[test]
+fn process_refuses_a_container_of_another_cluster() {
+    let folder = NodeFolder::new();
+    let (node, _) = Running::until(folder.command(&folder.text), "serving");
+    assert_eq!(node.stop(), Some(0));
+    let other = NodeFolder::of(Authority::new(ClusterId(0xbad)), &SERVER);
+    let container = format!("{:?}", folder.authority.folder().join("t101.lane"));
+    let cluster = CLUSTER.to_string();
+    let text = other.replaced(&cluster, &ClusterId(0xbad).to_string());
+    let text = text.replacen("\"t101.lane\"", &container, 1);
+    let output = other.command(&text).output().unwrap();
+    refused(&output, 1, &["t101.lane", "cluster"]);
+}
+
+#[test]
+fn process_killed_starts_again_on_its_port() {
+    let folder = NodeFolder::new();
+    let (node, _) = Running::until(folder.command(&folder.text), "serving");
+    // The server ends this connection, so what is left of it stays on the server's port.
+    let open = std::net::TcpStream::connect(("127.0.0.1", folder.port)).unwrap();
+    drop(node);
+    let (node, _) = Running::until(folder.command(&folder.text), "serving");
+    drop(open);
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[test]
+fn process_goes_on_with_unregistered_buffers_when_told_to() {
+    let folder = NodeFolder::new();
+    let preferred = folder.replaced("[tls]", "registered_buffers = \"preferred\"\n[tls]");
+    let mut command = folder.ordinary(folder.command(&preferred));
+    lock_limit(&mut command, 1 << 20);
+    let (node, line) = Running::until(command, "WARN");
+    assert!(line.contains("unregistered buffers"), "{line}");
+    assert_eq!(node.stop(), Some(0));
 }
