@@ -7,6 +7,7 @@ use protocol::limits::IO_ALIGN;
 use super::bytes::{Reader, Writer};
 
 /// Fields of the header, in order, with their sizes in bytes.
+#[cfg(test)]
 pub(super) const BATCH_FIELDS: &[(&str, usize)] = &[
     ("magic", 8),
     ("target", 4),

@@ -17,11 +17,20 @@ use super::wait::join_all;
 use crate::io::{Disk, DiskError};
 use crate::limits::{DEVICE_READS_MAX, DEVICE_TRANSFER_MAX, PAGE_CACHE_MAX};
 
+/// Place and hash: a unit that was used again never answers for what it held before.
+type PageName = (u64, u64);
+
+/// When a page was used last, and its cells.
+struct Cached {
+    used: u64,
+    cells: Rc<[Cell]>,
+}
+
 /// Descriptor pages that were read or written lately; the least recently used goes first.
 #[derive(Default)]
 pub(super) struct PageCache {
-    pages: BTreeMap<(u64, u64), (u64, Rc<[Cell]>)>,
-    by_use: BTreeMap<u64, (u64, u64)>,
+    pages: BTreeMap<PageName, Cached>,
+    by_use: BTreeMap<u64, PageName>,
     clock: u64,
 }
 
@@ -40,8 +49,9 @@ impl PageCache {
     pub(super) fn insert(&mut self, page: PageRef, cells: Rc<[Cell]>) {
         let name = (page.place, page.hash);
         self.clock += 1;
-        if let Some((used, _)) = self.pages.insert(name, (self.clock, cells)) {
-            self.by_use.remove(&used);
+        let cached = Cached { used: self.clock, cells };
+        if let Some(before) = self.pages.insert(name, cached) {
+            self.by_use.remove(&before.used);
         }
         self.by_use.insert(self.clock, name);
         while self.pages.len() > PAGE_CACHE_MAX {
@@ -51,7 +61,7 @@ impl PageCache {
     }
 
     fn find(&mut self, page: PageRef) -> Option<Rc<[Cell]>> {
-        let cells = Rc::clone(&self.pages.get(&(page.place, page.hash))?.1);
+        let cells = Rc::clone(&self.pages.get(&(page.place, page.hash))?.cells);
         self.insert(page, Rc::clone(&cells));
         Some(cells)
     }

@@ -18,9 +18,11 @@ use crate::limits::CHECKPOINT_SLICE_ENTRIES;
 /// Length of a piece, in bytes.
 pub(super) const CHECKPOINT_PIECE_LEN: usize = 256 << 10;
 /// Fields in front of the items of a piece, in order, with their sizes in bytes.
+#[cfg(test)]
 pub(super) const PIECE_FIELDS: &[(&str, usize)] =
     &[("magic", 8), ("lsn", 8), ("number", 4), ("items", 4), ("reserved", 8)];
 /// A group among the items, after its tag.
+#[cfg(test)]
 pub(super) const GROUP_FIELDS: &[(&str, usize)] =
     &[("group", 4), ("epoch", 4), ("committed_through", 8)];
 
@@ -172,7 +174,9 @@ pub(super) async fn load<D: Disk>(
 ) -> Option<Index> {
     let mut index = Index::default();
     let pieces = slot.length / CHECKPOINT_PIECE_LEN as u64;
-    if slot.length > geometry.checkpoint_size || slot.length % CHECKPOINT_PIECE_LEN as u64 != 0 {
+    if slot.length > geometry.checkpoint_size
+        || !slot.length.is_multiple_of(CHECKPOINT_PIECE_LEN as u64)
+    {
         return None;
     }
     let mut hash = 0;

@@ -9,7 +9,7 @@ use futures_lite::future::zip;
 use protocol::checksum::sum128;
 
 use super::Store;
-use super::batch::{BATCH_HEADER_LEN, BatchHeader};
+use super::batch::BatchHeader;
 use super::journal::{Batch, Done, Point, Room};
 use super::record::Record;
 use super::types::StoreError;
@@ -154,5 +154,3 @@ impl<D: Disk> Store<D> {
         }
     }
 }
-
-const _: () = assert!(BATCH_HEADER_LEN % 8 == 0);

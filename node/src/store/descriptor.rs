@@ -11,6 +11,7 @@ use super::bytes::{Reader, Writer};
 use super::state::{CELLS_PER_PAGE, Cell};
 
 /// Fields of the head, in order, with their sizes in bytes.
+#[cfg(test)]
 pub(super) const PAGE_FIELDS: &[(&str, usize)] = &[
     ("magic", 8),
     ("fid", 8),

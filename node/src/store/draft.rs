@@ -62,7 +62,7 @@ impl Window {
 pub(super) fn pages_rewritten(plan: &Plan, cell_log2: u8) -> Option<RangeInclusive<u32>> {
     let (first, last) = (plan.touched.first()?, plan.touched.last()?);
     (cell_count(plan.new_len, cell_log2) > INLINE_CELLS_MAX)
-        .then(|| first.cell / CELLS_PER_PAGE..=last.cell / CELLS_PER_PAGE)
+        .then_some(first.cell / CELLS_PER_PAGE..=last.cell / CELLS_PER_PAGE)
 }
 
 /// Gives each touched cell that will have bytes its place in the runs.

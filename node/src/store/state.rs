@@ -28,6 +28,7 @@ pub(super) const STATE_FIELDS: &[(&str, usize)] = &[
     ("reserve", 8),
 ];
 /// Items of the lists after those fields, in order, with their sizes in bytes.
+#[cfg(test)]
 pub(super) const STATE_ITEMS: &[(&str, usize)] =
     &[("op", 28), ("cell", 13), ("page", 13), ("extent", 8)];
 
@@ -229,7 +230,7 @@ pub(super) fn content_share(cell: u32, sum: CellSum) -> u64 {
 
 /// The checksum of a hole: of as many zeros as the cell has bytes.
 pub(super) fn hole_sum(key: ChunkKey, cell: u32, len: u32) -> CellSum {
-    const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
     cell_sum(key, cell, &ZEROS[..(len as usize).min(ZEROS.len())])
 }
 

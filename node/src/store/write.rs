@@ -144,10 +144,9 @@ impl<D: Disk> Store<D> {
         if entry.is_some_and(|entry| entry.pendings.len() >= PENDING_CHAIN_MAX) {
             return Err(StoreError::Busy);
         }
-        if let Some(base) = newest {
-            if (base.cell_log2, base.chunk_log2) != (op.cell_log2, op.chunk_log2) {
-                return Err(StoreError::Refused("cell or chunk size differs from the chunk's"));
-            }
+        let sizes = (op.cell_log2, op.chunk_log2);
+        if newest.is_some_and(|base| (base.cell_log2, base.chunk_log2) != sizes) {
+            return Err(StoreError::Refused("cell or chunk size differs from the chunk's"));
         }
         check_growth(op, newest.map_or(0, |base| base.len))?;
         Ok(newest.cloned())

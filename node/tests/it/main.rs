@@ -20,4 +20,5 @@ mod store_basic;
 mod store_crash;
 mod store_damage;
 mod store_files;
+mod store_scale;
 mod store_support;

@@ -1,1 +1,93 @@
+//! The allocator against a set of units, and how it ages.
 
+use super::*;
+
+fn random(state: &mut u64, bound: u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) % bound
+}
+
+fn units(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[test]
+fn what_is_taken_and_what_is_free_never_overlap() {
+    let mut allocator = Allocator::new(100, 1100);
+    let mut taken: Vec<Extent> = Vec::new();
+    let mut seed = 1;
+    for _ in 0..5000 {
+        let want = units(1 + random(&mut seed, 40));
+        match random(&mut seed, 4) {
+            0 => taken.extend(allocator.take(want)),
+            1 => taken.extend(allocator.take_page()),
+            2 => taken.extend(allocator.take_pieces(want, 4).unwrap_or_default()),
+            _ if !taken.is_empty() => {
+                let at = random(&mut seed, taken.len() as u64);
+                let run = taken.swap_remove(usize::try_from(at).unwrap_or(0));
+                assert_eq!(allocator.release(run), Ok(()));
+                assert_eq!(allocator.release(run), Err(Overlap(run)));
+            }
+            _ => {}
+        }
+        let mut all = allocator.runs();
+        assert_eq!(all.units(), allocator.free());
+        for &run in &taken {
+            assert!(!all.touches(run));
+            all.insert(run);
+        }
+        assert_eq!(all.runs(), [Extent { start: 100, units: 1000 }]);
+    }
+}
+
+#[test]
+fn a_claim_takes_exactly_its_run_once() {
+    let mut allocator = Allocator::new(0, 100);
+    let run = Extent { start: 40, units: 10 };
+    assert_eq!(allocator.claim(run), Ok(()));
+    assert!(allocator.claim(Extent { start: 49, units: 2 }).is_err());
+    assert!(allocator.claim(Extent { start: 99, units: 2 }).is_err());
+    assert_eq!(allocator.free(), 90);
+    assert_eq!(allocator.release(run), Ok(()));
+    assert_eq!(allocator.largest(), 100);
+}
+
+/// The figures of `docs/design/0001-extent-allocator.md` are what this test says when it is made to
+/// fail by `LANEFS_SHOW_CHURN=1`.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the time is shown, nothing depends on it")]
+fn churn_at_nine_tenths_full_keeps_most_chunks_in_one_run() {
+    let mut allocator = Allocator::new(0, 1 << 21);
+    let (mut seed, mut held, mut whole, mut pieces) = (7, Vec::new(), 0u64, 0u64);
+    let started = std::time::Instant::now();
+    let mut steps = 0u64;
+    while steps < 300_000 {
+        steps += 1;
+        if allocator.free() < (1 << 21) / 10 {
+            let at = usize::try_from(random(&mut seed, held.len() as u64)).unwrap_or(0);
+            let runs: Vec<Extent> = held.swap_remove(at);
+            runs.into_iter().for_each(|run| assert_eq!(allocator.release(run), Ok(())));
+            continue;
+        }
+        let want = [4, 8, 16, 64, 256, 1024, 1024][units(random(&mut seed, 7)) as usize];
+        match allocator.take(want) {
+            Some(run) => {
+                whole += 1;
+                held.push(vec![run]);
+            }
+            None => {
+                pieces += 1;
+                held.extend(allocator.take_pieces(want, 4));
+            }
+        }
+    }
+    let nanos = started.elapsed().as_nanos() / u128::from(steps);
+    let runs = allocator.runs().runs().len();
+    let (largest, free) = (allocator.largest(), allocator.free());
+    assert!(pieces * 20 < whole, "{pieces} of {whole} in pieces");
+    if std::env::var_os("LANEFS_SHOW_CHURN").is_some() {
+        panic!(
+            "whole {whole} pieces {pieces} runs {runs} largest {largest} free {free} ns {nanos}"
+        );
+    }
+}

@@ -6,14 +6,20 @@ use super::bytes::{Reader, Writer};
 use super::state::ChunkState;
 
 /// Fields in front of every record.
+#[cfg(test)]
 pub(super) const RECORD_FIELDS: &[(&str, usize)] = &[("kind", 1), ("reserved", 1), ("len", 2)];
 /// Bytes of those fields.
 pub(super) const RECORD_HEADER_LEN: usize = 4;
 /// Longest record, header included, in bytes.
 pub(super) const RECORD_LEN_MAX: usize = 16 << 10;
 
+/// Code, name and fields of one kind.
+#[cfg(test)]
+type Kind = (u8, &'static str, &'static [(&'static str, usize)]);
+
 /// Body of each kind before any list: code, name, fields in order with their sizes.
-pub(super) const RECORD_KINDS: &[(u8, &str, &[(&str, usize)])] = &[
+#[cfg(test)]
+pub(super) const RECORD_KINDS: &[Kind] = &[
     (1, "Put", &[("group", 4), ("key", 12), ("state", 56)]),
     (2, "Install", &[("group", 4), ("key", 12), ("committed", 1), ("state", 56)]),
     (3, "Committed", &[("group", 4), ("through", 8)]),
@@ -24,6 +30,10 @@ pub(super) const RECORD_KINDS: &[(u8, &str, &[(&str, usize)])] = &[
 ];
 
 /// One change of the index.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a record lives for one step; a box would cost every write an allocation"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     /// A version that builds on the newest one.

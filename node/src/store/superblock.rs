@@ -12,6 +12,7 @@ use super::bytes::{Reader, Writer};
 use super::geometry::Geometry;
 
 /// Fields, in order, with their sizes in bytes; a checkpoint slot is one field here.
+#[cfg(test)]
 pub(super) const SUPERBLOCK_FIELDS: &[(&str, usize)] = &[
     ("magic", 8),
     ("layout_version", 4),
@@ -38,6 +39,7 @@ pub(super) const SUPERBLOCK_FIELDS: &[(&str, usize)] = &[
     ("sum", 8),
 ];
 /// Fields of a checkpoint slot.
+#[cfg(test)]
 pub(super) const SLOT_FIELDS: &[(&str, usize)] =
     &[("lsn", 8), ("length", 8), ("hash", 16), ("position", 8), ("chain_hash", 16)];
 
@@ -45,6 +47,7 @@ pub(super) const SLOT_FIELDS: &[(&str, usize)] =
 pub(super) const SUPERBLOCK_MAGIC: u64 = u64::from_le_bytes(*b"lanefsTG");
 /// Layout this release writes, the only one it reads.
 pub(super) const LAYOUT_VERSION: u32 = 1;
+const COPY_SIZE: u32 = 4096;
 const FENCE_REASON_LEN: usize = 128;
 
 /// A complete checkpoint and where the journal goes on after it.
@@ -94,7 +97,7 @@ impl Superblock {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
         let geometry = &self.geometry;
-        out.u64(SUPERBLOCK_MAGIC).u32(LAYOUT_VERSION).u32(IO_ALIGN as u32);
+        out.u64(SUPERBLOCK_MAGIC).u32(LAYOUT_VERSION).u32(COPY_SIZE);
         out.u64(self.features_compat).u64(self.features_read_only).u64(self.features_incompat);
         out.u64(self.sequence).u128(self.cluster.0);
         out.u32(self.node.0).u32(self.target.0).u32(self.generation.0);
@@ -204,6 +207,3 @@ fn decode_slot(from: &mut Reader<'_>) -> Option<Slot> {
 
 /// Offset of the sum: the length of all fields before it.
 const SUM_AT: usize = 376;
-
-#[cfg(test)]
-mod tests;

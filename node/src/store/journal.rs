@@ -267,6 +267,3 @@ impl Batch {
 }
 
 const _: () = assert!(BATCH_HEADER_LEN < 4096);
-
-#[cfg(test)]
-mod tests;

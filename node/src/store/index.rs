@@ -21,6 +21,7 @@ use super::types::GroupInfo;
 pub(super) type Name = (GroupId, ChunkKey);
 
 /// Bytes of an entry in a checkpoint before its states.
+#[cfg(test)]
 pub(super) const ENTRY_FIELDS: &[(&str, usize)] =
     &[("group", 4), ("key", 12), ("flags", 1), ("pendings", 1)];
 const ENTRY_HEAD_LEN: usize = 18;
@@ -288,6 +289,3 @@ impl Index {
         freed.into_runs()
     }
 }
-
-#[cfg(test)]
-mod tests;
