@@ -3,11 +3,7 @@
 use crate::store_support::*;
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "the time is shown, nothing depends on it"
-)]
+#[expect(clippy::disallowed_methods, reason = "the time is shown, nothing depends on it")]
 fn many_chunks_open_again_and_the_time_is_told() {
     let disk = formatted(3 << 30, 20);
     let (store, _) = open(&disk);

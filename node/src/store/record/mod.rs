@@ -30,10 +30,6 @@ pub(super) const RECORD_KINDS: &[Kind] = &[
 ];
 
 /// One change of the index.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a record lives for one step; a box would cost every write an allocation"
-)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     /// A version that builds on the newest one.
