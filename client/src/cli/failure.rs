@@ -41,7 +41,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         match error {
-            Error::Usage { .. } | Error::Config(_) => Failure::Usage(error.to_string()),
+            Error::Config(_) => Failure::Usage(error.to_string()),
             _ => Failure::Failed(error.to_string()),
         }
     }

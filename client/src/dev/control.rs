@@ -6,7 +6,7 @@ use std::time::Duration;
 use protocol::ids::NodeId;
 use rustix::process::Signal;
 
-use super::ports::first_taken;
+use super::ports::released;
 use super::process::{Role, Running, Slot, State, find_binary};
 use super::ready::{self, Watch};
 use super::up::{slot_ports, slots, targets};
@@ -64,7 +64,7 @@ pub(crate) async fn start_node(dir: &Path, number: u32) -> Result<(), DevError> 
     if matches!(slot.state(), State::Running(_)) {
         return Ok(());
     }
-    check_ports(&settings, slot.role)?;
+    released(&slot_ports(&settings, slot.role)).await?;
     let slots = [slot];
     let client = Watch::new(&folder, &[]).connect().await?;
     let before = client.refresh_map().await.map_err(|error| DevError::Cluster {
@@ -94,7 +94,7 @@ pub(crate) async fn start_coordinator(dir: &Path, number: u32) -> Result<(), Dev
     if matches!(slot.state(), State::Running(_)) {
         return Ok(());
     }
-    check_ports(&settings, slot.role)?;
+    released(&slot_ports(&settings, slot.role)).await?;
     slot.start(&binary)?;
     let client = Watch::new(&folder, std::slice::from_ref(&slot)).connect().await?;
     client.close().await.ok();
@@ -165,10 +165,6 @@ fn check_number(settings: &Settings, role: Role) -> Result<(), DevError> {
         "there is no {word} {}; this cluster has {word} 1 to {most}",
         role.number()
     )))
-}
-
-fn check_ports(settings: &Settings, role: Role) -> Result<(), DevError> {
-    first_taken(&slot_ports(settings, role)).map_or(Ok(()), |port| Err(DevError::PortInUse(port)))
 }
 
 fn timeout(folder: &Folder, what: String, within: Duration) -> DevError {

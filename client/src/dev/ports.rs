@@ -1,14 +1,24 @@
 //! Finds and reserves the ports of a cluster.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use super::DevError;
 use super::settings::PORT_SPAN;
 
 /// First base port that is tried; the next ones follow in steps of [`PORT_SPAN`].
 const BASE_PORT_FIRST: u16 = 7400;
+/// How long the ports of a process may stay taken after its end.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+/// Pause between two looks at a taken port.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a listener may take to accept a connection on this machine.
+const ANSWER_WITHIN: Duration = Duration::from_millis(200);
 
 /// A range of ports that no other `dev up` on this machine takes while this value lives.
 ///
@@ -50,8 +60,40 @@ pub fn choose_base_port(mut ports_of: impl FnMut(u16) -> Vec<u16>) -> Result<Por
         .ok_or(DevError::NoPorts)
 }
 
-/// The first of the ports that another program listens on.
-pub(crate) fn first_taken(ports: &[u16]) -> Option<u16> {
+/// Waits until nobody listens on any of the ports.
+///
+/// A process that was killed may be gone before its ports are: the kernel closes sockets that
+/// io_uring still holds a moment later. Connections that ended with it linger for a minute and
+/// are in nobody's way, so the question is who listens, not whether a plain bind would succeed.
+///
+/// # Errors
+/// [`DevError::PortInUse`] when one is still taken after [`RELEASE_WITHIN`].
+pub(crate) async fn released(ports: &[u16]) -> Result<(), DevError> {
+    let until = Instant::now() + RELEASE_WITHIN;
+    while let Some(port) = first_listening(ports) {
+        if Instant::now() >= until {
+            return Err(DevError::PortInUse(port));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// The first of the ports that somebody listens on.
+pub(crate) fn first_listening(ports: &[u16]) -> Option<u16> {
+    // Refused means that nobody listens; no answer means a listener that is too busy to accept.
+    let answers = |port| {
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        match TcpStream::connect_timeout(&address, ANSWER_WITHIN) {
+            Ok(_) => true,
+            Err(error) => error.kind() != ErrorKind::ConnectionRefused,
+        }
+    };
+    ports.iter().copied().find(|&port| answers(port))
+}
+
+/// The first of the ports that cannot be taken with certainty, also for a moment only.
+fn first_taken(ports: &[u16]) -> Option<u16> {
     ports.iter().copied().find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err())
 }
 
@@ -71,6 +113,19 @@ mod tests {
             if first { vec![port] } else { vec![] }
         });
         assert!(free.unwrap().base() > BASE_PORT_FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_is_given_back_is_waited_for_and_no_longer_than_that() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        assert!(matches!(released(&[port]).await, Err(DevError::PortInUse(p)) if p == port));
+        let later = async {
+            sleep(RELEASE_WITHIN / 2).await;
+            drop(taken);
+        };
+        let (waited, ()) = tokio::join!(released(std::slice::from_ref(&port)), later);
+        waited.unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@ use protocol::ids::{ClusterId, NodeId, ShardId, TargetId};
 use rustix::process::Signal;
 
 use super::folder::{make_folder, write_file};
-use super::ports::{PortRange, choose_base_port, first_taken};
+use super::ports::{PortRange, choose_base_port, first_listening, released};
 use super::process::{Role, Slot, State, find_binary};
 use super::ready::{self, Watch};
 use super::{Asked, DevError, Folder, Settings, write_configuration};
@@ -38,7 +38,7 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), DevError> {
     }
     let cores = available_parallelism().map_or(1, NonZeroUsize::get);
     write_configuration(&folder, &settings, clock::today(), cores)?;
-    check_ports(&folder, &settings)?;
+    released(&ports_to_use(&folder, &settings)).await?;
 
     let mut started = Started { slots: Vec::new(), ready: false };
     for number in 1..=settings.coordinators {
@@ -117,7 +117,7 @@ fn settings(
     let draft = Settings::new(cluster, asked, free, 7400)?;
     let range = match asked.base_port {
         Some(base) => {
-            if let Some(port) = first_taken(&draft.ports()) {
+            if let Some(port) = first_listening(&draft.ports()) {
                 return Err(DevError::PortInUse(port));
             }
             PortRange::reserve(base).ok_or(DevError::PortInUse(base))?
@@ -152,15 +152,13 @@ fn check_no_stranger(folder: &Folder) -> Result<(), DevError> {
     }
 }
 
-/// Checks that nobody else listens where processes are going to be started.
-fn check_ports(folder: &Folder, settings: &Settings) -> Result<(), DevError> {
-    let mut ports = Vec::new();
-    for slot in slots(folder, settings) {
-        if !matches!(slot.state(), State::Running(_)) {
-            ports.extend(slot_ports(settings, slot.role));
-        }
-    }
-    first_taken(&ports).map_or(Ok(()), |port| Err(DevError::PortInUse(port)))
+/// The ports of the processes that are going to be started.
+fn ports_to_use(folder: &Folder, settings: &Settings) -> Vec<u16> {
+    slots(folder, settings)
+        .iter()
+        .filter(|slot| !matches!(slot.state(), State::Running(_)))
+        .flat_map(|slot| slot_ports(settings, slot.role))
+        .collect()
 }
 
 /// Every process of the cluster, the coordinators first.
