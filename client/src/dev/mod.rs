@@ -62,7 +62,9 @@ pub enum DevError {
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
     /// A port is in use by another program.
-    #[error("port {0} is in use; choose another --base-port, or leave it out")]
+    #[error(
+        "port {0} is in use by another program; stop it (ss -ltnp names it), or leave --base-port out when the cluster is new"
+    )]
     PortInUse(u16),
     /// No free range of ports was found.
     #[error("no free ports between 7400 and 65499 on 127.0.0.1; stop another cluster first")]
