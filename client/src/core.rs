@@ -14,6 +14,7 @@ use protocol::message::Message;
 use protocol::message::chunk::{ReadReply, WriteReply};
 use protocol::message::cluster::{ErrorReply, MapFetchReply, MapFetchRequest};
 use protocol::status::Status;
+use protocol::time::Nanos;
 use tokio::sync::Semaphore;
 
 use crate::cache::{MapCache, Turn};
@@ -26,7 +27,6 @@ use crate::plan::{
     WriteOp, WriteTask,
 };
 use crate::retry::{Jitter, mix};
-use crate::time::Nanos;
 use crate::transport::{Answer, Call, CallError, Peer, PeerId, Transport};
 
 /// What every operation of one client shares.
@@ -122,7 +122,7 @@ impl Core {
     ) -> Result<A, Error> {
         let body = request.encode();
         let start = self.now();
-        let deadline = start.plus(Nanos::from_ms(self.operation_ms));
+        let deadline = start.after(Duration::from_millis(self.operation_ms));
         let first = usize::try_from(self.leader.load(Ordering::Relaxed)).unwrap_or(0);
         let mut op =
             CoordinatorOp::new(self.coordinators.len(), first, deadline, self.operation_seed());
@@ -207,7 +207,7 @@ impl Core {
     pub(crate) async fn read(&self, task: ReadTask) -> Result<Bytes, Failed> {
         let start = self.now();
         let _permit = self.admit(task.len, start).await?;
-        let deadline = start.plus(Nanos::from_ms(self.operation_ms));
+        let deadline = start.after(Duration::from_millis(self.operation_ms));
         let mut op = ReadOp::new(task, deadline, self.seed, self.operation_seed());
         loop {
             let map = self.map.map();
@@ -238,7 +238,7 @@ impl Core {
     ) -> Result<WriteReply, Failed> {
         let start = self.now();
         let _permit = self.admit(task.len, start).await?;
-        let deadline = start.plus(Nanos::from_ms(self.operation_ms));
+        let deadline = start.after(Duration::from_millis(self.operation_ms));
         let mut op = WriteOp::new(task, deadline, self.operation_seed());
         loop {
             let map = self.map.map();
@@ -304,7 +304,7 @@ impl Core {
     async fn refresh_for_plan(&self) {
         if self.map.version() != MapVersion(0) {
             let jitter = Jitter::new(self.operation_seed()).up_to(REFRESH_JITTER_MS);
-            self.wait_until(self.now().plus(Nanos::from_ms(jitter))).await;
+            self.wait_until(self.now().after(Duration::from_millis(jitter))).await;
         }
         let longest = Duration::from_millis(REFRESH_WAIT_MS);
         match tokio::time::timeout(longest, self.refresh_map()).await {
@@ -374,15 +374,18 @@ impl Core {
     }
 
     fn failed(&self, failure: Failure, start: Nanos) -> Failed {
-        Failed { failure, waited_ms: self.now().since(start).as_ms() }
+        Failed {
+            failure,
+            waited_ms: u64::try_from(self.now().since(start).as_millis()).unwrap_or(u64::MAX),
+        }
     }
 
     fn now(&self) -> Nanos {
-        Nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Nanos(0).after(self.started.elapsed())
     }
 
     fn time_until(&self, at: Nanos) -> Duration {
-        Duration::from_nanos(at.since(self.now()).0)
+        at.since(self.now())
     }
 
     async fn wait_until(&self, at: Nanos) {

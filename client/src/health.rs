@@ -5,11 +5,12 @@
 //! answer clears the target. Avoiding is a preference: when nothing else is left, it is asked.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use protocol::ids::TargetId;
+use protocol::time::Nanos;
 
 use crate::limits::{PROBE_INTERVAL_MS, SILENT_AFTER_MS, SILENT_REQUESTS};
-use crate::time::Nanos;
 
 /// What this client has seen of the targets.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +58,7 @@ impl Health {
 
     /// Notes that a connection to a target was refused or broke, or that an attempt ran out.
     pub fn on_failed(&mut self, target: TargetId, now: Nanos) {
-        let probe_at = now.plus(Nanos::from_ms(PROBE_INTERVAL_MS));
+        let probe_at = now.after(Duration::from_millis(PROBE_INTERVAL_MS));
         self.seen(target).probe_at = Some(probe_at);
     }
 
@@ -65,7 +66,7 @@ impl Health {
     pub fn avoided(&mut self, target: TargetId, now: Nanos) -> bool {
         let Some(seen) = self.targets.get_mut(&target) else { return false };
         if seen.probe_at.is_none() && seen.silent(now) {
-            seen.probe_at = Some(now.plus(Nanos::from_ms(PROBE_INTERVAL_MS)));
+            seen.probe_at = Some(now.after(Duration::from_millis(PROBE_INTERVAL_MS)));
         }
         seen.probe_at.is_some()
     }
@@ -74,7 +75,7 @@ impl Health {
     pub fn take_probe(&mut self, target: TargetId, now: Nanos) -> bool {
         match self.targets.get_mut(&target) {
             Some(Seen { probe_at: Some(at), .. }) if *at <= now => {
-                *at = now.plus(Nanos::from_ms(PROBE_INTERVAL_MS));
+                *at = now.after(Duration::from_millis(PROBE_INTERVAL_MS));
                 true
             }
             _ => false,
@@ -88,7 +89,7 @@ impl Health {
 
 impl Seen {
     fn silent(&self, now: Nanos) -> bool {
-        let patience = Nanos::from_ms(SILENT_AFTER_MS);
+        let patience = Duration::from_millis(SILENT_AFTER_MS);
         let overdue = self.waiting.values().filter(|sent| now.since(**sent) >= patience);
         now.since(self.heard_at) >= patience
             && overdue.take(SILENT_REQUESTS as usize).count() == SILENT_REQUESTS as usize

@@ -17,7 +17,6 @@ pub mod health;
 pub mod limits;
 pub mod plan;
 pub mod retry;
-pub mod time;
 pub mod transport;
 
 mod client;

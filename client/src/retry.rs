@@ -3,10 +3,13 @@
 //! Pure: seeds and time are arguments. Fail-over (a broken connection, a newer epoch, another
 //! replica) is not a retry and never asks the budget; see [`crate::plan`].
 
+use std::time::Duration;
+
+use protocol::time::Nanos;
+
 use crate::limits::{
     BACKOFF_MAX_MS, BACKOFF_MIN_MS, BUDGET_FLOOR, BUDGET_PERCENT, BUDGET_WINDOW_MS,
 };
-use crate::time::Nanos;
 
 /// A small deterministic generator: the same seed gives the same pauses.
 #[derive(Clone, Debug)]
@@ -56,10 +59,10 @@ impl Backoff {
     }
 
     /// Draws the next pause, at least `least_ms` long, and doubles the ceiling.
-    pub fn pause(&mut self, least_ms: u64) -> Nanos {
+    pub fn pause(&mut self, least_ms: u64) -> Duration {
         let drawn = self.jitter.up_to(self.ceiling_ms * 1_000_000);
         self.ceiling_ms = (self.ceiling_ms * 2).min(self.ceiling_max_ms);
-        Nanos::from_ms(least_ms.min(BACKOFF_MAX_MS)).plus(Nanos(drawn))
+        Duration::from_millis(least_ms.min(BACKOFF_MAX_MS)) + Duration::from_nanos(drawn)
     }
 }
 
@@ -120,7 +123,7 @@ mod tests {
         let mut backoff = Backoff::new(7, BACKOFF_MAX_MS);
         for _ in 0..12 {
             let pause = backoff.pause(0);
-            assert!(pause <= Nanos::from_ms(ceiling_ms), "{pause:?} above {ceiling_ms} ms");
+            assert!(pause <= Duration::from_millis(ceiling_ms), "{pause:?} above {ceiling_ms} ms");
             ceiling_ms = (ceiling_ms * 2).min(BACKOFF_MAX_MS);
         }
     }
@@ -138,8 +141,8 @@ mod tests {
     #[test]
     fn a_server_may_ask_for_a_longer_pause_but_not_for_any() {
         let mut backoff = Backoff::new(1, BACKOFF_MAX_MS);
-        assert!(backoff.pause(300) >= Nanos::from_ms(300));
-        assert!(backoff.pause(u64::MAX) <= Nanos::from_ms(2 * BACKOFF_MAX_MS));
+        assert!(backoff.pause(300) >= Duration::from_millis(300));
+        assert!(backoff.pause(u64::MAX) <= Duration::from_millis(2 * BACKOFF_MAX_MS));
     }
 
     #[test]
@@ -156,8 +159,8 @@ mod tests {
         let mut budget = RetryBudget::default();
         let start = Nanos::from_ms(50_000);
         while budget.try_spend(start) {}
-        let soon = start.plus(Nanos::from_ms(BUDGET_WINDOW_MS - 2 * BUCKET_MS));
+        let soon = start.after(Duration::from_millis(BUDGET_WINDOW_MS - 2 * BUCKET_MS));
         assert!(!budget.try_spend(soon));
-        assert!(budget.try_spend(start.plus(Nanos::from_ms(BUDGET_WINDOW_MS + BUCKET_MS))));
+        assert!(budget.try_spend(start.after(Duration::from_millis(BUDGET_WINDOW_MS + BUCKET_MS))));
     }
 }

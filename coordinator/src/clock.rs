@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
+use protocol::time::Nanos;
 
-use crate::detector::Nanos;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Reads the clock that leases and suspicion are counted with; it goes on during suspend.
 pub fn boottime() -> Nanos {

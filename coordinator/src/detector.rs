@@ -7,14 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use protocol::ids::NodeId;
+use protocol::time::Nanos;
 
 use crate::limits::{
     GAP_BUCKETS, GAP_WINDOW, NODE_LEASE, RETURN_TIME, SUSPICION_GAPS, SUSPICION_MAX, SUSPICION_MIN,
 };
-
-/// Nanoseconds of a clock that keeps counting while the machine sleeps (`CLOCK_BOOTTIME`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Nanos(pub u64);
 
 /// What the detector found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,18 +169,6 @@ impl Watched {
         let gone = self.lost && self.refused && !self.suspected;
         self.suspected |= gone;
         gone.then_some(Finding::Suspected(node))
-    }
-}
-
-impl Nanos {
-    /// Later by `duration`, saturating.
-    pub fn after(self, duration: Duration) -> Nanos {
-        Nanos(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
-    }
-
-    /// Time from `earlier` to `self`, zero when it is not earlier.
-    pub fn since(self, earlier: Nanos) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 

@@ -15,12 +15,13 @@ use protocol::ids::{Fid, GroupId, NodeId};
 use protocol::message::cluster::EvictRequest;
 use protocol::message::command::Command;
 use protocol::status::Status;
+use protocol::time::Nanos;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock;
-use crate::detector::{Detector, Finding, Nanos};
+use crate::detector::{Detector, Finding};
 use crate::limits::{
     DROP_NOTICE_FILES_MAX, DROP_REPEAT_MS, DROP_SCAN_MAX, PROBE_MS, PROBES_MAX,
     SESSION_EXPIRIES_MAX, TICK_MS,

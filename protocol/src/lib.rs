@@ -2,8 +2,8 @@
 //!
 //! Owns ids, limits, checksums, the frame, the messages, placement and layout arithmetic, and TLS
 //! settings. Knows nothing of sockets, clocks or runtimes, and of files only the certificates that
-//! [`tls`] loads: every function here is synchronous and takes time and randomness as arguments. Start reading at [`frame`], then
-//! [`message`].
+//! [`tls`] loads: every function here is synchronous and takes time and randomness as arguments.
+//! Start reading at [`frame`], then [`message`].
 
 pub mod checksum;
 pub mod cluster_map;
@@ -17,5 +17,6 @@ pub mod session;
 pub mod status;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod time;
 pub mod tls;
 pub mod version;

@@ -3,12 +3,14 @@
 //! Pure. Requests to a coordinator are safe to repeat: reads by nature, changes by the session's
 //! sequence numbers.
 
+use std::time::Duration;
+
 use protocol::status::{Class, Status};
+use protocol::time::Nanos;
 
 use crate::limits::{BACKOFF_MAX_MS, COORDINATOR_ATTEMPT_MS, FAILOVER_PAUSE_MAX_MS};
 use crate::plan::{Failure, LinkFailure, Refusal};
 use crate::retry::{Backoff, RetryBudget};
-use crate::time::Nanos;
 
 /// A request to whichever coordinator answers.
 #[derive(Clone, Debug)]
@@ -85,13 +87,14 @@ impl CoordinatorOp {
         }
         if self.failed >= self.count {
             self.failed = 0;
-            return CoordinatorNext::WaitUntil(now.plus(self.pauses.pause(1)).min(self.deadline));
+            return CoordinatorNext::WaitUntil(now.after(self.pauses.pause(1)).min(self.deadline));
         }
         if self.attempts == 0 {
             budget.on_request(now);
         }
         self.attempts += 1;
-        let give_up_at = now.plus(Nanos::from_ms(COORDINATOR_ATTEMPT_MS)).min(self.deadline);
+        let give_up_at =
+            now.after(Duration::from_millis(COORDINATOR_ATTEMPT_MS)).min(self.deadline);
         CoordinatorNext::Ask { position: self.current, give_up_at }
     }
 
@@ -145,7 +148,7 @@ impl CoordinatorOp {
     }
 
     fn until(&mut self, now: Nanos, least_ms: u64) -> Nanos {
-        now.plus(self.busy.pause(least_ms)).min(self.deadline)
+        now.after(self.busy.pause(least_ms)).min(self.deadline)
     }
 
     fn turn(&mut self) {
@@ -228,7 +231,7 @@ mod tests {
                     requests += 1;
                     assert_eq!(op.on_fault(now, "a:1", refused(Status::Busy), &mut budget), None);
                 }
-                CoordinatorNext::WaitUntil(at) => now = at.max(now.plus(Nanos(1))),
+                CoordinatorNext::WaitUntil(at) => now = at.max(now.after(Duration::from_nanos(1))),
                 CoordinatorNext::Fail(failure) => break failure,
             }
         };

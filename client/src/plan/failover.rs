@@ -1,14 +1,15 @@
 //! What every operation on a group keeps while it looks for a member that serves it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use protocol::cluster_map::{ClusterMap, GroupRecord, Member};
 use protocol::ids::{Epoch, Generation, GroupId, NodeId, TargetId};
+use protocol::time::Nanos;
 
 use crate::limits::{BACKOFF_MAX_MS, FAILOVER_PAUSE_MAX_MS};
 use crate::plan::{Failure, LinkFailure, Next, Refusal};
 use crate::retry::{Backoff, RetryBudget};
-use crate::time::Nanos;
 
 /// Deadline, pauses and the memory of how the last attempt ended.
 #[derive(Clone, Debug)]
@@ -76,7 +77,7 @@ impl Failover {
 
     /// When an attempt of at most `attempt_ms` must end.
     pub(super) fn give_up_at(&self, now: Nanos, attempt_ms: u64) -> Nanos {
-        now.plus(Nanos::from_ms(attempt_ms)).min(self.deadline)
+        now.after(Duration::from_millis(attempt_ms)).min(self.deadline)
     }
 
     /// Counts an attempt that goes out now.
@@ -94,7 +95,7 @@ impl Failover {
 
     /// A pause of fail-over, never beyond the deadline.
     pub(super) fn pause(&mut self, now: Nanos) -> Nanos {
-        now.plus(self.pauses.pause(1)).min(self.deadline)
+        now.after(self.pauses.pause(1)).min(self.deadline)
     }
 
     /// A map refresh, and the next time a pause, so a map that does not change costs no spin.
@@ -131,7 +132,7 @@ impl Failover {
         budget: &mut RetryBudget,
     ) -> Nanos {
         self.owes_retry = !budget.try_spend(now);
-        now.plus(self.busy.pause(u64::from(retry_after_ms).max(1))).min(self.deadline)
+        now.after(self.busy.pause(u64::from(retry_after_ms).max(1))).min(self.deadline)
     }
 
     /// While a retry is not paid for yet: the pause before the budget is asked again.
@@ -140,7 +141,7 @@ impl Failover {
             return None;
         }
         self.owes_retry = !budget.try_spend(now);
-        self.owes_retry.then(|| now.plus(self.busy.pause(1)).min(self.deadline))
+        self.owes_retry.then(|| now.after(self.busy.pause(1)).min(self.deadline))
     }
 
     /// Where a member listens, as the map says or as a shard of its node corrected it.

@@ -8,8 +8,7 @@ use protocol::cluster_map::{
 use protocol::ids::{
     ChunkKey, Epoch, Fid, Generation, GroupId, MapVersion, NodeId, ShardId, TargetId,
 };
-
-use crate::time::Nanos;
+use protocol::time::Nanos;
 
 pub(super) const GROUP: GroupId = GroupId(9);
 pub(super) const KEY: ChunkKey = ChunkKey { fid: Fid(77), index: 3 };

@@ -26,10 +26,10 @@ use std::net::SocketAddr;
 
 use protocol::ids::{Epoch, NodeId, TargetId};
 use protocol::status::Status;
+use protocol::time::Nanos;
 
 use crate::health::Health;
 use crate::retry::RetryBudget;
-use crate::time::Nanos;
 
 pub use read::{CheckedRead, ReadDone, ReadOp, ReadTask};
 pub use write::{WriteOp, WriteTask};

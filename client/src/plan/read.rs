@@ -14,12 +14,12 @@ use protocol::layout::cells_touched;
 use protocol::limits::CELL_LOG2_ALLOWED;
 use protocol::message::chunk::{ReadReply, ReadRequest};
 use protocol::status::{Class, Status};
+use protocol::time::Nanos;
 
 use crate::limits::{PROBE_ATTEMPT_MS, READ_ATTEMPT_MS};
 use crate::plan::failover::{Failover, View, group_of};
 use crate::plan::{Attempt, Conditions, Failure, LinkFailure, Next, Outcome, Refusal, Step};
 use crate::retry::mix;
-use crate::time::Nanos;
 
 /// What to read.
 #[derive(Clone, Debug, PartialEq, Eq)]

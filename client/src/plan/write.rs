@@ -8,11 +8,11 @@ use protocol::cluster_map::{ClusterMap, GroupRecord, Member};
 use protocol::ids::{ChunkKey, GroupId, Handle, OpId};
 use protocol::message::chunk::{WriteClass, WriteReply, WriteRequest};
 use protocol::status::{Class, Status};
+use protocol::time::Nanos;
 
 use crate::limits::WRITE_ATTEMPT_MS;
 use crate::plan::failover::{Failover, View, group_of};
 use crate::plan::{Attempt, Conditions, Failure, LinkFailure, Next, Outcome, Refusal, Step};
-use crate::time::Nanos;
 
 /// What to write; the payload itself stays with the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,8 +26,8 @@ use protocol::cluster_map::{ClusterMap, GroupRecord, NodeState};
 use protocol::ids::{GroupId, NodeId, TargetId};
 use protocol::message::cluster::EvictRequest;
 use protocol::message::command::Command;
+use protocol::time::Nanos;
 
-use crate::detector::Nanos;
 use crate::limits::{EVICT_WINDOW, EVICTS_PER_PRIMARY_MAX, READMIT_AFTER, RESTART_GRACE};
 use crate::placement;
 use crate::state::Settings;

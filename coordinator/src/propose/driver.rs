@@ -9,13 +9,13 @@ use protocol::ids::MapVersion;
 use protocol::message::command::{Command, Stamp};
 use protocol::message::encode_command;
 use protocol::status::Status;
+use protocol::time::Nanos;
 use tokio::sync::{oneshot, watch};
 
 use super::recovery::history_start;
 use super::view::{MapDeltas, View};
 use super::{Inspection, ProposeError, Request, SessionWatch};
 use crate::clock::{self, Nonces};
-use crate::detector::Nanos;
 use crate::kv::Kv;
 use crate::limits::{
     COMMAND_LEN_MAX, PROPOSAL_BATCH_BYTES, PROPOSAL_BATCH_MAX, TABLE_COMMIT_COMMANDS,

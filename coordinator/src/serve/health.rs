@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use protocol::ids::TargetId;
 use protocol::message::cluster::TargetHealth;
+use protocol::time::Nanos;
 
-use crate::detector::Nanos;
 use crate::limits::{HEALTH_FRESH_MS, RATE_SAMPLES_MAX};
 
 /// Reports of all targets, lost without harm when the coordinator restarts.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use protocol::ids::SessionId;
 use protocol::message::command::Caller;
 use protocol::status::Status;
+use protocol::time::Nanos;
 
 use crate::clock;
-use crate::detector::Nanos;
 use crate::limits::SESSION_EXPIRY_MS;
 use crate::propose::SessionWatch;
 

@@ -8,7 +8,6 @@ use client::plan::{
     Attempt, Conditions, Failure, LinkFailure, Next, Outcome, ReadOp, ReadTask, Refusal, Step,
     WriteOp, WriteTask,
 };
-use client::time::Nanos as ClientNanos;
 use node::io::memory::MemoryDisk;
 use node::io::{
     Buffer, Disk, Incoming, Link, Nanos, Net, NetError, Outgoing, Payload, PeerIdentity,
@@ -26,7 +25,7 @@ use super::net::{SimLink, SimNet};
 use super::rng::SimRng;
 
 /// Longest an operation may take.
-const DEADLINE: ClientNanos = ClientNanos::from_ms(30_000);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Cell and chunk size of everything the client writes, as powers of two.
 const CELL_LOG2: u8 = 14;
 const CHUNK_LOG2: u8 = 22;
@@ -89,11 +88,11 @@ impl SimClient {
             handle: Handle(0),
             sums: piece_sums(key, offset, within, bytes),
         };
-        let mut op = WriteOp::new(task, self.time().plus(DEADLINE), self.rng.draw());
+        let mut op = WriteOp::new(task, self.executor.now().after(DEADLINE), self.rng.draw());
         loop {
             let next = {
                 let (map, mut conditions) = (self.map.borrow(), self.conditions.borrow_mut());
-                op.next(self.time(), &map, &mut conditions)
+                op.next(self.executor.now(), &map, &mut conditions)
             };
             let attempt = match next {
                 Next::Send(attempt) => attempt,
@@ -102,7 +101,7 @@ impl SimClient {
                     continue;
                 }
                 Next::WaitUntil(at) => {
-                    self.executor.until(Nanos(at.0)).await;
+                    self.executor.until(at).await;
                     continue;
                 }
                 Next::Fail(failure) => return Err(failure),
@@ -115,12 +114,12 @@ impl SimClient {
                     Err(Miss::Refused(refusal)) => Outcome::Refused(refusal.clone()),
                     Err(Miss::Link(failure)) => Outcome::Link(*failure),
                 };
-                op.on_outcome(self.time(), outcome, &mut self.conditions.borrow_mut())
+                op.on_outcome(self.executor.now(), outcome, &mut self.conditions.borrow_mut())
             };
             match step {
                 Step::Done(reply) => return Ok(reply),
                 Step::TryNow => {}
-                Step::WaitUntil(at) => self.executor.until(Nanos(at.0)).await,
+                Step::WaitUntil(at) => self.executor.until(at).await,
                 Step::RefreshMap => self.refresh_map().await,
                 Step::Fail(failure) => return Err(failure),
             }
@@ -147,11 +146,12 @@ impl SimClient {
             growth_only: true,
             stamp: MapVersion(0),
         };
-        let mut op = ReadOp::new(task, self.time().plus(DEADLINE), self.session.0, self.rng.draw());
+        let mut op =
+            ReadOp::new(task, self.executor.now().after(DEADLINE), self.session.0, self.rng.draw());
         loop {
             let next = {
                 let (map, mut conditions) = (self.map.borrow(), self.conditions.borrow_mut());
-                op.next(self.time(), &map, &mut conditions)
+                op.next(self.executor.now(), &map, &mut conditions)
             };
             let attempt = match next {
                 Next::Send(attempt) => attempt,
@@ -160,7 +160,7 @@ impl SimClient {
                     continue;
                 }
                 Next::WaitUntil(at) => {
-                    self.executor.until(Nanos(at.0)).await;
+                    self.executor.until(at).await;
                     continue;
                 }
                 Next::Fail(failure) => return Err(failure),
@@ -176,7 +176,7 @@ impl SimClient {
                     Err(Miss::Refused(refusal)) => Outcome::Refused(refusal.clone()),
                     Err(Miss::Link(failure)) => Outcome::Link(*failure),
                 };
-                op.on_outcome(self.time(), outcome, &mut self.conditions.borrow_mut())
+                op.on_outcome(self.executor.now(), outcome, &mut self.conditions.borrow_mut())
             };
             match (step, checked) {
                 (Step::Done(done), Ok((_, _, payload))) => {
@@ -184,7 +184,7 @@ impl SimClient {
                 }
                 (Step::Done(_), Err(_)) => unreachable!("a read ends well only with an answer"),
                 (Step::TryNow, _) => {}
-                (Step::WaitUntil(at), _) => self.executor.until(Nanos(at.0)).await,
+                (Step::WaitUntil(at), _) => self.executor.until(at).await,
                 (Step::RefreshMap, _) => self.refresh_map().await,
                 (Step::Fail(failure), _) => return Err(failure),
             }
@@ -207,7 +207,7 @@ impl SimClient {
             NetError::Refused(_) => Miss::Link(LinkFailure::Refused),
             _ => Miss::Link(LinkFailure::Broken),
         })?;
-        let left = attempt.give_up_at.0.saturating_sub(self.time().0) / 1_000_000;
+        let left = attempt.give_up_at.since(self.executor.now()).as_millis();
         let context = Context {
             epoch: attempt.epoch,
             map_version: self.map.borrow().version,
@@ -218,7 +218,7 @@ impl SimClient {
         let (header, body) = sealed.map_err(|_| Miss::Link(LinkFailure::Broken))?;
         let frame = Outgoing { header, body, payload: self.payload(payload) };
         link.send(frame).map_err(|_| Miss::Link(LinkFailure::Broken))?;
-        let answer = self.answer(&link, Nanos(attempt.give_up_at.0)).await;
+        let answer = self.answer(&link, attempt.give_up_at).await;
         link.close();
         answer
     }
@@ -243,10 +243,6 @@ impl SimClient {
         let mut buffer = self.disk.allocate(bytes.len());
         buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         Payload::from_buffer(Rc::new(buffer), bytes.len())
-    }
-
-    fn time(&self) -> ClientNanos {
-        ClientNanos(self.executor.now().0)
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use coordinator::detector::{Detector, Finding, Nanos as CoordinatorNanos};
+use coordinator::detector::{Detector, Finding};
 use coordinator::kv::Memory;
 use coordinator::limits::NODE_LEASE;
 use coordinator::membership::{Event, Membership, View};
@@ -102,7 +102,7 @@ impl SimCoordinator {
         targets: Vec<TargetReport>,
         control: &Rc<SimControl>,
     ) {
-        let now = self.coordinator_now();
+        let now = self.executor.now();
         {
             let mut inner = self.inner.borrow_mut();
             inner.detector.registered(node, now);
@@ -117,7 +117,7 @@ impl SimCoordinator {
 
     /// A node gives a sign of life and gets its lease.
     pub fn heartbeat(&self, node: NodeId, sent: Nanos) {
-        let now = self.coordinator_now();
+        let now = self.executor.now();
         let finding = self.inner.borrow_mut().detector.heartbeat(node, now);
         if let Some(finding) = finding {
             self.on_finding(finding);
@@ -130,7 +130,7 @@ impl SimCoordinator {
 
     /// The connection of a node broke and its port refuses: its process is gone.
     pub fn gone(&self, node: NodeId) {
-        let now = self.coordinator_now();
+        let now = self.executor.now();
         let finding = {
             let mut inner = self.inner.borrow_mut();
             inner.controls.remove(&node);
@@ -177,7 +177,7 @@ impl SimCoordinator {
     }
 
     fn tick(&self) {
-        let now = self.coordinator_now();
+        let now = self.executor.now();
         let findings = self.inner.borrow_mut().detector.tick(now);
         for finding in findings {
             self.on_finding(finding);
@@ -193,7 +193,7 @@ impl SimCoordinator {
     }
 
     fn observe(&self, event: &Event) {
-        let now = self.coordinator_now();
+        let now = self.executor.now();
         let commands = self.with_view(|membership, view| membership.handle(view, now, event));
         for command in commands {
             self.propose(&command);
@@ -201,7 +201,7 @@ impl SimCoordinator {
     }
 
     fn plan(&self) {
-        let now = self.coordinator_now();
+        let now = self.executor.now();
         for command in self.with_view(|membership, view| membership.plan(view, now)) {
             self.propose(&command);
         }
@@ -229,9 +229,5 @@ impl SimCoordinator {
                 control.deliver(ControlEvent::Map(inner.state.delta_since(have)));
             }
         }
-    }
-
-    fn coordinator_now(&self) -> CoordinatorNanos {
-        CoordinatorNanos(self.executor.now().0)
     }
 }

@@ -19,10 +19,7 @@ use protocol::ids::{NodeId, TargetId};
 use protocol::status::Status;
 
 pub use buffer::{Payload, Piece};
-
-/// Nanoseconds of a clock that keeps counting while the machine sleeps (`CLOCK_BOOTTIME`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Nanos(pub u64);
+pub use protocol::time::Nanos;
 
 /// Memory the device reads from and writes to: its start and capacity are aligned to
 /// [`protocol::limits::IO_ALIGN`]. Its contents are unspecified until written.
@@ -229,17 +226,5 @@ impl DiskError {
     /// The status a request that hit this error is answered with.
     pub fn status(&self) -> Status {
         Status::DeviceError
-    }
-}
-
-impl Nanos {
-    /// Later by `duration`, saturating.
-    pub fn after(self, duration: Duration) -> Nanos {
-        Nanos(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
-    }
-
-    /// Time from `earlier` to `self`, zero when it is not earlier.
-    pub fn since(self, earlier: Nanos) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }

@@ -5,6 +5,7 @@ use crate::limits::{BUDGET_FLOOR, PROBE_INTERVAL_MS};
 use crate::plan::fixture::{DEADLINE, GROUP, KEY, PRIMARY, map, map_of};
 use protocol::checksum::cell_sums;
 use protocol::ids::{Epoch, NodeId, Version};
+use protocol::time::Nanos;
 
 const CELL_LOG2: u8 = 14;
 const LEN: u32 = 40_000;

@@ -5,6 +5,7 @@ use crate::limits::BUDGET_FLOOR;
 use crate::plan::fixture::{DEADLINE, GROUP, KEY, PRIMARY, map, map_of};
 use protocol::cluster_map::Role;
 use protocol::ids::{Epoch, Seq, SessionId, TargetId, Version};
+use protocol::time::Nanos;
 
 const OP: OpId = OpId { session: SessionId(4), seq: Seq(17) };
 
