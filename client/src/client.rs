@@ -148,7 +148,7 @@ impl Client {
     ) -> Result<Vec<ReplicaCheck>, Error> {
         let what = format!("verify chunk {key}");
         let map = self.map().await?;
-        let record = map.groups.get(&group).ok_or_else(|| Error::Usage {
+        let record = map.groups.get(&group).ok_or_else(|| Error::NotMapped {
             what: what.clone(),
             detail: format!("group {group} is not in the map"),
         })?;
@@ -212,7 +212,7 @@ impl Client {
 
     async fn peer_of(&self, target: TargetId, what: &str) -> Result<Peer, Error> {
         let map = self.map().await?;
-        let (node, address) = map.endpoint(target).ok_or_else(|| Error::Usage {
+        let (node, address) = map.endpoint(target).ok_or_else(|| Error::NotMapped {
             what: what.into(),
             detail: format!("target {target} is not in the map"),
         })?;

@@ -271,10 +271,7 @@ impl Core {
         len: u32,
         start: Nanos,
     ) -> Result<tokio::sync::SemaphorePermit<'_>, Failed> {
-        self.in_flight.acquire_many(len).await.map_err(|_| {
-            let detail = "the client was closed".into();
-            self.failed(Failure::Invalid { detail }, start)
-        })
+        self.in_flight.acquire_many(len).await.map_err(|_| self.failed(Failure::Closed, start))
     }
 
     /// Does what a plan says until it wants something sent.
@@ -424,7 +421,7 @@ impl Failed {
             }
             Failure::Unreadable { detail } => Error::Unreadable { what, detail },
             Failure::Rejected { detail } => Error::Rejected { what, detail },
-            Failure::Invalid { detail } => Error::Usage { what, detail },
+            Failure::Closed => Error::Closed { what },
         }
     }
 }

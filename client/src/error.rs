@@ -67,6 +67,28 @@ pub enum Error {
         /// Why it cannot be done.
         detail: String,
     },
+    /// The newest map does not name what the request is for.
+    #[error("{what}: {detail}; it was removed, or came from another cluster")]
+    NotMapped {
+        /// What was asked.
+        what: String,
+        /// Which group or target.
+        detail: String,
+    },
+    /// The file cannot become longer.
+    #[error("{what}: the file is as long as a file can be")]
+    TooLong {
+        /// The file.
+        what: String,
+    },
+    /// A task of this client ended without a result: the runtime shuts down, or the task panicked.
+    #[error("{what}: {detail}")]
+    Stopped {
+        /// What was asked.
+        what: String,
+        /// Which task, and how it ended.
+        detail: String,
+    },
     /// The client was closed.
     #[error("{what}: this client was closed")]
     Closed {
@@ -127,6 +149,7 @@ impl Error {
         match self {
             Error::Refused { status, .. } => status.class().unwrap_or(Class::Fatal),
             Error::Deadline { .. } => Class::Retry,
+            Error::NotMapped { .. } => Class::Refresh,
             _ => Class::Fatal,
         }
     }
@@ -139,7 +162,9 @@ impl Error {
             Error::Config(_) | Error::Usage { .. } => libc::EINVAL,
             Error::Closed { .. } => libc::ENOTCONN,
             Error::Rejected { .. } => libc::EACCES,
-            Error::Unreadable { .. } | Error::Protocol { .. } => libc::EIO,
+            Error::NotMapped { .. } => libc::ESTALE,
+            Error::TooLong { .. } => libc::EFBIG,
+            Error::Unreadable { .. } | Error::Protocol { .. } | Error::Stopped { .. } => libc::EIO,
         }
     }
 
@@ -153,6 +178,9 @@ impl Error {
             | Error::Protocol { what, .. }
             | Error::Rejected { what, .. }
             | Error::Usage { what, .. }
+            | Error::NotMapped { what, .. }
+            | Error::TooLong { what }
+            | Error::Stopped { what, .. }
             | Error::Closed { what } => *what = name.into(),
         }
         self

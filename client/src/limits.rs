@@ -37,8 +37,6 @@ pub const RESERVE_FIRST: u32 = 16;
 pub const SMALL_FILE_LEN_MAX: u64 = 16 << 20;
 /// Requests that wait for the writer of one connection; a caller waits beyond that.
 pub const SEND_QUEUE_MAX: usize = 64;
-/// Connections to one peer. More than one spreads TLS over cores.
-pub const CONNECTIONS_PER_PEER: usize = 1;
 /// Receive buffer of the kernel for one connection, in bytes.
 pub const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// Bytes taken from the kernel at once, per connection: TLS itself asks for 4 KiB at a time.

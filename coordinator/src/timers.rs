@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::cluster_map::{ClusterMap, NodeState, TargetState};
+use protocol::cluster_map::{ClusterMap, NodeState};
 use protocol::ids::{Fid, GroupId, NodeId};
 use protocol::message::cluster::EvictRequest;
 use protocol::message::command::Command;
@@ -28,7 +28,7 @@ use crate::limits::{
 };
 use crate::membership::{self, Membership};
 use crate::serve::{NodeOrder, Shared};
-use crate::state::{Outcome, Settings};
+use crate::state::Outcome;
 
 /// Something the control loop must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,26 +185,20 @@ impl Control {
     }
 
     async fn decide(&mut self, event: &membership::Event) {
-        let view = self.shared.proposer.view();
-        let live = self.detector.live();
-        let seen = membership::View {
-            map: &view.map,
-            settings: &view.settings,
-            distrusted: &view.distrusted,
-            live: &live,
-        };
-        let commands = self.membership.handle(seen, clock::boottime(), event);
-        self.propose_all(commands).await;
+        self.follow(|rules, view, now| rules.handle(view, now, event)).await;
     }
 
     /// Proposes what the newest map asks for.
     async fn plan(&mut self) {
+        self.follow(Membership::plan).await;
+    }
+
+    /// Proposes what the membership rules say about the newest map.
+    async fn follow(
+        &mut self,
+        rule: impl FnOnce(&mut Membership, membership::View<'_>, Nanos) -> Vec<Command>,
+    ) {
         let view = self.shared.proposer.view();
-        if let Some(count) = groups_to_create(&view.map, &view.settings) {
-            tracing::info!(count, targets = view.map.targets.len(), "making placement groups");
-            self.propose_all(vec![Command::CreateGroups { count }]).await;
-            return;
-        }
         let live = self.detector.live();
         let seen = membership::View {
             map: &view.map,
@@ -212,7 +206,7 @@ impl Control {
             distrusted: &view.distrusted,
             live: &live,
         };
-        let commands = self.membership.plan(seen, clock::boottime());
+        let commands = rule(&mut self.membership, seen, clock::boottime());
         self.propose_all(commands).await;
     }
 
@@ -290,6 +284,7 @@ fn summary(command: &Command) -> Option<String> {
                 members.iter().map(|member| (member.target.0, member.role)).collect();
             Some(format!("group {group} after epoch {expected_epoch}: {members:?}, down {down}"))
         }
+        Command::CreateGroups { count } => Some(format!("{count} placement groups made")),
         Command::SetNodeState { node, up } => Some(format!("node {node} up {up}")),
         _ => None,
     }
@@ -309,17 +304,6 @@ async fn note(what: &Option<String>, answer: Result<oneshot::Receiver<Outcome>, 
         (Some(what), _) => tracing::info!(change = %what, "membership changed"),
         (None, _) => {}
     }
-}
-
-/// How many groups to make, once enough targets have registered and there are none.
-fn groups_to_create(map: &ClusterMap, settings: &Settings) -> Option<u32> {
-    let up = map.targets.values().filter(|target| target.state == TargetState::Up).count();
-    let up = u32::try_from(up).unwrap_or(u32::MAX);
-    if !map.groups.is_empty() || up == 0 || up < settings.targets_expected {
-        return None;
-    }
-    let members = u32::from(settings.groups_per_target).saturating_mul(up);
-    Some(members.div_ceil(u32::from(settings.replicas.max(1))))
 }
 
 /// A port of the node to probe.
@@ -353,7 +337,7 @@ fn drop_orders(map: &ClusterMap, dead: DeadFiles) -> BTreeMap<NodeId, DeadFiles>
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use protocol::cluster_map::{GroupRecord, Member, NodeRecord, Role, TargetRecord};
+    use protocol::cluster_map::{GroupRecord, Member, NodeRecord, Role, TargetRecord, TargetState};
     use protocol::ids::{Epoch, Generation, ShardId, TargetId};
 
     use super::*;
@@ -393,22 +377,6 @@ mod tests {
             members: vec![member(TargetId(primary), Role::Primary)],
             evicted: vec![],
         }
-    }
-
-    #[test]
-    fn groups_are_made_once_when_enough_targets_are_there() {
-        let settings = Settings {
-            replicas: 3,
-            groups_per_target: 64,
-            targets_expected: 4,
-            ..Settings::default()
-        };
-        assert_eq!(groups_to_create(&map(3), &settings), None);
-        assert_eq!(groups_to_create(&map(4), &settings), Some(86));
-        let mut made = map(4);
-        made.groups.insert(GroupId(1), group(1, 101, true));
-        assert_eq!(groups_to_create(&made, &settings), None);
-        assert_eq!(groups_to_create(&map(0), &Settings::default()), None);
     }
 
     #[test]

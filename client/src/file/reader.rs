@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use protocol::ids::{ChunkKey, Handle};
+use protocol::layout::LayoutError;
 use protocol::message::namespace::{Entry, FileContent, FileType};
 
 use crate::client::Client;
@@ -25,7 +26,8 @@ impl Client {
     /// Opens a file that was looked up with its content.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the entry is no regular file or came without its content.
+    /// - [`Error::Usage`]: the entry is no regular file or came without its content.
+    /// - [`Error::Protocol`]: the content is laid out in a way that has no meaning.
     pub fn reader(&self, entry: &Entry) -> Result<FileReader, Error> {
         let name = format!("inode {}", entry.attributes.ino);
         let problem = |detail: &str| Error::Usage { what: name.clone(), detail: detail.into() };
@@ -33,7 +35,7 @@ impl Client {
             return Err(problem("not a regular file"));
         }
         let content = entry.content.clone().ok_or_else(|| problem("looked up without content"))?;
-        content.layout.validate().map_err(|error| problem(&error.to_string()))?;
+        content.layout.validate().map_err(|error| impossible(&name, error))?;
         Ok(FileReader {
             client: self.clone(),
             content: Arc::new(content),
@@ -88,10 +90,8 @@ impl FileReader {
 
     /// The piece of a read that starts at `at`.
     pub(super) fn piece(&self, at: u64, end: u64) -> Result<Option<Piece>, Error> {
-        read_piece(&self.content.layout, self.size, at, end).map_err(|error| Error::Usage {
-            what: self.name.to_string(),
-            detail: error.to_string(),
-        })
+        read_piece(&self.content.layout, self.size, at, end)
+            .map_err(|error| impossible(&self.name, error))
     }
 
     /// Reads one piece.
@@ -110,4 +110,9 @@ impl FileReader {
         let result = self.client.core().read(task).await;
         result.map_err(|failed| failed.at(&format!("read {} chunk {}", self.name, piece.index)))
     }
+}
+
+/// A layout that no server may hand out.
+pub(super) fn impossible(name: &str, error: LayoutError) -> Error {
+    Error::Protocol { what: name.to_owned(), detail: error.to_string() }
 }

@@ -52,7 +52,7 @@ impl ReadStream {
         self.window -= len;
         let result = result.unwrap_or_else(|error| {
             let detail = format!("read task ended: {error}");
-            Err(Error::Usage { what: "read".into(), detail })
+            Err(Error::Stopped { what: "read".into(), detail })
         });
         if result.is_err() {
             self.stop();

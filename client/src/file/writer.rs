@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use protocol::checksum::cell_sums;
 use protocol::ids::{ChunkKey, Handle, Ino, OpId, SessionId};
+use protocol::layout::LayoutError;
 use protocol::message::chunk::WriteClass;
 use protocol::message::namespace::{Entry, FileContent, NamespaceOp, OpOutcome, SetAttributes};
 use tokio::task::{JoinError, JoinSet};
@@ -12,6 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::client::Client;
 use crate::core::Failed;
 use crate::error::Error;
+use crate::file::reader::impossible;
 use crate::limits::{SMALL_FILE_LEN_MAX, WRITER_CHUNKS_IN_FLIGHT};
 use crate::namespace::shown;
 use crate::plan::WriteTask;
@@ -69,7 +71,7 @@ impl FileWriter {
         let problem = |detail: String| Error::Protocol { what: name.clone(), detail };
         let content =
             entry.content.clone().ok_or_else(|| problem("reserved without a layout".into()))?;
-        content.layout.validate().map_err(|error| problem(error.to_string()))?;
+        content.layout.validate().map_err(|error| impossible(&name, error))?;
         Ok(FileWriter {
             client,
             session,
@@ -198,8 +200,8 @@ impl FileWriter {
     fn next_piece(&self, end: u64) -> Result<Piece, Error> {
         match write_piece(&self.content.layout, self.sent, end) {
             Ok(Some(piece)) => Ok(piece),
-            Ok(None) => Err(self.usage("the file is as long as a file can be")),
-            Err(error) => Err(self.usage(&error.to_string())),
+            Ok(None) | Err(LayoutError::Range) => Err(Error::TooLong { what: self.name.clone() }),
+            Err(error) => Err(impossible(&self.name, error)),
         }
     }
 
@@ -272,15 +274,12 @@ impl FileWriter {
 
     fn on_ended(&mut self, ended: Result<Result<(), Error>, JoinError>) {
         let result = ended.unwrap_or_else(|error| {
-            Err(self.usage(&format!("the task of a write ended: {error}")))
+            let detail = format!("the task of a write ended: {error}");
+            Err(Error::Stopped { what: self.name.clone(), detail })
         });
         if let Err(error) = result {
             self.failed.get_or_insert(error);
         }
-    }
-
-    fn usage(&self, detail: &str) -> Error {
-        Error::Usage { what: self.name.clone(), detail: detail.into() }
     }
 }
 

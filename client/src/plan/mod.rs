@@ -150,11 +150,8 @@ pub enum Failure {
         /// What the last one said.
         detail: String,
     },
-    /// The layout names a group, or the request a range, that cannot be.
-    Invalid {
-        /// What is wrong.
-        detail: String,
-    },
+    /// The client was closed meanwhile.
+    Closed,
 }
 
 impl Refusal {

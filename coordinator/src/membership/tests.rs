@@ -27,6 +27,17 @@ struct Cluster {
 
 impl Cluster {
     fn new(nodes: u32) -> Cluster {
+        let mut cluster = Cluster::expecting(nodes);
+        for node in 1..=nodes {
+            cluster.restart(node, true);
+        }
+        cluster.settle();
+        assert!(!cluster.state.map().groups.is_empty());
+        cluster
+    }
+
+    /// A cluster that has been told how many targets it will have and knows none of them yet.
+    fn expecting(targets: u32) -> Cluster {
         let mut cluster = Cluster {
             state: State::open(Memory::default()).unwrap(),
             membership: Membership::default(),
@@ -41,15 +52,10 @@ impl Cluster {
             replicas: 3,
             min_write: 2,
             groups_per_target: 4,
-            targets_expected: nodes,
+            targets_expected: targets,
             owner: Caller::default(),
         });
         assert_eq!(done, Outcome::Done);
-        for node in 1..=nodes {
-            cluster.restart(node, true);
-        }
-        cluster.settle();
-        assert!(!cluster.state.map().groups.is_empty());
         cluster
     }
 
@@ -206,6 +212,21 @@ fn groups_are_made_when_all_expected_targets_serve() {
     assert_eq!(cluster.groups().len(), 4);
     assert!(cluster.healthy());
     assert!(cluster.groups().iter().all(|group| group.last_writable_epoch == Epoch(1)));
+}
+
+#[test]
+fn groups_are_made_once_and_not_before_all_expected_targets_serve() {
+    let mut cluster = Cluster::expecting(4);
+    for node in 1..=3 {
+        assert_eq!(cluster.plan(), []);
+        cluster.restart(node, true);
+    }
+    assert_eq!(cluster.plan(), [], "one of four is missing");
+    cluster.restart(4, true);
+    // Four targets with four places each, three places a group.
+    assert_eq!(cluster.plan(), [Command::CreateGroups { count: 6 }]);
+    cluster.settle();
+    assert_eq!(cluster.plan(), []);
 }
 
 #[test]
