@@ -10,6 +10,7 @@
 
 mod support;
 
+mod bounds;
 mod model;
 mod state;
 

@@ -1,3 +1,6 @@
 //! Integration tests of the test tools themselves and of the simulated cluster.
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test stops at the first surprise")]
+
 mod first_light;
+mod limits;

@@ -1,0 +1,311 @@
+//! Every bound in a `limits.rs` is named by a test that reaches it.
+//!
+//! A constant counts as reached when its name stands in test code of its own crate or of this one;
+//! a bound of `protocol` may be reached by any crate. What is no bound, and what no test reaches
+//! yet, is listed here with a reason, so that a new bound without a test fails this test.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const CRATES: [&str; 5] = ["protocol", "node", "coordinator", "client", "loadgen"];
+
+/// Constants that bound nothing, and why.
+const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
+    (
+        "protocol",
+        "a default or a set of allowed values: the formats are tested with each value",
+        &["CHUNK_LOG2_DEFAULT", "CELL_LOG2_DEFAULT", "CELL_LOG2_ALLOWED", "DEADLINE_DEFAULT_MS"],
+    ),
+    (
+        "coordinator",
+        "an interval or a promise to peers: it says when something happens, not how much",
+        &[
+            "TABLE_COMMIT_INTERVAL_MS",
+            "TICK_MS",
+            "DROP_REPEAT_MS",
+            "NODE_LEASE_MS",
+            "NODE_HEARTBEAT_MS",
+            "SESSION_LEASE_MS",
+            "HEALTH_FRESH_MS",
+            "GAP_WINDOW",
+            "SUSPICION_GAPS",
+        ],
+    ),
+    (
+        "coordinator",
+        "a step or a shape: work goes on in the same way beyond it",
+        &[
+            "TABLE_COMMIT_COMMANDS",
+            "WORKERS",
+            "WRITE_GATHER_MAX",
+            "LOOKUP_INLINE_MAX",
+            "SCAN_PAGE_ROWS",
+            "NARROW_FILE_LEN_MAX",
+            "FIRST_SEGMENT_CHUNKS",
+            "WIDE_GROUPS",
+        ],
+    ),
+    (
+        "node",
+        "an interval: it says how often something is looked at, not how much of it there is",
+        &["KICK_PERIOD_MS", "PREEMPT_TIMER_MS", "SWEEP_PERIOD_MS", "RECONNECT_MIN_MS"],
+    ),
+    (
+        "node",
+        "a size given to the kernel or the runtime, or wanted from it",
+        &["RINGS_PER_EXECUTOR", "RING_DEPTH", "OPEN_FILES_WANTED", "SOCKET_SEND_BUFFER"],
+    ),
+    (
+        "node",
+        "the step in which larger work is cut; the tests of that work are larger than one step",
+        &[
+            "RECEIVE_SLICE",
+            "SEAL_SLICE",
+            "BYTES_PER_TURN",
+            "DEVICE_TRANSFER_MAX",
+            "DEVICE_READS_MAX",
+            "CHECKPOINT_SLICE_ENTRIES",
+            "RESYNC_PAGE",
+        ],
+    ),
+    (
+        "client",
+        "an interval or a pause: it says when, not how much",
+        &["SESSION_RENEW_MS", "FAILOVER_PAUSE_MAX_MS", "REFRESH_JITTER_MS"],
+    ),
+    (
+        "client",
+        "a size given to the kernel, a shape of new files, or a number of sockets opened at start",
+        &[
+            "RECEIVE_BUFFER_BYTES",
+            "SOCKET_READ_BYTES",
+            "SMALL_FILE_LEN_MAX",
+            "CONNECTIONS_PER_PEER",
+        ],
+    ),
+];
+
+/// Bounds that a test reaches without naming them, and that test: through a field of which the
+/// constant is the default, or from the outside.
+const THROUGH: &[(&str, &str, &str)] = &[
+    ("protocol", "CHUNK_LOG2_MAX", "writes"),
+    ("protocol", "CHUNK_LOG2_MIN", "writes"),
+    ("protocol", "GROUP_MEMBERS_MAX", "hello_map_and_reports"),
+    ("protocol", "SIGNATURE_LEN_MAX", "hello_map_and_reports"),
+    ("protocol", "TLS_FILE_LEN_MAX", "unusable_files_are_named_in_one_line"),
+    ("coordinator", "HANDSHAKE_MS", "silent_connections_are_bounded_in_number_and_time"),
+    ("coordinator", "WRITE_STALL_MS", "a_peer_that_takes_nothing_ends_the_writer"),
+    (
+        "coordinator",
+        "FRAME_GRACE_MS",
+        "the_rest_of_a_frame_must_come_in_time_but_its_first_byte_need_not",
+    ),
+    (
+        "coordinator",
+        "FRAME_RATE_MIN",
+        "the_rest_of_a_frame_must_come_in_time_but_its_first_byte_need_not",
+    ),
+    (
+        "coordinator",
+        "RATE_SAMPLES_MAX",
+        "the_rate_is_that_of_the_last_samples_and_survives_a_restarted_node",
+    ),
+    ("node", "HANDSHAKE_TIME_MAX_MS", "handshake_bounds_how_many_and_how_long"),
+    ("node", "PENDING_CHAIN_MAX", "the_committed_version_stays_readable_while_others_are_pending"),
+    ("node", "MEMLOCK_MIN", "process_refuses_too_little_lockable_memory"),
+    ("client", "BUDGET_PERCENT", "the_budget_is_a_tenth_of_the_requests_and_a_floor"),
+    ("client", "SILENT_REQUESTS", "three_reads_without_any_answer_make_a_target_avoided"),
+    ("client", "READ_ATTEMPT_MS", "a_silent_replica_costs_one_timeout_and_is_then_avoided"),
+];
+
+/// Bounds that no test reaches yet, and what holds them meanwhile. This list only becomes shorter.
+const UNREACHED: &[(&str, &str, &[&str])] = &[
+    (
+        "protocol",
+        "one comparison in a codec; no test is larger",
+        &[
+            "GROUPS_PER_TARGET_MAX",
+            "REVOCATIONS_MAX",
+            "COORDINATORS_MAX",
+            "SEGMENTS_MAX",
+            "SEGMENT_GROUPS_MAX",
+        ],
+    ),
+    (
+        "coordinator",
+        "no test makes as much",
+        &[
+            "SESSION_EXPIRIES_MAX",
+            "USERS_MAX",
+            "COMMAND_LEN_MAX",
+            "PROPOSAL_BATCH_MAX",
+            "PROPOSAL_BATCH_BYTES",
+            "LOG_SEGMENT_LEN_MAX",
+        ],
+    ),
+    (
+        "coordinator",
+        "a semaphore or channel of this size; its users are tested below it",
+        &[
+            "CONNECTIONS_MAX",
+            "WRITE_QUEUE_MAX",
+            "CONTROL_QUEUE_MAX",
+            "PROBES_MAX",
+            "PROBE_MS",
+            "READERS_MAX",
+        ],
+    ),
+    (
+        "node",
+        "needs more work in flight than the tests make",
+        &[
+            "CONNECTIONS_MAX",
+            "SHARD_CLIENT_REQUESTS_MAX",
+            "SHARD_PEER_BYTES_MAX",
+            "SHARD_PEER_REQUESTS_MAX",
+            "ROLLS_IN_FLIGHT_MAX",
+            "COPIES_PER_MEMBER_MAX",
+            "COPIES_PER_SHARD_MAX",
+            "DEAD_FILES_WAITING_MAX",
+            "ADOPTS_WAITING_MAX",
+            "EVENTS_WAITING_MAX",
+            "REPORTS_WAITING_MAX",
+            "STORE_WRITES_MAX",
+            "CHUNK_RUNS_MAX",
+            "PAGE_CACHE_MAX",
+        ],
+    ),
+    (
+        "node",
+        "a time that no test waits for",
+        &[
+            "STOP_TIME_MAX_MS",
+            "SEND_STALL_MAX_MS",
+            "CLOSE_LINGER_MS",
+            "CONNECT_TIME_MAX_MS",
+            "COORDINATOR_SILENCE_MAX_MS",
+            "RECONNECT_MAX_MS",
+            "FRAME_RATE_MIN",
+        ],
+    ),
+    (
+        "client",
+        "needs more work in flight than the tests make",
+        &[
+            "IN_FLIGHT_BYTES_MAX",
+            "READ_DIR_PAGE_MAX",
+            "SEND_QUEUE_MAX",
+            "MUTATE_QUEUE_MAX",
+            "STREAM_WINDOW_BYTES",
+            "WRITER_CHUNKS_IN_FLIGHT",
+        ],
+    ),
+    (
+        "client",
+        "a time that no test waits for",
+        &[
+            "CONNECT_TIMEOUT_MS",
+            "WRITE_ATTEMPT_MS",
+            "COORDINATOR_ATTEMPT_MS",
+            "PROBE_ATTEMPT_MS",
+            "VERIFY_TIMEOUT_MS",
+            "REFRESH_WAIT_MS",
+        ],
+    ),
+    (
+        "node",
+        "one comparison of a configuration value",
+        &["SHARDS_MAX", "COORDINATORS_MAX", "CONFIG_LEN_MAX", "IO_MEMORY_MIN", "IO_MEMORY_MAX"],
+    ),
+];
+
+/// Test code of one file: all of it, or what follows `mod tests`.
+fn test_code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let name = path.to_string_lossy();
+    let from = match name.contains("/tests/") || name.ends_with("tests.rs") {
+        true => 0,
+        false => text.find("mod tests {").unwrap_or(text.len()),
+    };
+    let code = |line: &&str| !line.trim_start().starts_with("//");
+    text[from..].lines().filter(code).collect::<Vec<_>>().join("\n")
+}
+
+fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn tests_of(root: &Path, of: &str) -> String {
+    let mut files = Vec::new();
+    ["src", "tests"].iter().for_each(|part| rust_files(&root.join(of).join(part), &mut files));
+    files.retain(|path| !path.ends_with("loadgen/tests/it/limits.rs"));
+    files.iter().map(|path| test_code(path)).collect()
+}
+
+fn bounds_of(root: &Path, of: &str) -> Vec<String> {
+    let text = fs::read_to_string(root.join(of).join("src/limits.rs")).unwrap_or_default();
+    let names = text.lines().filter_map(|line| line.strip_prefix("pub const "));
+    names.filter_map(|line| line.split(':').next()).map(str::to_owned).collect()
+}
+
+/// True when `name` stands in `code` as a whole word.
+fn names(code: &str, name: &str) -> bool {
+    let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(name).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + name.len()..].chars().next();
+        ![before, after].into_iter().flatten().any(part_of_word)
+    })
+}
+
+fn listed(list: &[(&str, &str, &[&str])], of: &str, name: &str) -> bool {
+    list.iter().any(|(owner, _, names)| *owner == of && names.contains(&name))
+}
+
+#[test]
+fn every_bound_is_reached_by_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let tests: BTreeMap<&str, String> = CRATES.map(|of| (of, tests_of(root, of))).into();
+    let mut wrong = Vec::new();
+    for of in CRATES {
+        let bounds = bounds_of(root, of);
+        for name in &bounds {
+            let places = match of {
+                "protocol" => CRATES.to_vec(),
+                other => vec![other, "loadgen"],
+            };
+            let reached = places.iter().any(|place| names(&tests[place], name));
+            let through = THROUGH.iter().find(|(owner, bound, _)| *owner == of && bound == name);
+            let excused = listed(NO_BOUNDS, of, name) || through.is_some();
+            let unreached = listed(UNREACHED, of, name);
+            match (reached || excused, unreached) {
+                (false, false) => wrong.push(format!("{of}: no test reaches {name}")),
+                (true, true) => {
+                    wrong.push(format!("{of}: {name} is reached; take it off the list"))
+                }
+                _ => {}
+            }
+            if let Some((_, _, test)) = through
+                && !names(&tests[of], test)
+            {
+                wrong.push(format!("{of}: {name} is reached by no test {test}"));
+            }
+        }
+        let lists = NO_BOUNDS.iter().chain(UNREACHED);
+        let listed =
+            lists.flat_map(|(owner, _, names)| names.iter().map(move |name| (owner, name)));
+        let through = THROUGH.iter().map(|(owner, name, _)| (owner, name));
+        let own = listed.chain(through).filter(|(owner, _)| **owner == of);
+        let gone = own.filter(|(_, name)| !bounds.iter().any(|bound| bound == *name));
+        gone.for_each(|(_, name)| wrong.push(format!("{of}: {name} is listed, not defined")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
