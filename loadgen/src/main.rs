@@ -1,18 +1,22 @@
 //! The `lanefs-loadgen` command.
 
+#![expect(clippy::print_stdout, reason = "a command prints its results")]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "lanefs-loadgen", about = "Puts lanefs under test and measures it.", version = VERSION)]
+#[command(name = "lanefs-loadgen", about = "Puts lanefs under test and measures it.")]
+#[command(disable_version_flag = true, arg_required_else_help = true)]
 struct Arguments {
+    /// Prints version and compiled code paths.
+    #[arg(long, short = 'V')]
+    version: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[derive(Subcommand)]
 enum Command {
@@ -43,9 +47,15 @@ fn main() -> ExitCode {
 
 #[inline(never)]
 fn run() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Demo { parent } => loadgen::demo::run(&parent).map(|_| ()),
-        Command::Bars { parent, memory, json } => {
+    let arguments = Arguments::parse();
+    if arguments.version {
+        println!("{}", protocol::version::line("lanefs-loadgen"));
+        return ExitCode::SUCCESS;
+    }
+    let outcome = match arguments.command {
+        None => Ok(()),
+        Some(Command::Demo { parent }) => loadgen::demo::run(&parent).map(|_| ()),
+        Some(Command::Bars { parent, memory, json }) => {
             loadgen::bars::run(&parent, &memory, json.as_deref())
         }
     };

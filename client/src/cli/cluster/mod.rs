@@ -3,6 +3,7 @@
 mod df;
 mod judge;
 mod locate;
+mod settle;
 mod shards;
 mod status;
 mod verify;

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::judge::{Judgement, judge};
 use super::locate::chunks;
+use super::settle::settle;
 use crate::cli::failure::Failure;
 use crate::cli::limits::{
     DIRECTORIES_IN_FLIGHT, DIRECTORIES_WAITING_MAX, JOBS_WAITING, VERIFY_CHUNKS_IN_FLIGHT,
@@ -73,6 +74,7 @@ pub(crate) async fn verify(
 ) -> Result<(), Failure> {
     let path = RemotePath::parse(&path);
     let entry = expect(client, &path, true).await?;
+    settle(client).await?;
     let shared = Arc::new(Verify {
         client: client.clone(),
         report: Report::new("verify"),
