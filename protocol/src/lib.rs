@@ -12,6 +12,7 @@ pub mod frame;
 pub mod ids;
 pub mod layout;
 pub mod limits;
+pub mod log_budget;
 pub mod message;
 pub mod session;
 pub mod status;

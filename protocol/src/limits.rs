@@ -96,6 +96,12 @@ pub const ABANDON_MAX: usize = 4096;
 /// Most coordinators of one cluster.
 pub const COORDINATORS_MAX: usize = 16;
 
+/// Lines that one process logs about refused connections in one [`REFUSAL_WINDOW_MS`]; anybody who
+/// reaches its ports can cause them, so the rest is only counted.
+pub const REFUSAL_LINES_MAX: u64 = 20;
+/// Window of [`REFUSAL_LINES_MAX`], in milliseconds.
+pub const REFUSAL_WINDOW_MS: u64 = 60_000;
+
 /// Longest certificate or key file, in bytes.
 pub const TLS_FILE_LEN_MAX: usize = 256 << 10;
 /// Longest name of a user in a certificate, in bytes.

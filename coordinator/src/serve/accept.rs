@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use protocol::frame::{FrameError, Header, VERSION};
 use protocol::limits::REQUESTS_IN_FLIGHT_MAX;
+use protocol::log_budget::LogBudget;
 use protocol::message::cluster::{HelloReply, HelloRequest};
 use protocol::message::{self, Kind, MessageError};
 use protocol::status::Status;
@@ -23,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::{Connection, Ended, read_body, read_header, write};
 use super::{Shared, dispatch, node, role};
+use crate::clock;
 use crate::limits::{CONNECTIONS_MAX, HALF_OPEN_MAX};
 
 /// How long accepting pauses after the system refused a connection, for example for want of file
@@ -64,7 +66,7 @@ pub async fn run(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Share
         let permits =
             (Arc::clone(&open).try_acquire_owned(), Arc::clone(&half_open).try_acquire_owned());
         let (Ok(open), Ok(half_open)) = permits else {
-            tracing::warn!(%peer, "connection closed: too many connections");
+            refused(peer, &"too many connections");
             continue;
         };
         let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
@@ -74,10 +76,18 @@ pub async fn run(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Share
             drop(half_open);
             match admitted.unwrap_or(Err(Rejected::Slow)) {
                 Ok((stream, identity)) => serve(stream, identity, peer, &shared).await,
-                Err(reason) => tracing::warn!(%peer, %reason, "connection closed"),
+                Err(reason) => refused(peer, &reason),
             }
             drop(open);
         });
+    }
+}
+
+/// Says why a peer was not let in, unless too many lines have said such things lately.
+fn refused(peer: SocketAddr, reason: &dyn std::fmt::Display) {
+    static LINES: LogBudget = LogBudget::new();
+    if let Some(suppressed) = LINES.admit(clock::boottime()) {
+        tracing::warn!(%peer, %reason, suppressed, "connection refused");
     }
 }
 

@@ -6,7 +6,7 @@ use protocol::frame::Header;
 use protocol::ids::{
     ClusterId, CoordinatorId, Epoch, GroupId, MapVersion, NodeId, RequestId, SessionId, TargetId,
 };
-use protocol::limits::{BODY_LEN_MAX_LIST, REQUESTS_IN_FLIGHT_MAX};
+use protocol::limits::{BODY_LEN_MAX_LIST, REFUSAL_LINES_MAX, REQUESTS_IN_FLIGHT_MAX};
 use protocol::message::cluster::{
     ActivatedReply, ActivatedRequest, EvictReply, EvictRequest, HelloRequest, MapFetchReply,
     MapFetchRequest, RegisterReply, SessionOpenReply, SessionOpenRequest, StatusReply,
@@ -288,4 +288,19 @@ async fn a_peer_that_says_something_else_first_is_closed() {
     assert_eq!(StatusRequest::KIND, Kind::Status);
     let admin = cluster.admin(&running).await;
     assert_eq!(admin.session().await, SessionId(1));
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_fills_no_log() {
+    let mut cluster = Cluster::new();
+    let running = cluster.start().await;
+    let refusals = || running.lines().iter().filter(|line| line.contains("refused")).count() as u64;
+    for _ in 0..REFUSAL_LINES_MAX + 30 {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        closed(&mut stream).await;
+    }
+    still_serves(&cluster, &running).await;
+    // The minute may end in between, once.
+    assert!((1..=2 * REFUSAL_LINES_MAX).contains(&refusals()), "{} lines", refusals());
 }

@@ -3,6 +3,7 @@
 use protocol::checksum::CellSum;
 use protocol::cluster_map::{MapDelta, Role};
 use protocol::ids::{ChunkKey, Fid, GroupId, Ino, NodeId, Seq, SessionId};
+use protocol::layout::Segment;
 use protocol::limits::*;
 use protocol::message::chunk::*;
 use protocol::message::cluster::*;
@@ -325,4 +326,48 @@ fn messages_that_fit_no_frame_are_not_sent() {
     assert_eq!(header.status, Status::LimitReached);
     let refused = open::<MapFetchReply>(&header, &body).unwrap_err();
     assert_eq!(refused.status(), Status::LimitReached);
+}
+
+#[test]
+fn lists_of_the_map_and_of_layouts_are_bounded() {
+    let layout = |segments: usize, groups: usize| {
+        let mut entry = samples::file_entry();
+        let layout = &mut entry.content.as_mut().unwrap().layout;
+        let mut segment = layout.segments[0].clone();
+        segment.groups = vec![GroupId(1); groups];
+        layout.segments =
+            (0..segments).map(|n| Segment { first_chunk: n as u32, ..segment.clone() }).collect();
+        field(&LookupReply { results: vec![LookupResult::Found(entry)] })
+    };
+    assert_eq!(layout(SEGMENTS_MAX, SEGMENT_GROUPS_MAX), "");
+    assert_eq!(layout(SEGMENTS_MAX + 1, 1), "segments");
+    assert_eq!(layout(1, SEGMENT_GROUPS_MAX + 1), "groups");
+
+    let register = |groups: usize| {
+        let mut target = samples::target_report();
+        target.groups = vec![target.groups[0].clone(); groups];
+        field(&RegisterRequest {
+            node: NodeId(1),
+            incarnation: 1,
+            address: [127, 0, 0, 1].into(),
+            release: String::new(),
+            targets: vec![target],
+        })
+    };
+    assert_eq!(register(GROUPS_PER_TARGET_MAX), "");
+    assert_eq!(register(GROUPS_PER_TARGET_MAX + 1), "groups");
+
+    let revocations = |count: usize| {
+        let delta = MapDelta { revocations: vec![vec![1]; count], ..samples::map_delta() };
+        field(&MapPushNotice { delta })
+    };
+    assert_eq!(revocations(REVOCATIONS_MAX), "");
+    assert_eq!(revocations(REVOCATIONS_MAX + 1), "revocations");
+
+    let status = |count: usize| {
+        let mut status = samples::status_reply();
+        status.coordinators = vec![status.coordinators[0].clone(); count];
+        field(&status)
+    };
+    assert_eq!((status(COORDINATORS_MAX), status(COORDINATORS_MAX + 1)), ("", "coordinators"));
 }

@@ -245,7 +245,7 @@ pub(crate) fn group_files() -> Vec<(GroupId, Vec<Fid>)> {
     vec![(GROUP, vec![Fid(1), Fid(2)]), (GroupId(42), vec![Fid(3)])]
 }
 
-fn status_reply() -> StatusReply {
+pub(crate) fn status_reply() -> StatusReply {
     StatusReply {
         map_version: MapVersion(12),
         coordinators: vec![CoordinatorStatus {

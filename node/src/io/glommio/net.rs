@@ -16,13 +16,15 @@ use std::{fmt, io};
 use futures_lite::future;
 use glommio::net::{TcpListener, TcpStream};
 use protocol::ids::{ClusterId, NodeId, TargetId};
+use protocol::log_budget::LogBudget;
 use protocol::tls::{Identity, peer_certificate, server_name};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
+use super::clock::BootClock;
 use super::link::{Core, GlommioLink};
 use super::tls::{Wire, socket};
-use crate::io::{Disk, Link, Net, NetError, PeerIdentity};
+use crate::io::{Clock, Disk, Link, Net, NetError, PeerIdentity};
 use crate::limits::{
     CONNECT_TIME_MAX_MS, CONNECTIONS_MAX, HALF_OPEN_MAX, HANDSHAKE_TIME_MAX_MS, RECEIVE_SLICE,
     SOCKET_SEND_BUFFER, SWEEP_PERIOD_MS,
@@ -362,7 +364,11 @@ impl<D: Disk> Inner<D> {
         } else {
             self.count(|counters| counters.refused_unfinished += 1);
         }
-        tracing::warn!(peer = %address, reason = %error, "connection refused");
+        // One for all executors: what a stranger can make a process write is bounded.
+        static LINES: LogBudget = LogBudget::new();
+        if let Some(suppressed) = LINES.admit(BootClock.now()) {
+            tracing::warn!(peer = %address, reason = %error, suppressed, "connection refused");
+        }
     }
 }
 
