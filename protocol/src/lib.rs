@@ -16,8 +16,6 @@ pub mod log_budget;
 pub mod message;
 pub mod session;
 pub mod status;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 pub mod time;
 pub mod tls;
 pub mod version;

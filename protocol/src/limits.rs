@@ -62,9 +62,6 @@ pub const CHUNK_OP_SESSIONS_MAX: usize = 16;
 
 /// Requests in flight on one connection.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 256;
-/// Most payload that grants to one connection add up to, in bytes: every request in flight with the
-/// longest payload.
-pub const CREDIT_MAX: u64 = REQUESTS_IN_FLIGHT_MAX as u64 * PAYLOAD_LEN_MAX as u64;
 /// Longest text of an error reply, in bytes.
 pub const ERROR_TEXT_MAX: usize = 256;
 /// Deadline of a client operation unless it says otherwise, in milliseconds.

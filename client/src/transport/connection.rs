@@ -17,6 +17,7 @@ use protocol::ids::{ClusterId, Epoch, MapVersion, RequestId};
 use protocol::limits::{HEADER_LEN, REQUESTS_IN_FLIGHT_MAX};
 use protocol::message::Kind;
 use protocol::message::cluster::HelloReply;
+use protocol::session::{BadFrame, FrameReader, Received};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -242,8 +243,9 @@ async fn write_frame<W: AsyncWrite + Unpin>(
 }
 
 async fn read_frames<R: AsyncRead + Unpin>(mut input: R, shared: Arc<Shared>) {
+    let mut frames = FrameReader::new(shared.cluster.tag());
     loop {
-        match read_frame(&mut input, shared.cluster).await {
+        match read_frame(&mut input, &mut frames).await {
             Ok((request, answer)) => shared.answer(request, answer),
             Err(error) => {
                 shared.end(&error);
@@ -255,44 +257,55 @@ async fn read_frames<R: AsyncRead + Unpin>(mut input: R, shared: Arc<Shared>) {
 
 async fn read_frame<R: AsyncRead + Unpin>(
     input: &mut R,
-    cluster: ClusterId,
+    frames: &mut FrameReader,
 ) -> Result<(RequestId, Answer), CallError> {
-    let mut head = [0u8; HEADER_LEN];
-    input.read_exact(&mut head).await.map_err(|error| tls_error(&error))?;
-    let header = Header::decode(&head).map_err(frame_error)?;
-    if header.cluster_tag != cluster.tag() {
-        return Err(frame_error(FrameError::Cluster(header.cluster_tag)));
-    }
-    let body = read_bytes(input, header.body_len as usize).await?;
-    header.check_body(&body).map_err(frame_error)?;
-    let payload = read_bytes(input, header.payload_len as usize).await?;
+    let Received { header, body } = loop {
+        let len = input.read(frames.space()).await.map_err(|error| tls_error(&error))?;
+        if len == 0 {
+            return Err(ended(frames));
+        }
+        frames.filled(len).map_err(frame_error)?;
+        if let Some(received) = frames.take().map_err(frame_error)? {
+            break received;
+        }
+    };
+    let payload = read_bytes(input, frames).await?;
     let answer = Answer {
         status: header.status,
         map_version: header.map_version,
-        body: body.into(),
+        body,
         payload: payload.freeze(),
     };
     Ok((header.request, answer))
 }
 
-/// Reads exactly `len` bytes into memory that is not cleared first.
+/// Reads the payload of the newest frame into memory that is not cleared first.
 async fn read_bytes<R: AsyncRead + Unpin>(
     input: &mut R,
-    len: usize,
+    frames: &mut FrameReader,
 ) -> Result<BytesMut, CallError> {
+    let len = frames.payload_left();
     let mut bytes = BytesMut::with_capacity(len);
     let mut rest = input.take(len as u64);
     while bytes.len() < len {
         let count = rest.read_buf(&mut bytes).await.map_err(|error| tls_error(&error))?;
         if count == 0 {
-            return Err(CallError::link(LinkFailure::Broken, FrameError::Truncated.to_string()));
+            return Err(ended(frames));
         }
+        frames.payload_taken(count);
     }
     Ok(bytes)
 }
 
-fn frame_error(error: FrameError) -> CallError {
-    CallError::Rejected { detail: error.to_string() }
+fn frame_error(bad: BadFrame) -> CallError {
+    CallError::Rejected { detail: bad.to_string() }
+}
+
+/// The server closed the connection, perhaps inside a frame.
+fn ended(frames: &FrameReader) -> CallError {
+    let truncated = FrameError::Truncated.to_string();
+    let detail = if frames.inside_frame() { truncated } else { "closed by the server".into() };
+    CallError::link(LinkFailure::Broken, detail)
 }
 
 #[cfg(test)]

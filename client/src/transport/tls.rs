@@ -4,10 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::frame::VERSION;
 use protocol::ids::{ClusterId, TargetId};
-use protocol::message::cluster::{HelloReply, HelloRequest};
 use protocol::message::{Kind, Message};
+use protocol::session::hello;
 use protocol::tls::{Identity, server_name};
 use tokio_rustls::TlsConnector;
 
@@ -47,22 +46,14 @@ impl Dialer {
         let name = server_name(self.cluster, &identity);
         let stream = self.tls.connect(name, socket).await.map_err(|error| tls_error(&error))?;
         let connection = Connection::start(stream, self.cluster);
-        let hello = HelloRequest {
-            version_min: VERSION,
-            version_max: VERSION,
-            features: 0,
-            cluster: self.cluster,
-            target,
-        };
         let call = Call {
             timeout: Duration::from_millis(CONNECT_TIMEOUT_MS),
-            ..request_frame(Kind::Hello, hello.encode())
+            ..request_frame(Kind::Hello, hello::offer(self.cluster, target).encode())
         };
         let answer = connection.call(call).await?;
-        connection.on_hello(&HelloReply::decode(&answer.body).map_err(|error| {
-            let detail = format!("hello refused: {} ({error})", answer.status);
-            CallError::Rejected { detail }
-        })?);
+        let reply = hello::accept_body(answer.status, &answer.body)
+            .map_err(|error| CallError::Rejected { detail: error.to_string() })?;
+        connection.on_hello(&reply);
         Ok(connection)
     }
 }

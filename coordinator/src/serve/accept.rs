@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use protocol::frame::{FrameError, Header, VERSION};
-use protocol::limits::REQUESTS_IN_FLIGHT_MAX;
+use protocol::frame::{FrameError, Header};
 use protocol::log_budget::LogBudget;
-use protocol::message::cluster::{HelloReply, HelloRequest};
-use protocol::message::{self, Kind, MessageError};
-use protocol::status::Status;
+use protocol::message::Kind;
+use protocol::session::FrameReader;
+use protocol::session::hello::{self, HelloError};
 use protocol::tls::{Identity, TlsError, peer_certificate};
 use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -45,9 +44,7 @@ enum Rejected {
     #[error("hello: {0}")]
     Frame(#[from] Ended),
     #[error("hello: {0}")]
-    Message(#[from] MessageError),
-    #[error("hello: {0}")]
-    Refused(Status),
+    Hello(HelloError),
 }
 
 /// Accepts connections until the process ends.
@@ -75,7 +72,9 @@ pub async fn run(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Share
             let admitted = timeout(patience, admit(stream, &acceptor, &shared)).await;
             drop(half_open);
             match admitted.unwrap_or(Err(Rejected::Slow)) {
-                Ok((stream, identity)) => serve(stream, identity, peer, &shared).await,
+                Ok((stream, frames, identity)) => {
+                    serve((stream, frames), identity, peer, &shared).await;
+                }
                 Err(reason) => refused(peer, &reason),
             }
             drop(open);
@@ -95,7 +94,7 @@ async fn admit(
     stream: TcpStream,
     acceptor: &TlsAcceptor,
     shared: &Shared,
-) -> Result<(TlsStream<TcpStream>, Identity), Rejected> {
+) -> Result<(TlsStream<TcpStream>, FrameReader, Identity), Rejected> {
     stream.set_nodelay(true).map_err(Rejected::Tls)?;
     let mut stream = acceptor.accept(stream).await.map_err(Rejected::Tls)?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -103,48 +102,51 @@ async fn admit(
     if peer.cluster != shared.about.cluster {
         return Err(Rejected::Cluster);
     }
-    hello(&mut stream, shared).await?;
-    Ok((stream, peer.identity))
+    let mut frames = FrameReader::new(shared.about.cluster.tag());
+    greet(&mut stream, &mut frames, shared).await?;
+    Ok((stream, frames, peer.identity))
 }
 
 /// Reads the first frame and answers it.
-async fn hello(stream: &mut TlsStream<TcpStream>, shared: &Shared) -> Result<(), Rejected> {
+async fn greet(
+    stream: &mut TlsStream<TcpStream>,
+    frames: &mut FrameReader,
+    shared: &Shared,
+) -> Result<(), Rejected> {
     let patience = shared.about.patience.frame;
-    let header = read_header(stream, patience).await?;
-    if header.kind != Kind::Hello {
-        return Err(Ended::Frame(FrameError::Kind(header.kind.code())).into());
-    }
-    let body = read_body(stream, &header, patience).await?;
-    let request: HelloRequest = message::open(&header, &body)?;
-    let refused = check_hello(&header, &request, shared).err();
-    let (reply, body) = match refused {
-        None => {
-            let requests_in_flight = u32::try_from(REQUESTS_IN_FLIGHT_MAX).unwrap_or(u32::MAX);
-            let reply = HelloReply { version: VERSION, features: 0, requests_in_flight };
-            message::reply_frame(&header, &reply)
+    let (answer, rejected) = match first_frame(stream, frames, patience).await {
+        Ok((header, body)) => {
+            let verdict = hello::check(shared.about.cluster, &header, &body);
+            (hello::answer(&header, &verdict), verdict.err().map(Rejected::Hello))
         }
-        Some(status) => message::error_frame(&header, status, "coordinator"),
+        Err(Ended::Bad(bad)) => (bad.reply(), Some(Ended::Bad(bad).into())),
+        Err(ended) => return Err(ended.into()),
     };
-    stream.write_all(&reply.encode()).await.map_err(Ended::Io)?;
-    stream.write_all(&body).await.map_err(Ended::Io)?;
-    stream.flush().await.map_err(Ended::Io)?;
-    refused.map_or(Ok(()), |status| Err(Rejected::Refused(status)))
+    if let Some((header, body)) = answer {
+        stream.write_all(&header.encode()).await.map_err(Ended::Io)?;
+        stream.write_all(&body).await.map_err(Ended::Io)?;
+        stream.flush().await.map_err(Ended::Io)?;
+    }
+    rejected.map_or(Ok(()), Err)
 }
 
-fn check_hello(header: &Header, request: &HelloRequest, shared: &Shared) -> Result<(), Status> {
-    let cluster = shared.about.cluster;
-    if request.cluster != cluster || header.cluster_tag != cluster.tag() {
-        return Err(Status::BadCluster);
+/// Reads a hello, and of anything else no more than the header.
+async fn first_frame(
+    stream: &mut TlsStream<TcpStream>,
+    frames: &mut FrameReader,
+    patience: Duration,
+) -> Result<(Header, Vec<u8>), Ended> {
+    let header = read_header(stream, frames, patience).await?;
+    if header.kind != Kind::Hello {
+        return Err(FrameError::Kind(header.kind.code()).into());
     }
-    if !(request.version_min..=request.version_max).contains(&VERSION) {
-        return Err(Status::BadVersion);
-    }
-    Ok(())
+    let body = read_body(stream, frames, &header, patience).await?;
+    Ok((header, body))
 }
 
 /// Serves one peer until its connection ends.
 async fn serve(
-    stream: TlsStream<TcpStream>,
+    (stream, mut frames): (TlsStream<TcpStream>, FrameReader),
     identity: Identity,
     peer: SocketAddr,
     shared: &Arc<Shared>,
@@ -155,10 +157,11 @@ async fn serve(
     let (connection, queue) = Connection::new(number, identity, caller);
     tracing::debug!(%peer, number, identity = ?connection.identity, "connection open");
     let mut writing = tokio::spawn(write_all(writer, queue, shared.about.patience.write));
+    let patience = shared.about.patience.frame;
     let ended = loop {
         // A peer that does not take its answers ends the connection, also while it sends nothing.
         let received = tokio::select! {
-            received = connection.receive(&mut reader, shared) => received,
+            received = connection.receive(&mut reader, &mut frames, patience) => received,
             stuck = &mut writing => break stuck.unwrap_or(Some(Ended::Closed)),
         };
         match received {

@@ -11,12 +11,12 @@ use protocol::frame::{FrameError, Header};
 use protocol::limits::{BODY_LEN_MAX, HEADER_LEN, REQUESTS_IN_FLIGHT_MAX};
 use protocol::message::Kind;
 use protocol::message::command::Caller;
+use protocol::session::{BadFrame, FrameReader};
 use protocol::tls::Identity;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::Shared;
 use crate::limits::{FRAME_RATE_MIN, LONG_PER_CONNECTION_MAX, WRITE_GATHER_MAX, WRITE_QUEUE_MAX};
 
 /// Who is at the other end, and how to write to it.
@@ -50,7 +50,7 @@ pub(super) struct Permits {
 pub(super) struct Incoming {
     /// Its header.
     pub(super) header: Header,
-    /// Its body, not yet compared with its checksum.
+    /// Its body, which matches its checksum.
     pub(super) body: Vec<u8>,
     /// Held until it is answered.
     pub(super) permits: Permits,
@@ -62,7 +62,10 @@ pub(super) enum Ended {
     /// The peer closed it between two frames.
     #[error("closed by the peer")]
     Closed,
-    /// The peer broke the protocol.
+    /// What came is not a frame.
+    #[error(transparent)]
+    Bad(#[from] BadFrame),
+    /// The frame is not one that belongs here.
     #[error(transparent)]
     Frame(#[from] FrameError),
     /// The rest of a frame did not come in time.
@@ -103,51 +106,74 @@ impl Connection {
     pub(super) async fn receive<R: AsyncRead + Unpin>(
         &self,
         reader: &mut R,
-        shared: &Shared,
+        frames: &mut FrameReader,
+        patience: Duration,
     ) -> Result<Incoming, Ended> {
         let in_flight = acquire(&self.in_flight).await;
-        let header = read_header(reader, shared.about.patience.frame).await?;
-        if header.cluster_tag != shared.about.cluster.tag() {
-            return Err(FrameError::Cluster(header.cluster_tag).into());
-        }
+        let header = read_header(reader, frames, patience).await?;
         if header.response {
             return Err(FrameError::Kind(header.kind.code()).into());
         }
         let long = if is_long(&header) { acquire(&self.long).await } else { None };
-        let body = read_body(reader, &header, shared.about.patience.frame).await?;
+        let body = read_body(reader, frames, &header, patience).await?;
         let permits = Permits { _in_flight: in_flight, _long: long };
         Ok(Incoming { header, body, permits })
     }
 }
 
-/// Reads a header; waits without limit for its first byte, and not long for the rest.
+/// Reads as far as the end of a header; waits without limit for its first byte, and not long for
+/// the rest. The header is then [`FrameReader::header`].
 pub(super) async fn read_header<R: AsyncRead + Unpin>(
     reader: &mut R,
+    frames: &mut FrameReader,
     patience: Duration,
 ) -> Result<Header, Ended> {
-    let mut bytes = [0u8; HEADER_LEN];
-    let first = reader.read(&mut bytes).await.map_err(Ended::Io)?;
+    let first = reader.read(frames.space()).await.map_err(Ended::Io)?;
     if first == 0 {
         return Err(Ended::Closed);
     }
-    within(patience, reader.read_exact(&mut bytes[first..])).await?;
-    Ok(Header::decode(&bytes)?)
+    frames.filled(first)?;
+    let rest = async {
+        loop {
+            if let Some(header) = frames.header() {
+                return Ok(*header);
+            }
+            read_some(reader, frames).await?;
+        }
+    };
+    timeout(patience, rest).await.unwrap_or(Err(Ended::Slow))
 }
 
-/// Reads the body that a checked header announces; requests to a coordinator have no payload.
+/// Reads the body of the frame whose header was read; requests to a coordinator have no payload.
 pub(super) async fn read_body<R: AsyncRead + Unpin>(
     reader: &mut R,
+    frames: &mut FrameReader,
     header: &Header,
     patience: Duration,
 ) -> Result<Vec<u8>, Ended> {
     if header.payload_len != 0 {
         return Err(FrameError::PayloadLen(header.payload_len).into());
     }
-    let mut body = vec![0u8; header.body_len as usize];
     let transfer = Duration::from_millis(1000 * u64::from(header.body_len) / FRAME_RATE_MIN);
-    within(patience + transfer, reader.read_exact(&mut body)).await?;
-    header.check_body(&body)?;
-    Ok(body)
+    let rest = async {
+        loop {
+            if let Some(frame) = frames.take()? {
+                return Ok(frame.body);
+            }
+            read_some(reader, frames).await?;
+        }
+    };
+    timeout(patience + transfer, rest).await.unwrap_or(Err(Ended::Slow))
+}
+
+async fn read_some<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    frames: &mut FrameReader,
+) -> Result<(), Ended> {
+    match reader.read(frames.space()).await.map_err(Ended::Io)? {
+        0 => Err(FrameError::Truncated.into()),
+        len => Ok(frames.filled(len)?),
+    }
 }
 
 /// Writes frames until the queue ends; several that wait go out together.
@@ -178,20 +204,6 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
         timeout(patience, writer.flush()).await??;
     }
     timeout(patience, writer.shutdown()).await?
-}
-
-async fn within<F: Future<Output = io::Result<usize>>>(
-    patience: Duration,
-    reading: F,
-) -> Result<(), Ended> {
-    match timeout(patience, reading).await {
-        Err(_) => Err(Ended::Slow),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(FrameError::Truncated.into())
-        }
-        Ok(Err(error)) => Err(Ended::Io(error)),
-        Ok(Ok(_)) => Ok(()),
-    }
 }
 
 /// True when the request or its answer may take much memory.
@@ -235,13 +247,19 @@ mod tests {
     #[tokio::test]
     async fn the_rest_of_a_frame_must_come_in_time_but_its_first_byte_need_not() {
         let (mut ours, mut theirs) = duplex(4096);
-        let waiting = timeout(2 * SHORT, read_header(&mut theirs, SHORT)).await;
+        let mut frames = FrameReader::new(0);
+        let waiting = timeout(2 * SHORT, read_header(&mut theirs, &mut frames, SHORT)).await;
         assert!(waiting.is_err(), "an idle connection is no slow one");
         let header = Header::new(Kind::Status, RequestId(1)).seal(&[7; 100], 0);
         ours.write_all(&header.encode()[..10]).await.unwrap();
-        assert!(matches!(read_header(&mut theirs, SHORT).await, Err(Ended::Slow)));
+        let slow = read_header(&mut theirs, &mut frames, SHORT).await;
+        assert!(matches!(slow, Err(Ended::Slow)));
+        ours.write_all(&header.encode()[10..]).await.unwrap();
+        let read = read_header(&mut theirs, &mut frames, SHORT).await.unwrap();
+        assert_eq!(read, header);
         ours.write_all(&[7; 99]).await.unwrap();
-        assert!(matches!(read_body(&mut theirs, &header, SHORT).await, Err(Ended::Slow)));
+        let slow = read_body(&mut theirs, &mut frames, &header, SHORT).await;
+        assert!(matches!(slow, Err(Ended::Slow)));
     }
 
     #[tokio::test]

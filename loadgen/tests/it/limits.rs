@@ -77,12 +77,7 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
     (
         "client",
         "a size given to the kernel, a shape of new files, or a number of sockets opened at start",
-        &[
-            "RECEIVE_BUFFER_BYTES",
-            "SOCKET_READ_BYTES",
-            "SMALL_FILE_LEN_MAX",
-            "CONNECTIONS_PER_PEER",
-        ],
+        &["RECEIVE_BUFFER_BYTES", "SOCKET_READ_BYTES", "SMALL_FILE_LEN_MAX"],
     ),
 ];
 

@@ -1,8 +1,10 @@
 //! Bytes of a connection into frames, without knowing where the bytes come from.
 
-use crate::frame::{FrameError, Header};
-use crate::ids::ClusterId;
+use crate::frame::{FrameError, Header, RESPONSE_BIT};
+use crate::ids::RequestId;
 use crate::limits::HEADER_LEN;
+use crate::message::Kind;
+use crate::message::cluster::ErrorReply;
 
 /// Most body bytes that are allocated before the ones already asked for have arrived.
 const BODY_STEP: usize = 64 << 10;
@@ -16,14 +18,23 @@ pub struct Received {
     pub body: Vec<u8>,
 }
 
+/// What came is not a frame; the connection is out of step and must be closed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct BadFrame {
+    /// What is wrong.
+    pub error: FrameError,
+    /// The header to answer with, when enough of a request was understood.
+    pub answer: Option<Header>,
+}
+
 /// Cuts the bytes of one connection into frames.
 ///
 /// Repeat: read at most `space().len()` bytes into [`FrameReader::space`], tell how many with
-/// [`FrameReader::filled`]. When that returns a frame with a payload, read exactly
-/// [`FrameReader::payload_left`] bytes straight to where they belong and tell each read with
-/// [`FrameReader::payload_taken`]; until then `space` is empty. The reader never holds payload.
-///
-/// After an error the connection is out of step and must be closed.
+/// [`FrameReader::filled`], and ask [`FrameReader::take`] for a complete frame. When that has a
+/// payload, read exactly [`FrameReader::payload_left`] bytes straight to where they belong and tell
+/// each read with [`FrameReader::payload_taken`]; until then `space` is empty. The reader never
+/// holds payload. Between header and body, [`FrameReader::header`] says what is coming.
 ///
 /// ```
 /// use protocol::frame::Header;
@@ -31,39 +42,35 @@ pub struct Received {
 /// use protocol::message::Kind;
 /// use protocol::session::FrameReader;
 ///
-/// let cluster = ClusterId(7);
-/// let header = Header { cluster_tag: cluster.tag(), ..Header::new(Kind::Status, RequestId(1)) };
+/// let tag = ClusterId(7).tag();
+/// let header = Header { cluster_tag: tag, ..Header::new(Kind::Status, RequestId(1)) };
 /// let bytes = header.seal(b"body", 0).encode();
-/// let mut reader = FrameReader::new(cluster);
+/// let mut reader = FrameReader::new(tag);
 /// reader.space()[..64].copy_from_slice(&bytes);
-/// assert_eq!(reader.filled(64)?, None);
+/// reader.filled(64)?;
+/// assert_eq!(reader.take()?, None);
 /// reader.space()[..4].copy_from_slice(b"body");
-/// let frame = reader.filled(4)?.expect("complete");
+/// reader.filled(4)?;
+/// let frame = reader.take()?.expect("complete");
 /// assert_eq!(frame.body, b"body");
-/// # Ok::<(), protocol::frame::FrameError>(())
+/// # Ok::<(), protocol::session::BadFrame>(())
 /// ```
 #[derive(Debug)]
 pub struct FrameReader {
     cluster_tag: u32,
-    part: Part,
+    header: Option<Header>,
     filled: usize,
     bytes: [u8; HEADER_LEN],
     body: Vec<u8>,
     payload_left: usize,
 }
 
-#[derive(Debug)]
-enum Part {
-    Header,
-    Body(Header),
-}
-
 impl FrameReader {
-    /// Makes a reader at the start of a connection of the given cluster.
-    pub fn new(cluster: ClusterId) -> FrameReader {
+    /// Makes a reader at the start of a frame; frames must carry this cluster tag.
+    pub fn new(cluster_tag: u32) -> FrameReader {
         FrameReader {
-            cluster_tag: cluster.tag(),
-            part: Part::Header,
+            cluster_tag,
+            header: None,
             filled: 0,
             bytes: [0; HEADER_LEN],
             body: Vec::new(),
@@ -71,14 +78,14 @@ impl FrameReader {
         }
     }
 
-    /// Where the next bytes of header or body go; empty while payload is due.
+    /// Where the next bytes of header or body go; empty while a frame or its payload is due.
     pub fn space(&mut self) -> &mut [u8] {
         if self.payload_left > 0 {
             return &mut [];
         }
-        match &self.part {
-            Part::Header => &mut self.bytes[self.filled..],
-            Part::Body(header) => {
+        match &self.header {
+            None => &mut self.bytes[self.filled..],
+            Some(header) => {
                 // A peer that announces a long body and sends nothing costs one step of memory.
                 let len = (header.body_len as usize).min(self.filled + BODY_STEP);
                 self.body.resize(len, 0);
@@ -90,27 +97,38 @@ impl FrameReader {
     /// Takes note that the first `len` bytes of [`FrameReader::space`] were written.
     ///
     /// # Errors
-    /// [`FrameError`]: close the connection, after an error reply where one is possible.
+    /// [`BadFrame`]: the header is not acceptable.
     ///
     /// # Panics
     /// When `len` is more than the space there was.
-    pub fn filled(&mut self, len: usize) -> Result<Option<Received>, FrameError> {
+    pub fn filled(&mut self, len: usize) -> Result<(), BadFrame> {
         assert!(len <= self.space().len(), "more bytes than space");
         self.filled += len;
-        if matches!(self.part, Part::Header) && self.filled == HEADER_LEN {
-            let header = Header::decode(&self.bytes)?;
-            if header.cluster_tag != self.cluster_tag {
-                return Err(FrameError::Cluster(header.cluster_tag));
-            }
-            self.part = Part::Body(header);
+        if self.header.is_none() && self.filled == HEADER_LEN {
+            self.header = Some(self.check_header()?);
             self.filled = 0;
         }
-        match self.part {
-            Part::Body(header) if self.filled == header.body_len as usize => {
-                self.finish(header).map(Some)
-            }
-            _ => Ok(None),
-        }
+        Ok(())
+    }
+
+    /// The checked header of the frame whose body is arriving.
+    pub fn header(&self) -> Option<&Header> {
+        self.header.as_ref()
+    }
+
+    /// Takes the frame whose header and body are complete.
+    ///
+    /// # Errors
+    /// [`BadFrame`]: the body is damaged.
+    pub fn take(&mut self) -> Result<Option<Received>, BadFrame> {
+        let complete = |header: &Header| self.filled == header.body_len as usize;
+        let Some(header) = self.header.filter(complete) else { return Ok(None) };
+        let body = std::mem::take(&mut self.body);
+        header.check_body(&body).map_err(|error| self.after(&header, error))?;
+        self.header = None;
+        self.filled = 0;
+        self.payload_left = header.payload_len as usize;
+        Ok(Some(Received { header, body }))
     }
 
     /// Payload bytes of the newest frame that have not been read yet.
@@ -127,21 +145,54 @@ impl FrameReader {
         self.payload_left -= len;
     }
 
-    /// Says whether the connection may end here.
-    ///
-    /// # Errors
-    /// [`FrameError::Truncated`] inside a frame.
-    pub fn end(&self) -> Result<(), FrameError> {
-        let between = matches!(self.part, Part::Header) && self.filled == 0;
-        if between && self.payload_left == 0 { Ok(()) } else { Err(FrameError::Truncated) }
+    /// True when part of a frame has arrived and the rest has not; a connection that ends there is
+    /// [`FrameError::Truncated`].
+    pub fn inside_frame(&self) -> bool {
+        self.header.is_some() || self.filled > 0 || self.payload_left > 0
     }
 
-    fn finish(&mut self, header: Header) -> Result<Received, FrameError> {
-        let body = std::mem::take(&mut self.body);
-        header.check_body(&body)?;
-        self.part = Part::Header;
-        self.filled = 0;
-        self.payload_left = header.payload_len as usize;
-        Ok(Received { header, body })
+    fn check_header(&self) -> Result<Header, BadFrame> {
+        let header = Header::decode(&self.bytes)
+            .map_err(|error| BadFrame { error, answer: self.answer_to(error) })?;
+        if header.cluster_tag != self.cluster_tag {
+            return Err(self.after(&header, FrameError::Cluster(header.cluster_tag)));
+        }
+        Ok(header)
+    }
+
+    /// An error in a frame whose header is understood.
+    fn after(&self, header: &Header, error: FrameError) -> BadFrame {
+        let wants_answer = !header.response && header.request.0 != 0;
+        BadFrame { error, answer: wants_answer.then(|| self.answer(header, error)) }
+    }
+
+    /// The answer to a request whose header is intact and still not acceptable.
+    ///
+    /// Magic, version and checksum must be right, else nothing in the header means anything; and
+    /// the kind must be known, because the answer repeats it.
+    fn answer_to(&self, error: FrameError) -> Option<Header> {
+        if matches!(error, FrameError::Magic(_) | FrameError::Version(_) | FrameError::HeaderSum) {
+            return None;
+        }
+        let code = u16::from_le_bytes([self.bytes[6], self.bytes[7]]);
+        let kind = Kind::from_code(code)?;
+        let mut request = [0; 8];
+        request.copy_from_slice(&self.bytes[16..24]);
+        let request = RequestId(u64::from_le_bytes(request));
+        debug_assert_eq!(code & RESPONSE_BIT, 0, "a kind has no response bit");
+        (request.0 != 0).then(|| self.answer(&Header::new(kind, request), error))
+    }
+
+    fn answer(&self, request: &Header, error: FrameError) -> Header {
+        Header { cluster_tag: self.cluster_tag, ..request.reply(error.status()) }
+    }
+}
+
+impl BadFrame {
+    /// The answer to send before the connection is closed, when somebody waits for one.
+    pub fn reply(&self) -> Option<(Header, Vec<u8>)> {
+        let text = ErrorReply::new(self.error.status(), &self.error.to_string());
+        let body = text.encode();
+        self.answer.map(|header| (header.seal(&body, 0), body))
     }
 }

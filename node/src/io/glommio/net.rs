@@ -15,8 +15,10 @@ use std::{fmt, io};
 
 use futures_lite::future;
 use glommio::net::{TcpListener, TcpStream};
+use protocol::frame::Header;
 use protocol::ids::{ClusterId, NodeId, TargetId};
 use protocol::log_budget::LogBudget;
+use protocol::session::hello;
 use protocol::tls::{Identity, peer_certificate, server_name};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
@@ -24,12 +26,11 @@ use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use super::clock::BootClock;
 use super::link::{Core, GlommioLink};
 use super::tls::{Wire, socket};
-use crate::io::{Clock, Disk, Link, Net, NetError, PeerIdentity};
+use crate::io::{Clock, Disk, Link, Net, NetError, Outgoing, Payload, PeerIdentity};
 use crate::limits::{
     CONNECT_TIME_MAX_MS, CONNECTIONS_MAX, HALF_OPEN_MAX, HANDSHAKE_TIME_MAX_MS, RECEIVE_SLICE,
     SOCKET_SEND_BUFFER, SWEEP_PERIOD_MS,
 };
-use crate::rpc::hello;
 
 /// Ciphertext on its way from a socket to the TLS state, shared by all connections of an executor.
 pub(super) type Scratch = Rc<RefCell<Box<[u8]>>>;
@@ -255,9 +256,10 @@ impl<D: Disk> Inner<D> {
             return Err(NetError::Untrusted(format!("{address} is {peer:?}, not {identity:?}")));
         }
         let link = core.into_link(identify(peer));
-        link.send(hello::request(self.cluster, target))?;
+        link.send(bare(hello::request(self.cluster, target)))?;
         let reply = link.receive().await?;
-        hello::accept(&reply).map_err(|error| NetError::Untrusted(error.to_string()))?;
+        hello::accept(&reply.header, &reply.body)
+            .map_err(|error| NetError::Untrusted(error.to_string()))?;
         Ok(link)
     }
 
@@ -275,11 +277,13 @@ impl<D: Disk> Inner<D> {
         let peer = identify(self.peer(&core)?);
         let link = core.into_link(peer);
         let first = link.receive().await?;
-        let (answer, refusal) = hello::answer(self.cluster, &first);
-        link.send(answer)?;
-        match refusal {
-            None => Ok(link),
-            Some(error) => {
+        let verdict = hello::check(self.cluster, &first.header, &first.body);
+        if let Some(answer) = hello::answer(&first.header, &verdict) {
+            link.send(bare(answer))?;
+        }
+        match verdict {
+            Ok(_) => Ok(link),
+            Err(error) => {
                 link.close();
                 Err(NetError::Untrusted(error.to_string()))
             }
@@ -380,6 +384,11 @@ async fn sweep<D: Disk>(inner: Weak<Inner<D>>) {
         let lives = |core: &Weak<Core<D>>| core.upgrade().is_some_and(|core| core.sweep());
         inner.connections.borrow_mut().retain(lives);
     }
+}
+
+/// A frame without payload.
+fn bare<D: Disk>((header, body): (Header, Vec<u8>)) -> Outgoing<D> {
+    Outgoing { header, body, payload: Payload::empty() }
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {
