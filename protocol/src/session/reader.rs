@@ -191,7 +191,7 @@ impl FrameReader {
 impl BadFrame {
     /// The answer to send before the connection is closed, when somebody waits for one.
     pub fn reply(&self) -> Option<(Header, Vec<u8>)> {
-        let text = ErrorReply::new(self.error.status(), &self.error.to_string());
+        let text = ErrorReply::new(self.error.status(), self.error.to_string());
         let body = text.encode();
         self.answer.map(|header| (header.seal(&body, 0), body))
     }
