@@ -155,9 +155,7 @@ const UNREACHED: &[(&str, &str, &[&str])] = &[
             "ADOPTS_WAITING_MAX",
             "EVENTS_WAITING_MAX",
             "REPORTS_WAITING_MAX",
-            "STORE_WRITES_MAX",
             "CHUNK_RUNS_MAX",
-            "PAGE_CACHE_MAX",
         ],
     ),
     (
@@ -196,11 +194,6 @@ const UNREACHED: &[(&str, &str, &[&str])] = &[
             "VERIFY_TIMEOUT_MS",
             "REFRESH_WAIT_MS",
         ],
-    ),
-    (
-        "node",
-        "one comparison of a configuration value",
-        &["SHARDS_MAX", "COORDINATORS_MAX", "CONFIG_LEN_MAX", "IO_MEMORY_MIN", "IO_MEMORY_MAX"],
     ),
 ];
 

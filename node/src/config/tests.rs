@@ -1,6 +1,7 @@
 use std::path::Path;
 
-use super::{Config, Size, parse};
+use super::{Config, Size, load, parse};
+use crate::limits::{CONFIG_LEN_MAX, COORDINATORS_MAX, IO_MEMORY_MAX, IO_MEMORY_MIN, SHARDS_MAX};
 
 const GOOD: &str = r#"
 node = 1
@@ -81,4 +82,47 @@ fn size_prints_in_the_largest_exact_unit() {
     for text in ["1B", "1KiB", "1536KiB", "8GiB", "2TiB"] {
         assert_eq!(Size::try_from(text.to_owned()).unwrap().to_string(), text);
     }
+}
+
+#[test]
+fn config_lists_are_bounded() {
+    let head = &GOOD[..GOOD.find("[[shard]]").unwrap()];
+    let shard = |n: usize| {
+        let (target, port) = (100 + n, 7000 + n);
+        format!(
+            "[[shard]]\ntarget = {target}\nport = {port}\npath = \"t{n}\"\nsize = \"1GiB\"\n\
+             io_memory = \"1MiB\"\n"
+        )
+    };
+    let shards = |count: usize| head.to_owned() + &(0..count).map(shard).collect::<String>();
+    assert_eq!(read(&shards(SHARDS_MAX)).unwrap().shards.len(), SHARDS_MAX);
+    let error = read(&shards(SHARDS_MAX + 1)).unwrap_err();
+    assert!(error.contains("expected 1 to 64"), "{error}");
+    let coordinators = |count: usize| {
+        let one = |n| format!("{{ id = {n}, address = \"127.0.0.1:{}\" }}", 7400 + n);
+        let list = (1..=count).map(one).collect::<Vec<_>>().join(", ");
+        read(&GOOD.replace("{ id = 1, address = \"127.0.0.1:7400\" }", &list))
+    };
+    assert_eq!(coordinators(COORDINATORS_MAX).unwrap().coordinators.len(), COORDINATORS_MAX);
+    let error = coordinators(COORDINATORS_MAX + 1).unwrap_err();
+    assert!(error.contains("expected 1 to 9"), "{error}");
+}
+
+#[test]
+fn config_io_memory_is_bounded_on_both_sides() {
+    let arena = |bytes: u64| read(&GOOD.replace("12MiB", &format!("{bytes}B")));
+    for bytes in [IO_MEMORY_MIN, IO_MEMORY_MAX] {
+        assert_eq!(arena(bytes).unwrap().shards[0].io_memory, bytes);
+    }
+    for bytes in [0, IO_MEMORY_MIN / 2, IO_MEMORY_MAX + 1] {
+        assert!(arena(bytes).unwrap_err().contains("io_memory: expected 1MiB to 1GiB"), "{bytes}");
+    }
+}
+
+#[test]
+fn config_file_is_bounded_in_length() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "#".repeat(CONFIG_LEN_MAX as usize + 1)).unwrap();
+    let error = load(file.path()).unwrap_err().to_string();
+    assert!(error.contains("is longer than 1048576 bytes"), "{error}");
 }

@@ -175,3 +175,22 @@ pub(super) fn runs_of(state: &ChunkState, first: u32, cells: &[Cell]) -> Vec<Run
     }
     runs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_keeps_a_bounded_number_of_pages_and_those_used_last() {
+        let mut cache = PageCache::default();
+        let page = |place: usize| PageRef { place: place as u64, hash: 7 };
+        for place in 0..PAGE_CACHE_MAX {
+            cache.insert(page(place), Rc::default());
+        }
+        assert!(cache.find(page(0)).is_some(), "and now used last");
+        cache.insert(page(PAGE_CACHE_MAX), Rc::default());
+        assert_eq!((cache.pages.len(), cache.by_use.len()), (PAGE_CACHE_MAX, PAGE_CACHE_MAX));
+        assert!(cache.find(page(1)).is_none(), "the one not used for longest is gone");
+        assert!(cache.find(page(0)).is_some() && cache.find(page(PAGE_CACHE_MAX)).is_some());
+    }
+}

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use node::io::glommio::NoDisk;
 use node::io::glommio::executor::{Executor, ExecutorOptions};
@@ -43,12 +44,22 @@ pub fn start<T: Send + 'static, F: Future<Output = T> + 'static>(
     Executor::start(options, Pulse::new("test".to_owned()), main).unwrap()
 }
 
-/// Runs a future on an executor of its own.
+/// Runs a future on an executor of its own, but not for ever.
 pub fn run<T: Send + 'static, F: Future<Output = T> + 'static>(
     main: impl FnOnce() -> F + Send + 'static,
 ) -> T {
-    start(main).join().unwrap()
+    let bounded = move || async move {
+        let late = async {
+            glommio::timer::sleep(RUN_TIME_MAX).await;
+            None
+        };
+        futures_lite::future::or(async { Some(main().await) }, late).await
+    };
+    start(bounded).join().unwrap().expect("waited too long")
 }
+
+/// Longest time a test's own executor may take.
+const RUN_TIME_MAX: Duration = Duration::from_secs(40);
 
 /// A shard's network without a shard: answers each request with its own body and payload.
 pub struct Server {

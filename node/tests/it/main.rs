@@ -17,6 +17,7 @@ mod membership;
 mod mesh;
 mod process;
 mod store_basic;
+mod store_bounds;
 mod store_crash;
 mod store_damage;
 mod store_files;
