@@ -76,7 +76,7 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
     ),
     (
         "client",
-        "a size given to the kernel, a shape of new files, or a number of sockets opened at start",
+        "a size given to the kernel, or a shape of new files",
         &["RECEIVE_BUFFER_BYTES", "SOCKET_READ_BYTES", "SMALL_FILE_LEN_MAX"],
     ),
 ];
