@@ -8,24 +8,26 @@ use client::plan::{
     Attempt, Conditions, Failure, LinkFailure, Next, Outcome, ReadOp, ReadTask, Refusal, Step,
     WriteOp, WriteTask,
 };
-use node::io::memory::MemoryDisk;
 use node::io::{
     Buffer, Disk, Incoming, Link, Nanos, Net, NetError, Outgoing, Payload, PeerIdentity,
 };
 use protocol::checksum::cell_sums;
 use protocol::cluster_map::ClusterMap;
-use protocol::ids::{ChunkKey, GroupId, Handle, MapVersion, OpId, RequestId, SessionId};
+use protocol::ids::{ChunkKey, Epoch, GroupId, Handle, OpId, RequestId, SessionId};
 use protocol::message::chunk::{ReadReply, WriteClass, WriteReply};
 use protocol::message::{Context, Message, open, open_error, request_frame};
 use protocol::status::Status;
 
 use super::cluster::{CLUSTER, SimCluster};
+use super::disk::SimDisk;
 use super::executor::{Executor, ProcessId};
 use super::net::{SimLink, SimNet};
 use super::rng::SimRng;
 
 /// Longest an operation may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Pause after asking a coordinator that does not run.
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 /// Cell and chunk size of everything the client writes, as powers of two.
 const CELL_LOG2: u8 = 14;
 const CHUNK_LOG2: u8 = 22;
@@ -34,22 +36,26 @@ const CHUNK_LOG2: u8 = 22;
 pub struct SimClient {
     executor: Executor,
     rng: SimRng,
-    net: Rc<SimNet<MemoryDisk>>,
-    disk: Rc<MemoryDisk>,
+    net: Rc<SimNet<SimDisk>>,
+    disk: Rc<SimDisk>,
     coordinator: super::coordinator::SimCoordinator,
     session: SessionId,
     map: RefCell<ClusterMap>,
     conditions: RefCell<Conditions>,
 }
 
+/// The process of the client that has a session.
+pub fn process_of_client(session: SessionId) -> ProcessId {
+    ProcessId(1000 + u32::try_from(session.0).unwrap_or(u32::MAX / 2))
+}
+
 impl SimClient {
     /// Connects a client to a cluster.
     pub fn new(cluster: &SimCluster, session: SessionId) -> Rc<SimClient> {
         let rng = cluster.fork_rng();
-        let disk = Rc::new(MemoryDisk::new(1 << 20, rng.draw()));
-        let number = u32::try_from(session.0).unwrap_or(u32::MAX / 2);
+        let disk = SimDisk::new(cluster.executor(), rng.fork(), 1 << 20);
         let identity = PeerIdentity::Client(format!("client-{session}"));
-        let process = ProcessId(1000 + number);
+        let process = process_of_client(session);
         let net = cluster.fabric().attach(process, identity, Rc::clone(&disk), None);
         Rc::new(SimClient {
             executor: cluster.executor().clone(),
@@ -63,7 +69,8 @@ impl SimClient {
         })
     }
 
-    /// Writes the bytes at the end of a chunk that has `offset` bytes.
+    /// Writes the bytes at the end of a chunk that has `offset` bytes; also says in which epoch the
+    /// answer was given.
     pub async fn append(
         &self,
         group: GroupId,
@@ -71,7 +78,7 @@ impl SimClient {
         seq: u64,
         offset: u32,
         bytes: &[u8],
-    ) -> Result<WriteReply, Failure> {
+    ) -> Result<(WriteReply, Epoch), Failure> {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let within = (offset as usize) & ((1 << CELL_LOG2) - 1);
         let task = WriteTask {
@@ -117,7 +124,7 @@ impl SimClient {
                 op.on_outcome(self.executor.now(), outcome, &mut self.conditions.borrow_mut())
             };
             match step {
-                Step::Done(reply) => return Ok(reply),
+                Step::Done(reply) => return Ok((reply, attempt.epoch)),
                 Step::TryNow => {}
                 Step::WaitUntil(at) => self.executor.until(at).await,
                 Step::RefreshMap => self.refresh_map().await,
@@ -144,7 +151,8 @@ impl SimClient {
             trunc_gen: 0,
             handle: Handle(0),
             growth_only: true,
-            stamp: MapVersion(0),
+            // Whoever says that the bytes exist says how new a map must be to deny it.
+            stamp: self.coordinator.map().version,
         };
         let mut op =
             ReadOp::new(task, self.executor.now().after(DEADLINE), self.session.0, self.rng.draw());
@@ -193,7 +201,10 @@ impl SimClient {
 
     async fn refresh_map(&self) {
         self.executor.sleep(Duration::from_micros(self.rng.between(50, 500))).await;
-        *self.map.borrow_mut() = self.coordinator.map();
+        match self.coordinator.term() {
+            Some(_) => *self.map.borrow_mut() = self.coordinator.map(),
+            None => self.executor.sleep(COORDINATOR_PAUSE).await,
+        }
     }
 
     /// Sends one attempt on a connection of its own and waits for the answer.
@@ -201,13 +212,17 @@ impl SimClient {
         &self,
         attempt: &Attempt<R>,
         payload: &[u8],
-    ) -> Result<Incoming<MemoryDisk>, Miss> {
-        let connected = self.net.connect(attempt.node, attempt.target, attempt.address).await;
-        let link = connected.map_err(|error| match error {
-            NetError::Refused(_) => Miss::Link(LinkFailure::Refused),
-            _ => Miss::Link(LinkFailure::Broken),
-        })?;
-        let left = attempt.give_up_at.since(self.executor.now()).as_millis();
+    ) -> Result<Incoming<SimDisk>, Miss> {
+        let give_up_at = attempt.give_up_at;
+        let connected = async {
+            let linked = self.net.connect(attempt.node, attempt.target, attempt.address).await;
+            linked.map_err(|error| match error {
+                NetError::Refused(_) => Miss::Link(LinkFailure::Refused),
+                _ => Miss::Link(LinkFailure::Broken),
+            })
+        };
+        let link = super::first(connected, self.late(give_up_at)).await?;
+        let left = give_up_at.since(self.executor.now()).as_millis();
         let context = Context {
             epoch: attempt.epoch,
             map_version: self.map.borrow().version,
@@ -218,25 +233,22 @@ impl SimClient {
         let (header, body) = sealed.map_err(|_| Miss::Link(LinkFailure::Broken))?;
         let frame = Outgoing { header, body, payload: self.payload(payload) };
         link.send(frame).map_err(|_| Miss::Link(LinkFailure::Broken))?;
-        let answer = self.answer(&link, attempt.give_up_at).await;
+        let answer = super::first(self.answer(&link), self.late(give_up_at)).await;
         link.close();
         answer
     }
 
-    async fn answer(
-        &self,
-        link: &SimLink<MemoryDisk>,
-        give_up_at: Nanos,
-    ) -> Result<Incoming<MemoryDisk>, Miss> {
-        let received = async { link.receive().await.map_err(|_| Miss::Link(LinkFailure::Broken)) };
-        let late = async {
-            self.executor.until(give_up_at).await;
-            Err(Miss::Link(LinkFailure::TimedOut))
-        };
-        super::first(received, late).await
+    async fn answer(&self, link: &SimLink<SimDisk>) -> Result<Incoming<SimDisk>, Miss> {
+        link.receive().await.map_err(|_| Miss::Link(LinkFailure::Broken))
     }
 
-    fn payload(&self, bytes: &[u8]) -> Payload<MemoryDisk> {
+    /// Ends when an attempt's time has run out.
+    async fn late<T>(&self, give_up_at: Nanos) -> Result<T, Miss> {
+        self.executor.until(give_up_at).await;
+        Err(Miss::Link(LinkFailure::TimedOut))
+    }
+
+    fn payload(&self, bytes: &[u8]) -> Payload<SimDisk> {
         if bytes.is_empty() {
             return Payload::empty();
         }
@@ -252,7 +264,7 @@ enum Miss {
     Link(LinkFailure),
 }
 
-fn decode<M: Message>(frame: Incoming<MemoryDisk>) -> Result<(M, Vec<u8>), Miss> {
+fn decode<M: Message>(frame: Incoming<SimDisk>) -> Result<(M, Vec<u8>), Miss> {
     let header = frame.header;
     if header.status != Status::Ok {
         let reply = open_error(&header, &frame.body).unwrap_or_default();

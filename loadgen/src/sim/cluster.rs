@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use node::io::PeerIdentity;
-use node::io::memory::MemoryDisk;
+
 use node::shard::{self, ShardConfig, Timeouts};
 use node::store::{FormatOptions, Recovered, Store};
 use protocol::ids::{ClusterId, GroupId, NodeId, ShardId, TargetId};
@@ -15,25 +15,32 @@ use protocol::message::chunk::InventoryEntry;
 use protocol::message::cluster::{GroupReport, TargetReport};
 
 use super::control::SimControl;
-use super::coordinator::SimCoordinator;
+use super::coordinator::{COORDINATOR, SimCoordinator};
+use super::disk::SimDisk;
 use super::env::SimEnv;
 use super::executor::{Executor, ProcessId, Stop};
 use super::net::Fabric;
 use super::rng::SimRng;
 
+/// Longest time a cluster may take to become healthy once nothing is broken any more: the time a
+/// member stays out that its primary had removed, the grace of a coordinator start, and resync.
+const HEALING: Duration = Duration::from_secs(90);
 /// Size of a simulated container, in bytes.
 const CONTAINER_LEN: u64 = 64 << 20;
 /// The simulated cluster's identity.
 pub const CLUSTER: ClusterId = ClusterId(0x001a_9ef5);
 
+/// The stores of the nodes that run.
+pub type Stores = Rc<RefCell<BTreeMap<NodeId, Rc<Store<SimDisk>>>>>;
+
 /// All nodes and the coordinator.
 pub struct SimCluster {
     executor: Executor,
     rng: SimRng,
-    fabric: Rc<Fabric<MemoryDisk>>,
+    fabric: Rc<Fabric<SimDisk>>,
     coordinator: SimCoordinator,
-    disks: BTreeMap<NodeId, Rc<MemoryDisk>>,
-    stores: Rc<RefCell<BTreeMap<NodeId, Rc<Store<MemoryDisk>>>>>,
+    disks: BTreeMap<NodeId, Rc<SimDisk>>,
+    stores: Stores,
     starts: u32,
 }
 
@@ -64,7 +71,7 @@ impl SimCluster {
             rng,
         };
         for node in (1..=nodes).map(NodeId) {
-            let disk = Rc::new(MemoryDisk::new(CONTAINER_LEN, cluster.rng.draw()));
+            let disk = SimDisk::new(&cluster.executor, cluster.rng.fork(), CONTAINER_LEN);
             cluster.disks.insert(node, disk);
             cluster.start_node(node);
         }
@@ -83,7 +90,7 @@ impl SimCluster {
     }
 
     /// The wires.
-    pub fn fabric(&self) -> &Rc<Fabric<MemoryDisk>> {
+    pub fn fabric(&self) -> &Rc<Fabric<SimDisk>> {
         &self.fabric
     }
 
@@ -100,11 +107,14 @@ impl SimCluster {
         let identity = PeerIdentity::Node(node);
         let net = self.fabric.attach(process, identity, Rc::clone(&disk), Some(node_address(node)));
         let env = SimEnv::new(&self.executor, process, disk, net, self.rng.fork());
-        let control = SimControl::new(&self.executor, process, self.rng.fork(), &self.coordinator);
-        let (coordinator, stores) = (self.coordinator.clone(), Rc::clone(&self.stores));
+        let place = (node, process);
+        let cuts = self.fabric.cuts();
+        let rng = self.rng.fork();
+        let control = SimControl::new(&self.executor, place, rng, cuts, &self.coordinator);
+        let stores = Rc::clone(&self.stores);
         let incarnation = u64::from(self.starts);
         self.executor.spawn(process, async move {
-            boot(node, incarnation, env, control, coordinator, stores).await;
+            boot(node, incarnation, env, control, stores).await;
         });
     }
 
@@ -113,39 +123,63 @@ impl SimCluster {
         self.executor.kill(process_of(node));
         self.fabric.sever(process_of(node));
         self.stores.borrow_mut().remove(&node);
-        let survived = self.disks[&node].crash(self.rng.draw());
-        self.disks.insert(node, Rc::new(survived));
-        self.coordinator.gone(node);
+        let survived = self.disks[&node].crash();
+        self.disks.insert(node, survived);
+        if !self.fabric.cuts().parts(process_of(node), COORDINATOR) {
+            self.coordinator.gone(node);
+        }
+    }
+
+    /// The nodes whose process runs and has opened its store.
+    pub fn running(&self) -> Vec<NodeId> {
+        self.stores.borrow().keys().copied().collect()
+    }
+
+    /// The device of a node.
+    pub fn disk(&self, node: NodeId) -> &Rc<SimDisk> {
+        &self.disks[&node]
+    }
+
+    /// True when the node's target has fenced itself.
+    pub fn is_fenced(&self, node: NodeId) -> bool {
+        self.stores.borrow().get(&node).is_some_and(|store| store.fenced())
     }
 
     /// Runs until every group has all its replicas.
     ///
     /// # Panics
-    /// When that takes more than a minute of virtual time.
+    /// When that takes more than 90 seconds of virtual time.
     pub fn run_until_healthy(&self) {
-        let stop = self.executor.run_until(Duration::from_secs(60), || self.coordinator.healthy());
-        assert_eq!(stop, Stop::Reached, "groups: {:#?}", self.coordinator.map().groups);
+        let stop = self.executor.run_until(HEALING, || self.coordinator.healthy());
+        let map = self.coordinator.map();
+        let ill: Vec<_> = map.groups.values().filter(|group| !group.healthy()).collect();
+        assert_eq!(stop, Stop::Reached, "not healthy in time: {ill:#?} {:#?}", map.targets);
+    }
+
+    /// The stores of the nodes that run, kept up to date.
+    pub fn stores(&self) -> Stores {
+        Rc::clone(&self.stores)
     }
 
     /// What each live node holds of a group.
     pub fn inventories(&self, group: GroupId) -> BTreeMap<NodeId, Vec<InventoryEntry>> {
         let stores = self.stores.borrow();
-        let list = |store: &Store<MemoryDisk>| store.inventory(group, None, usize::MAX).0;
+        let list = |store: &Store<SimDisk>| store.inventory(group, None, usize::MAX).0;
         stores.iter().map(|(node, store)| (*node, list(store))).collect()
     }
 }
 
-fn process_of(node: NodeId) -> ProcessId {
+/// The process of a node.
+pub fn process_of(node: NodeId) -> ProcessId {
     ProcessId(node.0)
 }
 
 async fn boot(
     node: NodeId,
     incarnation: u64,
-    env: SimEnv<MemoryDisk>,
+    env: SimEnv<SimDisk>,
     control: Rc<SimControl>,
-    coordinator: SimCoordinator,
-    stores: Rc<RefCell<BTreeMap<NodeId, Rc<Store<MemoryDisk>>>>>,
+    stores: Stores,
 ) {
     use node::io::Env;
     let target = target_of(node);
@@ -169,13 +203,13 @@ async fn boot(
         cluster: CLUSTER,
         timeouts: Timeouts::default(),
     };
-    coordinator.register(node, incarnation, vec![report(&config, &store, &recovered)], &control);
-    env.spawn(Rc::clone(&control).heartbeats(node));
+    let targets = vec![report(&config, &store, &recovered)];
+    env.spawn(Rc::clone(&control).converse(incarnation, targets));
     shard::run(env, config, store, control).await;
 }
 
 /// True when the disk was never formatted: its first superblock is all zeros.
-async fn incarnation_is_first(env: &SimEnv<MemoryDisk>) -> bool {
+async fn incarnation_is_first(env: &SimEnv<SimDisk>) -> bool {
     use node::io::{Disk, Env};
     match env.disk().read(0, protocol::limits::IO_ALIGN).await {
         Ok(bytes) => bytes.iter().all(|&byte| byte == 0),
@@ -183,7 +217,7 @@ async fn incarnation_is_first(env: &SimEnv<MemoryDisk>) -> bool {
     }
 }
 
-fn report(config: &ShardConfig, store: &Store<MemoryDisk>, recovered: &Recovered) -> TargetReport {
+fn report(config: &ShardConfig, store: &Store<SimDisk>, recovered: &Recovered) -> TargetReport {
     let group = |(group, info): (GroupId, node::store::GroupInfo)| GroupReport {
         group,
         epoch: info.epoch,

@@ -7,38 +7,48 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use node::shard::{Control, ControlEvent, ShardReport};
+use protocol::ids::NodeId;
+use protocol::message::cluster::TargetReport;
 
-use super::coordinator::SimCoordinator;
+use super::coordinator::{COORDINATOR, SimCoordinator};
+use super::cut::Cuts;
 use super::executor::{Executor, ProcessId};
 use super::rng::SimRng;
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(250);
+/// Time between two looks at a coordinator that cannot be reached.
+const RECONNECT: Duration = Duration::from_millis(50);
 /// Longest time a message between node and coordinator takes, in microseconds.
 const LATENCY_US_MAX: u64 = 800;
 
 /// A shard's end of the conversation with the control core.
 pub struct SimControl {
     executor: Executor,
+    node: NodeId,
     process: ProcessId,
     rng: SimRng,
+    cuts: Rc<Cuts>,
     coordinator: SimCoordinator,
     events: RefCell<VecDeque<ControlEvent>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl SimControl {
-    /// Connects the control core of a process to the coordinator.
+    /// Makes the control core of a node's process.
     pub fn new(
         executor: &Executor,
-        process: ProcessId,
+        (node, process): (NodeId, ProcessId),
         rng: SimRng,
+        cuts: &Rc<Cuts>,
         coordinator: &SimCoordinator,
     ) -> Rc<SimControl> {
         Rc::new(SimControl {
             executor: executor.clone(),
+            node,
             process,
             rng,
+            cuts: Rc::clone(cuts),
             coordinator: coordinator.clone(),
             events: RefCell::new(VecDeque::new()),
             waker: RefCell::new(None),
@@ -53,14 +63,47 @@ impl SimControl {
         }
     }
 
-    /// Sends heartbeats for ever.
-    pub async fn heartbeats(self: Rc<Self>, node: protocol::ids::NodeId) {
+    /// Registers and sends heartbeats for ever, with each coordinator that starts.
+    pub async fn converse(self: Rc<Self>, incarnation: u64, targets: Vec<TargetReport>) {
+        loop {
+            self.until_reachable(|| {
+                self.cuts.parts(self.process, COORDINATOR) || self.coordinator.term().is_none()
+            })
+            .await;
+            let term = self.coordinator.term();
+            self.executor.sleep(self.latency()).await;
+            if term.is_some() && self.coordinator.term() == term {
+                self.coordinator.register(self.node, incarnation, targets.clone(), &self);
+                self.beat(term).await;
+            }
+        }
+    }
+
+    /// Sends heartbeats while the connection lasts.
+    async fn beat(&self, term: Option<u64>) {
         loop {
             let sent = self.executor.now();
+            let cut = self.silenced();
+            self.until_reachable(|| self.silenced()).await;
             self.executor.sleep(self.latency()).await;
-            self.coordinator.heartbeat(node, sent);
+            // A connection may or may not outlive a cut.
+            if self.coordinator.term() != term || (cut && self.rng.below(2) == 0) {
+                return;
+            }
+            self.coordinator.heartbeat(self.node, sent);
             self.executor.sleep(HEARTBEAT).await;
         }
+    }
+
+    async fn until_reachable(&self, unreachable: impl Fn() -> bool) {
+        while unreachable() {
+            self.executor.sleep(RECONNECT).await;
+        }
+    }
+
+    /// True while the coordinator hears nothing from here.
+    fn silenced(&self) -> bool {
+        self.cuts.severs(self.process, COORDINATOR)
     }
 
     fn latency(&self) -> Duration {
@@ -70,22 +113,32 @@ impl SimControl {
 
 impl Control for SimControl {
     async fn next(&self) -> ControlEvent {
-        std::future::poll_fn(|context| match self.events.borrow_mut().pop_front() {
-            Some(event) => Poll::Ready(event),
-            None => {
+        loop {
+            self.until_reachable(|| self.cuts.severs(COORDINATOR, self.process)).await;
+            let event = self.events.borrow_mut().pop_front();
+            if let Some(event) = event {
+                return event;
+            }
+            std::future::poll_fn(|context| {
+                if !self.events.borrow().is_empty() {
+                    return Poll::Ready(());
+                }
                 *self.waker.borrow_mut() = Some(context.waker().clone());
                 Poll::Pending
-            }
-        })
-        .await
+            })
+            .await;
+        }
     }
 
     fn report(&self, report: ShardReport) -> bool {
+        if self.silenced() {
+            return false;
+        }
         let (executor, coordinator) = (self.executor.clone(), self.coordinator.clone());
-        let latency = self.latency();
+        let (latency, node) = (self.latency(), self.node);
         self.executor.spawn(self.process, async move {
             executor.sleep(latency).await;
-            coordinator.report(report);
+            coordinator.report(node, report);
         });
         true
     }

@@ -13,8 +13,8 @@ use coordinator::membership::{Event, Membership, View};
 use coordinator::state::{Outcome, State};
 use node::io::Nanos;
 use node::shard::{ControlEvent, ShardReport};
-use protocol::cluster_map::ClusterMap;
-use protocol::ids::{ClusterId, MapVersion, NodeId};
+use protocol::cluster_map::{ClusterMap, Member, NodeState, TargetState};
+use protocol::ids::{ClusterId, Epoch, GroupId, MapVersion, NodeId};
 use protocol::message::cluster::TargetReport;
 use protocol::message::command::{Caller, Command, Stamp};
 
@@ -22,6 +22,8 @@ use super::control::SimControl;
 use super::executor::{Executor, ProcessId};
 use super::rng::SimRng;
 
+/// The coordinator's process.
+pub const COORDINATOR: ProcessId = ProcessId(0);
 /// Time between two looks at timers.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -38,6 +40,10 @@ struct Inner {
     detector: Detector,
     controls: BTreeMap<NodeId, Rc<SimControl>>,
     pushed: BTreeMap<NodeId, MapVersion>,
+    /// Serving members that each epoch of each group had.
+    epochs: BTreeMap<(GroupId, Epoch), Vec<Member>>,
+    starts: u64,
+    up: bool,
     stamp_ms: u64,
     rng: SimRng,
 }
@@ -52,6 +58,9 @@ impl SimCoordinator {
             detector: Detector::default(),
             controls: BTreeMap::new(),
             pushed: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            starts: 1,
+            up: true,
             stamp_ms: 1,
             rng,
         };
@@ -66,7 +75,7 @@ impl SimCoordinator {
             owner: Caller { uid: 0, gid: 0, admin: true },
         });
         let ticking = coordinator.clone();
-        executor.spawn(ProcessId(0), async move {
+        executor.spawn(COORDINATOR, async move {
             loop {
                 ticking.executor.sleep(TICK).await;
                 ticking.tick();
@@ -78,7 +87,7 @@ impl SimCoordinator {
     /// Applies a command and pushes the map when it changed.
     pub fn propose(&self, command: &Command) -> Outcome {
         let outcome = {
-            let mut inner = self.inner.borrow_mut();
+            let inner = &mut *self.inner.borrow_mut();
             inner.stamp_ms = (inner.stamp_ms + 1).max(self.executor.now().0 / 1_000_000);
             let stamp = Stamp { time_ms: inner.stamp_ms, nonce: inner.rng.draw() };
             let outcome = inner.state.apply(stamp, command);
@@ -87,11 +96,38 @@ impl SimCoordinator {
             }
             let violations = inner.state.violations();
             assert!(violations.is_empty(), "after {command:?}: {violations:?}");
+            inner.note_epochs();
             outcome
         };
         self.executor.record(format!("{command:?} {outcome:?}").as_bytes());
         self.push();
         outcome
+    }
+
+    /// Ends the process: every connection breaks, and all that is not in the table is forgotten.
+    pub fn stop(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.up = false;
+        inner.controls.clear();
+        inner.pushed.clear();
+    }
+
+    /// Starts a process on the same table.
+    pub fn start_again(&self) {
+        let now = self.executor.now();
+        let inner = &mut *self.inner.borrow_mut();
+        let nodes = inner.state.map().nodes.values();
+        let known = nodes.map(|node| (node.id, node.state != NodeState::Down));
+        inner.detector = Detector::new(known, now);
+        inner.membership = Membership::default();
+        inner.starts += 1;
+        inner.up = true;
+    }
+
+    /// Which start of the coordinator is running; `None` while none is.
+    pub fn term(&self) -> Option<u64> {
+        let inner = self.inner.borrow();
+        inner.up.then_some(inner.starts)
     }
 
     /// A node registers and is told everything from now on.
@@ -130,6 +166,9 @@ impl SimCoordinator {
 
     /// The connection of a node broke and its port refuses: its process is gone.
     pub fn gone(&self, node: NodeId) {
+        if self.term().is_none() {
+            return;
+        }
         let now = self.executor.now();
         let finding = {
             let mut inner = self.inner.borrow_mut();
@@ -142,8 +181,11 @@ impl SimCoordinator {
         }
     }
 
-    /// A shard reports something.
-    pub fn report(&self, report: ShardReport) {
+    /// A shard of a registered node reports something.
+    pub fn report(&self, node: NodeId, report: ShardReport) {
+        if !self.inner.borrow().controls.contains_key(&node) {
+            return;
+        }
         match report {
             ShardReport::Evict(request) => self.observe(&Event::Evict(request)),
             ShardReport::Activated(request) => {
@@ -159,7 +201,13 @@ impl SimCoordinator {
             ShardReport::DropDone(request) => {
                 self.propose(&Command::DropDone { groups: request.groups });
             }
-            ShardReport::Health(_) | ShardReport::Stopped => {}
+            ShardReport::Health(health) => {
+                let record = self.map().targets.get(&health.target).cloned();
+                if health.fenced && record.is_some_and(|it| it.state != TargetState::Fenced) {
+                    self.propose(&Command::FenceTarget { target: health.target });
+                }
+            }
+            ShardReport::Stopped => {}
         }
         self.plan();
     }
@@ -167,6 +215,11 @@ impl SimCoordinator {
     /// The newest map.
     pub fn map(&self) -> ClusterMap {
         self.inner.borrow().state.map().clone()
+    }
+
+    /// The serving members of an epoch of a group, also of one that has ended.
+    pub fn served(&self, group: GroupId, epoch: Epoch) -> Vec<Member> {
+        self.inner.borrow().epochs.get(&(group, epoch)).cloned().unwrap_or_default()
     }
 
     /// True when every group has all its replicas and has been activated.
@@ -177,6 +230,9 @@ impl SimCoordinator {
     }
 
     fn tick(&self) {
+        if self.term().is_none() {
+            return;
+        }
         let now = self.executor.now();
         let findings = self.inner.borrow_mut().detector.tick(now);
         for finding in findings {
@@ -228,6 +284,15 @@ impl SimCoordinator {
             if have < version {
                 control.deliver(ControlEvent::Map(inner.state.delta_since(have)));
             }
+        }
+    }
+}
+
+impl Inner {
+    fn note_epochs(&mut self) {
+        for group in self.state.map().groups.values() {
+            let serving = || group.serving().copied().collect();
+            self.epochs.entry((group.id, group.epoch)).or_insert_with(serving);
         }
     }
 }

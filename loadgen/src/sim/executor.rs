@@ -2,10 +2,10 @@
 //!
 //! Among the tasks that can run, the seed picks the next; when none can, time jumps to the next
 //! timer. Tasks belong to a process, and a process can be killed: its tasks are dropped where they
-//! stand. The same seed gives the same sequence, summed up in [`Executor::event_hash`].
+//! stand. It can also be frozen: its tasks are woken but do not run until it thaws. The same seed gives the same sequence, summed up in [`Executor::event_hash`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -48,6 +48,9 @@ struct Inner {
     tasks: RefCell<BTreeMap<u64, Task>>,
     timers: RefCell<BTreeMap<(Nanos, u64), Waker>>,
     ready: Arc<Ready>,
+    frozen: RefCell<BTreeSet<ProcessId>>,
+    /// Tasks of frozen processes that were woken.
+    parked: RefCell<Vec<u64>>,
 }
 
 struct Task {
@@ -80,6 +83,8 @@ impl Executor {
                 tasks: RefCell::new(BTreeMap::new()),
                 timers: RefCell::new(BTreeMap::new()),
                 ready: Arc::default(),
+                frozen: RefCell::default(),
+                parked: RefCell::default(),
             }),
         }
     }
@@ -114,6 +119,7 @@ impl Executor {
     /// Drops every task of a process where it stands.
     pub fn kill(&self, process: ProcessId) {
         self.record(b"kill");
+        self.inner.frozen.borrow_mut().remove(&process);
         let mut dead = Vec::new();
         {
             let mut tasks = self.inner.tasks.borrow_mut();
@@ -126,6 +132,21 @@ impl Executor {
         }
         // Dropping a future may wake or spawn others, so no borrow is held here.
         drop(dead);
+    }
+
+    /// Stops a process where it stands; time goes on around it.
+    pub fn freeze(&self, process: ProcessId) {
+        self.record(b"freeze");
+        self.inner.frozen.borrow_mut().insert(process);
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self, process: ProcessId) {
+        self.record(b"thaw");
+        self.inner.frozen.borrow_mut().remove(&process);
+        for task in self.inner.parked.take() {
+            self.inner.ready.push(task);
+        }
     }
 
     /// Waits for `duration` of virtual time.
@@ -162,6 +183,11 @@ impl Executor {
     fn poll_one(&self) -> bool {
         let Some(id) = self.inner.ready.take(&self.inner.rng) else { return false };
         let Some(mut task) = self.inner.tasks.borrow_mut().remove(&id) else { return true };
+        if self.inner.frozen.borrow().contains(&task.process) {
+            self.inner.tasks.borrow_mut().insert(id, task);
+            self.inner.parked.borrow_mut().push(id);
+            return true;
+        }
         self.record(&id.to_le_bytes());
         let waker = Waker::from(Arc::new(TaskWaker { task: id, ready: self.inner.ready.clone() }));
         if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
@@ -238,45 +264,4 @@ impl Future for Sleep {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(seed: u64) -> (Vec<u32>, u64) {
-        let executor = Executor::new(SimRng::new(seed));
-        let order = Rc::new(RefCell::new(Vec::new()));
-        for name in 0..8u32 {
-            let (order, handle) = (Rc::clone(&order), executor.clone());
-            executor.spawn(ProcessId(name % 2), async move {
-                handle.sleep(Duration::from_millis(u64::from(name / 4))).await;
-                order.borrow_mut().push(name);
-            });
-        }
-        assert_eq!(executor.run_until(Duration::from_secs(1), || false), Stop::Stalled);
-        (order.take(), executor.event_hash())
-    }
-
-    #[test]
-    fn the_seed_decides_the_order_and_nothing_else_does() {
-        assert_eq!(run(1), run(1));
-        assert!((2..20).any(|seed| run(seed).0 != run(1).0));
-    }
-
-    #[test]
-    fn a_killed_process_does_nothing_more() {
-        let executor = Executor::new(SimRng::new(7));
-        let ticks = Rc::new(Cell::new(0));
-        let (handle, counted) = (executor.clone(), Rc::clone(&ticks));
-        executor.spawn(ProcessId(1), async move {
-            loop {
-                handle.sleep(Duration::from_millis(1)).await;
-                counted.set(counted.get() + 1);
-            }
-        });
-        assert_eq!(executor.run_until(Duration::from_millis(5), || false), Stop::TimeUp);
-        let before = ticks.get();
-        assert!(before >= 4);
-        executor.kill(ProcessId(1));
-        executor.run_until(Duration::from_millis(5), || false);
-        assert_eq!(ticks.get(), before);
-    }
-}
+mod tests;

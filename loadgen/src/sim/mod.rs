@@ -3,14 +3,19 @@
 //! Runs the shard, the store, the coordinator's state and the client's plan as they ship; only the
 //! seams are replaced. Start reading at [`executor`], then [`cluster`].
 
+pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod control;
 pub mod coordinator;
+pub mod cut;
+pub mod disk;
 pub mod env;
 pub mod executor;
+pub mod fault;
 pub mod net;
 pub mod rng;
+pub mod workload;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

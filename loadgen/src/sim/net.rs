@@ -1,7 +1,8 @@
 //! A network of frames between simulated processes: ordered links, seeded latency, sudden death.
 //!
 //! Headers are encoded and decoded and payloads are copied into the receiver's own memory, as a
-//! real network would; only TLS is left out, so the identity of a peer is told, not proven.
+//! real network would; only TLS is left out, so the identity of a peer is told, not proven. Over a
+//! cut way nothing arrives, neither frames nor the end of a connection, until it is joined again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -14,11 +15,15 @@ use node::io::{Buffer, Disk, Incoming, Link, Nanos, Net, NetError, Outgoing, Pee
 use protocol::frame::Header;
 use protocol::ids::{NodeId, TargetId};
 
+use super::cut::Cuts;
 use super::executor::{Executor, ProcessId};
 use super::rng::SimRng;
 
 /// Shortest and longest time a frame takes, in microseconds.
 const LATENCY_US: (u64, u64) = (20, 400);
+/// Longest wait for a connection, and time between two attempts at it.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
+const CONNECT_RETRY: Duration = Duration::from_millis(50);
 /// Frames a link holds before `send` answers [`NetError::Full`].
 const LINK_FRAMES_MAX: usize = 1024;
 
@@ -26,6 +31,7 @@ const LINK_FRAMES_MAX: usize = 1024;
 pub struct Fabric<D: Disk> {
     executor: Executor,
     rng: SimRng,
+    cuts: Rc<Cuts>,
     listeners: RefCell<BTreeMap<SocketAddr, Listener<D>>>,
     links: RefCell<Vec<Weak<SimLink<D>>>>,
 }
@@ -55,13 +61,17 @@ pub struct SimNet<D: Disk> {
 pub struct SimLink<D: Disk> {
     executor: Executor,
     rng: SimRng,
+    cuts: Rc<Cuts>,
     process: ProcessId,
+    far_process: ProcessId,
     peer: PeerIdentity,
     disk: Rc<D>,
     other: RefCell<Weak<SimLink<D>>>,
     inbox: RefCell<VecDeque<(Nanos, Flight)>>,
     last_arrival: Cell<Nanos>,
     open: Cell<bool>,
+    /// True once this end was closed by its own process.
+    closed_here: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -78,6 +88,7 @@ impl<D: Disk> Fabric<D> {
         Rc::new(Fabric {
             executor,
             rng,
+            cuts: Rc::default(),
             listeners: RefCell::new(BTreeMap::new()),
             links: RefCell::new(Vec::new()),
         })
@@ -116,30 +127,61 @@ impl<D: Disk> Fabric<D> {
         self.links.borrow_mut().retain(|link| link.strong_count() > 0);
     }
 
+    /// Which ways are cut; after a change of it comes [`Fabric::rewire`].
+    pub fn cuts(&self) -> &Rc<Cuts> {
+        &self.cuts
+    }
+
+    /// Lets every connection between two processes notice a change of the cuts; with `reset`, they
+    /// are broken and what was on its way is lost.
+    pub fn rewire(&self, one: ProcessId, other: ProcessId, reset: bool) {
+        let links: Vec<Rc<SimLink<D>>> =
+            self.links.borrow().iter().filter_map(Weak::upgrade).collect();
+        let joins = |link: &SimLink<D>| {
+            let ends = (link.process, link.far_process);
+            ends == (one, other) || ends == (other, one)
+        };
+        for link in links.iter().filter(|link| joins(link)) {
+            if reset {
+                link.inbox.borrow_mut().clear();
+                link.open.set(false);
+            }
+            link.wake();
+        }
+    }
+
     fn pair(
         self: &Rc<Self>,
         from: (ProcessId, &PeerIdentity, &Rc<D>),
         to: (ProcessId, &PeerIdentity, &Rc<D>),
     ) -> (Rc<SimLink<D>>, Rc<SimLink<D>>) {
-        let near = Rc::new(self.end(from.0, to.1, from.2));
-        let far = Rc::new(self.end(to.0, from.1, to.2));
+        let near = Rc::new(self.end(from.0, to, from.2));
+        let far = Rc::new(self.end(to.0, from, to.2));
         *near.other.borrow_mut() = Rc::downgrade(&far);
         *far.other.borrow_mut() = Rc::downgrade(&near);
         self.links.borrow_mut().extend([Rc::downgrade(&near), Rc::downgrade(&far)]);
         (near, far)
     }
 
-    fn end(&self, process: ProcessId, peer: &PeerIdentity, disk: &Rc<D>) -> SimLink<D> {
+    fn end(
+        &self,
+        process: ProcessId,
+        far: (ProcessId, &PeerIdentity, &Rc<D>),
+        disk: &Rc<D>,
+    ) -> SimLink<D> {
         SimLink {
             executor: self.executor.clone(),
             rng: self.rng.clone(),
+            cuts: Rc::clone(&self.cuts),
             process,
-            peer: peer.clone(),
+            far_process: far.0,
+            peer: far.1.clone(),
             disk: Rc::clone(disk),
             other: RefCell::new(Weak::new()),
             inbox: RefCell::new(VecDeque::new()),
             last_arrival: Cell::new(Nanos(0)),
             open: Cell::new(true),
+            closed_here: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
@@ -150,6 +192,23 @@ impl<D: Disk> SimLink<D> {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// True while nothing arrives here because the way is cut.
+    fn deaf(&self) -> bool {
+        self.cuts.severs(self.far_process, self.process)
+    }
+
+    /// Waits until `ready`, or until this end is closed here.
+    async fn changed(&self, ready: impl Fn() -> bool) {
+        std::future::poll_fn(|context| {
+            if ready() || self.closed_here.get() {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     fn shut(&self) {
@@ -197,8 +256,12 @@ impl<D: Disk> Link<D> for SimLink<D> {
 
     fn send(&self, frame: Outgoing<D>) -> Result<(), NetError> {
         let other = self.other.borrow().upgrade();
-        let Some(other) = other.filter(|other| self.open.get() && other.open.get()) else {
+        if !self.deaf() && !self.open.get() || self.closed_here.get() {
             return Err(NetError::Closed);
+        }
+        let Some(other) = other.filter(|other| other.open.get()) else {
+            let unnoticed = self.deaf() || self.cuts.severs(self.process, self.far_process);
+            return if unnoticed { Ok(()) } else { Err(NetError::Closed) };
         };
         if other.inbox.borrow().len() >= LINK_FRAMES_MAX {
             return Err(NetError::Full);
@@ -210,8 +273,12 @@ impl<D: Disk> Link<D> for SimLink<D> {
 
     async fn receive(&self) -> Result<Incoming<D>, NetError> {
         loop {
+            if self.closed_here.get() {
+                return Err(NetError::Closed);
+            }
             let due = self.inbox.borrow().front().map(|(at, _)| *at);
             match due {
+                _ if self.deaf() => self.changed(|| !self.deaf()).await,
                 Some(at) if at <= self.executor.now() => {
                     let flight = self.inbox.borrow_mut().pop_front();
                     if let Some((_, flight)) = flight {
@@ -221,25 +288,40 @@ impl<D: Disk> Link<D> for SimLink<D> {
                 Some(at) => self.executor.until(at).await,
                 None if !self.open.get() => return Err(NetError::Closed),
                 None => {
-                    std::future::poll_fn(|context| {
-                        if !self.open.get() || !self.inbox.borrow().is_empty() {
-                            return Poll::Ready(());
-                        }
-                        *self.waker.borrow_mut() = Some(context.waker().clone());
-                        Poll::Pending
-                    })
-                    .await;
+                    let news = || !self.open.get() || !self.inbox.borrow().is_empty();
+                    self.changed(|| self.deaf() || news()).await;
                 }
             }
         }
     }
 
     fn close(&self) {
+        self.closed_here.set(true);
         self.shut();
         let other = self.other.borrow().upgrade();
         if let Some(other) = other {
             other.shut();
         }
+    }
+}
+
+impl<D: Disk> SimNet<D> {
+    /// Waits while the way to the listener, or back, is cut.
+    async fn reach(&self, address: SocketAddr) -> Result<(), NetError> {
+        let fabric = &self.fabric;
+        let give_up = fabric.executor.now().after(CONNECT_TIME_MAX);
+        let parted = || {
+            let listeners = fabric.listeners.borrow();
+            let listener = listeners.get(&address);
+            listener.is_some_and(|listener| fabric.cuts.parts(self.process, listener.process))
+        };
+        while parted() {
+            if fabric.executor.now() >= give_up {
+                return Err(NetError::Broken(format!("{address} does not answer")));
+            }
+            fabric.executor.sleep(CONNECT_RETRY).await;
+        }
+        Ok(())
     }
 }
 
@@ -255,6 +337,7 @@ impl<D: Disk> Net<D> for SimNet<D> {
         let (low, high) = LATENCY_US;
         let flown = Duration::from_micros(self.fabric.rng.between(low, high));
         self.fabric.executor.sleep(flown).await;
+        self.reach(address).await?;
         let (near, far, backlog) = {
             let listeners = self.fabric.listeners.borrow();
             let Some(listener) = listeners.get(&address) else {

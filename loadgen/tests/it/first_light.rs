@@ -74,7 +74,7 @@ fn start_writing(cluster: &SimCluster, client: &Rc<SimClient>, model: &Model, ph
                 let offset = u32::try_from(stored.len()).unwrap_or(u32::MAX);
                 let reply = client.append(group, key, seq, offset, &bytes).await;
                 stored.extend(&bytes);
-                assert_eq!(reply.map(|reply| reply.chunk_len as usize), Ok(stored.len()));
+                assert_eq!(reply.map(|(reply, _)| reply.chunk_len as usize), Ok(stored.len()));
             }
             model.borrow_mut().insert((group, key), stored);
         });

@@ -4,3 +4,4 @@
 
 mod first_light;
 mod limits;
+mod random_faults;

@@ -1,0 +1,193 @@
+//! What must hold of a cluster, whatever goes wrong in it.
+//!
+//! Each check is an assertion whose message begins with its own words, so that a failed run names
+//! the promise that was broken.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use node::store::ReadMode;
+use protocol::cluster_map::Member;
+use protocol::ids::{ChunkKey, Epoch, GroupId, NodeId, Version};
+use protocol::message::chunk::InventoryEntry;
+
+use super::cluster::{SimCluster, Stores, target_of};
+use super::coordinator::SimCoordinator;
+
+/// What was written, and what of it was acknowledged.
+pub struct Ledger {
+    coordinator: SimCoordinator,
+    stores: Stores,
+    min_write: usize,
+    chunks: RefCell<BTreeMap<(GroupId, ChunkKey), Chunk>>,
+    /// Acknowledged writes.
+    pub acknowledged: Cell<u64>,
+    /// Reads whose bytes were checked.
+    pub read: Cell<u64>,
+}
+
+/// One chunk, as its only writer knows it.
+#[derive(Default)]
+struct Chunk {
+    /// Everything that was ever sent for it, in order.
+    submitted: Vec<u8>,
+    /// Bytes of it that were acknowledged.
+    acknowledged: usize,
+}
+
+impl Ledger {
+    /// Starts with nothing written to a cluster.
+    pub fn new(cluster: &SimCluster, min_write: usize) -> Rc<Ledger> {
+        Rc::new(Ledger {
+            coordinator: cluster.coordinator().clone(),
+            stores: cluster.stores(),
+            min_write,
+            chunks: RefCell::default(),
+            acknowledged: Cell::new(0),
+            read: Cell::new(0),
+        })
+    }
+
+    /// Notes bytes that are about to be written to the end of a chunk.
+    pub fn on_submit(&self, group: GroupId, key: ChunkKey, bytes: &[u8]) {
+        let mut chunks = self.chunks.borrow_mut();
+        chunks.entry((group, key)).or_default().submitted.extend(bytes);
+    }
+
+    /// Notes that everything submitted to a chunk is acknowledged in an epoch, and checks that it
+    /// may be.
+    ///
+    /// # Panics
+    /// When the epoch had too few members, or one of them does not have the version.
+    pub fn on_acknowledged(&self, group: GroupId, key: ChunkKey, version: Version, epoch: Epoch) {
+        self.acknowledged.set(self.acknowledged.get() + 1);
+        if let Some(chunk) = self.chunks.borrow_mut().get_mut(&(group, key)) {
+            chunk.acknowledged = chunk.submitted.len();
+        }
+        let serving = self.coordinator.served(group, epoch);
+        assert!(
+            serving.len() >= self.min_write,
+            "enough members acknowledge: {version} of {key} in {group}, epoch {epoch}: {serving:?}"
+        );
+        for member in serving {
+            let newest = self.newest(&member, group, key);
+            assert!(
+                newest.is_none_or(|newest| newest >= version),
+                "every member has what is acknowledged: {version} of {key} in {group}, \
+                 epoch {epoch}, target {} has {newest:?}",
+                member.target
+            );
+        }
+    }
+
+    /// Chunks that have acknowledged bytes, and how many.
+    pub fn chunks(&self) -> Vec<(GroupId, ChunkKey, usize)> {
+        let chunks = self.chunks.borrow();
+        let told = chunks.iter().filter(|(_, chunk)| chunk.acknowledged > 0);
+        told.map(|((group, key), chunk)| (*group, *key, chunk.acknowledged)).collect()
+    }
+
+    /// Checks bytes that a read of acknowledged bytes returned.
+    ///
+    /// # Panics
+    /// When they are not what was written there.
+    pub fn on_read(&self, group: GroupId, key: ChunkKey, offset: usize, bytes: &[u8]) {
+        let chunks = self.chunks.borrow();
+        let Some(chunk) = chunks.get(&(group, key)) else { return };
+        let wanted = &chunk.submitted[offset..offset + bytes.len()];
+        assert!(
+            wanted == bytes,
+            "a read returns what was written: {key} in {group} from {offset}, {} bytes",
+            bytes.len()
+        );
+        self.read.set(self.read.get() + 1);
+    }
+
+    /// Checks that the members of every group hold the same, and neither less than was
+    /// acknowledged nor more than was submitted; for a healthy cluster at rest.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn check_inventories(&self, cluster: &SimCluster) {
+        for group in self.coordinator.map().groups.values() {
+            let all = cluster.inventories(group.id);
+            let of = |member: &Member| node_of(member).and_then(|node| all.get(&node));
+            let lists: Vec<_> = group.serving().map(of).collect();
+            assert!(
+                lists.windows(2).all(|pair| pair[0] == pair[1]),
+                "replicas are equal: {group:?} {lists:#?}"
+            );
+            let Some(Some(list)) = lists.first() else { panic!("{group:?} has members") };
+            self.check_list(group.id, list);
+        }
+    }
+
+    fn check_list(&self, group: GroupId, list: &[InventoryEntry]) {
+        let chunks = self.chunks.borrow();
+        let of_group = || chunks.iter().filter(|((of, _), _)| *of == group);
+        for entry in list {
+            let submitted = chunks.get(&(group, entry.key)).map_or(0, |it| it.submitted.len());
+            assert!(
+                entry.chunk_len as usize <= submitted,
+                "nothing is stored that was not sent: {entry:?} of {submitted} bytes"
+            );
+        }
+        for ((_, key), chunk) in of_group() {
+            let entry = list.iter().find(|entry| entry.key == *key);
+            let len = entry.map_or(0, |entry| entry.chunk_len as usize);
+            assert!(
+                len >= chunk.acknowledged,
+                "what is acknowledged is kept: {key} in {group} has {len} of {} bytes",
+                chunk.acknowledged
+            );
+        }
+    }
+
+    /// Reads every replica of every chunk on its own device and checks its bytes.
+    ///
+    /// # Panics
+    /// When one does not verify or is not what was written.
+    pub async fn check_replicas(self: Rc<Self>) {
+        let chunks = self.chunks();
+        for (group, key, acknowledged) in chunks {
+            for member in self.members(group) {
+                let store =
+                    node_of(&member).and_then(|node| self.stores.borrow().get(&node).cloned());
+                let Some(store) = store else { panic!("every node runs at the end") };
+                let len = u32::try_from(acknowledged).unwrap_or(u32::MAX);
+                let mode = ReadMode { newest: true, verify: true };
+                match store.read(group, key, 0, len, mode).await {
+                    Ok(out) => self.on_read(group, key, 0, &out.payload.to_vec()),
+                    Err(error) => panic!("every replica is readable: {key} on {member:?}: {error}"),
+                }
+            }
+        }
+    }
+
+    /// What the cluster knows of a chunk, for the message of a failure.
+    pub fn describe(&self, group: GroupId, key: ChunkKey) -> String {
+        let stores = self.stores.borrow();
+        let held: Vec<_> =
+            stores.iter().map(|(node, store)| (node.0, store.info(group, key))).collect();
+        let map = self.coordinator.map();
+        format!("{key} in {:?}\nheld by {held:#?}", map.groups.get(&group))
+    }
+
+    fn members(&self, group: GroupId) -> Vec<Member> {
+        let map = self.coordinator.map();
+        map.groups.get(&group).map_or(Vec::new(), |group| group.serving().copied().collect())
+    }
+
+    /// Newest version a member has of a chunk; `None` when its node does not run.
+    fn newest(&self, member: &Member, group: GroupId, key: ChunkKey) -> Option<Version> {
+        let stores = self.stores.borrow();
+        let store = stores.get(&node_of(member)?)?;
+        Some(store.info(group, key).map_or(Version::ZERO, |info| info.version))
+    }
+}
+
+fn node_of(member: &Member) -> Option<NodeId> {
+    let node = NodeId(member.target.0 / 100);
+    (target_of(node) == member.target).then_some(node)
+}

@@ -1,0 +1,42 @@
+//! Which processes cannot reach which others at the moment.
+//!
+//! A cut holds back what is sent; nothing is lost by it, as with a connection that repeats its
+//! segments. Each direction of a pair is cut by itself, and cuts of several causes add up.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::executor::ProcessId;
+
+/// The cuts between all processes.
+#[derive(Default)]
+pub struct Cuts {
+    ways: RefCell<BTreeMap<(ProcessId, ProcessId), u32>>,
+}
+
+impl Cuts {
+    /// Cuts the way from one process to another.
+    pub fn cut(&self, from: ProcessId, to: ProcessId) {
+        *self.ways.borrow_mut().entry((from, to)).or_insert(0) += 1;
+    }
+
+    /// Takes one cut of this way back.
+    pub fn join(&self, from: ProcessId, to: ProcessId) {
+        let mut ways = self.ways.borrow_mut();
+        let Some(count) = ways.get_mut(&(from, to)) else { return };
+        *count -= 1;
+        if *count == 0 {
+            ways.remove(&(from, to));
+        }
+    }
+
+    /// True while nothing gets from one process to the other.
+    pub fn severs(&self, from: ProcessId, to: ProcessId) -> bool {
+        self.ways.borrow().contains_key(&(from, to))
+    }
+
+    /// True while no connection can be made between the two.
+    pub fn parts(&self, one: ProcessId, other: ProcessId) -> bool {
+        self.severs(one, other) || self.severs(other, one)
+    }
+}

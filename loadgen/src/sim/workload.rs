@@ -1,0 +1,209 @@
+//! Clients that keep writing chunks of their own and reading anything that was acknowledged.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use client::plan::Failure;
+use protocol::ids::{ChunkKey, Fid, GroupId};
+
+use super::check::Ledger;
+use super::client::SimClient;
+use super::cluster::SimCluster;
+use super::executor::{Executor, ProcessId};
+use super::rng::SimRng;
+
+/// Process of the workload itself.
+const WORKLOAD: ProcessId = ProcessId(900);
+/// Tasks of each client: they write one chunk after the other, or read.
+const WRITERS: u64 = 2;
+const READERS: u64 = 2;
+/// Longest piece, pieces of a chunk, and longest pause between two operations.
+const PIECE_LEN_MAX: u64 = 40_000;
+const PIECES_MAX: u64 = 10;
+const PAUSE_MS_MAX: u64 = 150;
+
+/// All tasks of the clients.
+pub struct Workload {
+    executor: Executor,
+    ledger: Rc<Ledger>,
+    groups: Vec<GroupId>,
+    stopping: Cell<bool>,
+    running: Cell<u64>,
+}
+
+/// What one task works with.
+struct Worker {
+    all: Rc<Workload>,
+    client: Rc<SimClient>,
+    rng: SimRng,
+    /// Sequence numbers of the client's session, shared by its tasks.
+    seq: Rc<Cell<u64>>,
+    /// Differs for each task, so that files do.
+    number: u64,
+}
+
+impl Workload {
+    /// Starts the tasks of some clients.
+    pub fn start(cluster: &SimCluster, ledger: &Rc<Ledger>, clients: &[Rc<SimClient>]) -> Rc<Self> {
+        let workload = Rc::new(Workload {
+            executor: cluster.executor().clone(),
+            ledger: Rc::clone(ledger),
+            groups: cluster.coordinator().map().groups.keys().copied().collect(),
+            stopping: Cell::new(false),
+            running: Cell::new(0),
+        });
+        for (place, client) in (0u64..).zip(clients) {
+            let seq = Rc::new(Cell::new(0));
+            for turn in 0..WRITERS + READERS {
+                let worker = Worker {
+                    all: Rc::clone(&workload),
+                    client: Rc::clone(client),
+                    rng: cluster.fork_rng(),
+                    seq: Rc::clone(&seq),
+                    number: place * WRITERS + turn,
+                };
+                worker.start(turn < WRITERS);
+            }
+        }
+        workload
+    }
+
+    /// Asks the tasks to end after the operation they are in.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+    }
+
+    /// Tasks that have not ended.
+    pub fn running(&self) -> u64 {
+        self.running.get()
+    }
+
+    /// Reads everything that is acknowledged.
+    pub fn read_all(self: &Rc<Self>, client: &Rc<SimClient>) {
+        self.running.set(self.running.get() + 1);
+        let (all, client) = (Rc::clone(self), Rc::clone(client));
+        self.executor.spawn(WORKLOAD, async move {
+            for (group, key, acknowledged) in all.ledger.chunks() {
+                let len = u32::try_from(acknowledged).unwrap_or(u32::MAX);
+                match client.read(group, key, 0, len, len).await {
+                    Ok(bytes) => all.ledger.on_read(group, key, 0, &bytes),
+                    Err(failure) => panic!("everything is readable at the end: {key}: {failure:?}"),
+                }
+            }
+            Rc::clone(&all.ledger).check_replicas().await;
+            all.running.set(all.running.get() - 1);
+        });
+    }
+}
+
+impl Worker {
+    fn start(self, writes: bool) {
+        let all = Rc::clone(&self.all);
+        all.running.set(all.running.get() + 1);
+        let executor = all.executor.clone();
+        executor.spawn(WORKLOAD, async move {
+            let mut file = self.number << 32;
+            while !self.all.stopping.get() {
+                file += 1;
+                if writes {
+                    self.write_chunk(Fid(file)).await;
+                } else {
+                    self.read_once().await;
+                }
+                self.pause().await;
+            }
+            self.all.running.set(self.all.running.get() - 1);
+        });
+    }
+
+    /// Writes a chunk piece by piece; one whose fate stays unknown is tried again or given up.
+    async fn write_chunk(&self, fid: Fid) {
+        let groups = &self.all.groups;
+        let group = groups[self.below(groups.len())];
+        let key = ChunkKey { fid, index: 0 };
+        let mut len = 0usize;
+        for _ in 0..=self.rng.below(PIECES_MAX) {
+            let bytes = self.piece();
+            self.seq.set(self.seq.get() + 1);
+            let seq = self.seq.get();
+            self.all.ledger.on_submit(group, key, &bytes);
+            let offset = u32::try_from(len).unwrap_or(u32::MAX);
+            len += bytes.len();
+            while !self.append(group, key, (seq, offset), &bytes, len).await {
+                if self.rng.below(2) == 0 || self.all.stopping.get() {
+                    return;
+                }
+            }
+            if self.all.stopping.get() {
+                return;
+            }
+            self.pause().await;
+        }
+    }
+
+    /// True when the piece is acknowledged, false when its fate is unknown.
+    async fn append(
+        &self,
+        group: GroupId,
+        key: ChunkKey,
+        (seq, offset): (u64, u32),
+        bytes: &[u8],
+        len: usize,
+    ) -> bool {
+        match self.client.append(group, key, seq, offset, bytes).await {
+            Ok((reply, epoch)) => {
+                assert_eq!(reply.chunk_len as usize, len, "a growth ends where it should: {key}");
+                self.all.ledger.on_acknowledged(group, key, reply.version, epoch);
+                true
+            }
+            Err(Failure::Deadline { .. }) => false,
+            Err(failure) => {
+                let known = self.all.ledger.describe(group, key);
+                panic!("a write is acknowledged or unknown: {len} bytes: {failure:?}: {known}")
+            }
+        }
+    }
+
+    /// Reads some acknowledged bytes from whichever replica the plan picks.
+    async fn read_once(&self) {
+        let chunks = self.all.ledger.chunks();
+        if chunks.is_empty() {
+            return;
+        }
+        let (group, key, acknowledged) = chunks[self.below(chunks.len())];
+        let offset = self.below(acknowledged);
+        let len = 1 + self.below(acknowledged - offset);
+        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let whole = number(acknowledged);
+        match self.client.read(group, key, number(offset), number(len), whole).await {
+            Ok(bytes) => {
+                assert_eq!(bytes.len(), len, "a read returns what was asked for: {key}");
+                self.all.ledger.on_read(group, key, offset, &bytes);
+            }
+            Err(Failure::Deadline { .. }) => {}
+            Err(failure) => {
+                let known = self.all.ledger.describe(group, key);
+                panic!("acknowledged bytes are never missing: {whole} bytes: {failure:?}: {known}")
+            }
+        }
+    }
+
+    /// Bytes that occur nowhere else.
+    fn piece(&self) -> Vec<u8> {
+        let len = 1 + self.below(usize::try_from(PIECE_LEN_MAX).unwrap_or(1));
+        let mut bytes: Vec<u8> =
+            (0..len.div_ceil(8)).flat_map(|_| self.rng.draw().to_le_bytes()).collect();
+        bytes.truncate(len);
+        bytes
+    }
+
+    async fn pause(&self) {
+        let pause = Duration::from_millis(self.rng.below(PAUSE_MS_MAX));
+        self.all.executor.sleep(pause).await;
+    }
+
+    fn below(&self, bound: usize) -> usize {
+        usize::try_from(self.rng.below(bound as u64)).unwrap_or(0)
+    }
+}
