@@ -4,7 +4,7 @@
 //! pid files of one coordinator and a few nodes. Knows the other binaries only by their command
 //! line and configuration files. Invariant: a process is signalled only when its pid *and* its
 //! start time are those that were recorded when it was started, so a recycled pid is never hit.
-//! Start at [`run`], then [`up`].
+//! Start at [`run`], then `up`.
 
 mod certificates;
 mod control;

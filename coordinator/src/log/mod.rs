@@ -5,7 +5,7 @@
 //! physical. Invariant: when [`Log::append`] or [`Log::save_vote`] has returned, what it was given
 //! survives a crash; after an error nothing more is written.
 //!
-//! Start reading at [`Log`]; [`format`] is the byte layout, [`file`] the segments, [`recovery`]
+//! Start reading at [`Log`]; `format` is the byte layout, `file` the segments, [`recovery`]
 //! what is believed at start.
 
 use std::path::PathBuf;

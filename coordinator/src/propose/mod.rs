@@ -5,7 +5,7 @@
 //! of connections. Invariant: an answer is given only when its command is durable and readers can
 //! see it.
 //!
-//! Start at [`start`]; [`driver`] is the loop, [`recovery`] what happens before the first round.
+//! Start at [`start`]; `driver` is the loop, `recovery` what happens before the first round.
 
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};

@@ -4,7 +4,7 @@
 //! loop, reads to the newest view. Invariant: no request is looked at before its sender's
 //! certificate was, and no lock is held while anything waits.
 //!
-//! Start at [`accept`], then [`connection`] and [`dispatch`].
+//! Start at [`accept`], then `connection` and `dispatch`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -170,6 +170,7 @@ fn link_answers_a_bad_frame_and_closes() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the server counts the grace in real time")]
 fn link_gives_up_a_frame_that_trickles() {
     let authority = Authority::new(CLUSTER);
     let server = Server::start(authority.configs(&SERVER));

@@ -335,8 +335,9 @@ fn lists_of_the_map_and_of_layouts_are_bounded() {
         let layout = &mut entry.content.as_mut().unwrap().layout;
         let mut segment = layout.segments[0].clone();
         segment.groups = vec![GroupId(1); groups];
-        layout.segments =
-            (0..segments).map(|n| Segment { first_chunk: n as u32, ..segment.clone() }).collect();
+        layout.segments = (0..segments)
+            .map(|n| Segment { first_chunk: u32::try_from(n).unwrap(), ..segment.clone() })
+            .collect();
         field(&LookupReply { results: vec![LookupResult::Found(entry)] })
     };
     assert_eq!(layout(SEGMENTS_MAX, SEGMENT_GROUPS_MAX), "");
