@@ -15,6 +15,9 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 16 * STREAM_WINDOW_BYTES;
 /// that several shards are busy and the bytes stay in the cache until they are verified and taken:
 /// over loopback 8 MiB read a large file 10 % faster than 32 MiB, and 4 MiB was slower again.
 pub const STREAM_WINDOW_BYTES: usize = 8 << 20;
+/// Freed memory that a process keeps for the next buffers: two streams' worth of windows and the
+/// chunks of a writer, rounded up.
+pub const FREED_BYTES_KEPT_MAX: i32 = 64 << 20;
 /// Chunks that one file writer has in flight; beside them it holds the chunk that is being filled.
 pub const WRITER_CHUNKS_IN_FLIGHT: usize = 6;
 /// Namespace operations that wait for their batch; a caller waits for its turn beyond that.

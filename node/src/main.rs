@@ -14,6 +14,7 @@ const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     protocol::cpu::require();
+    protocol::allocator::keep_freed_memory(node::limits::FREED_BYTES_KEPT_MAX);
     let cli = Cli::parse();
     if cli.version {
         return print(&version_line());

@@ -5,6 +5,7 @@
 //! [`tls`] loads: every function here is synchronous and takes time and randomness as arguments.
 //! Start reading at [`frame`], then [`message`].
 
+pub mod allocator;
 pub mod checksum;
 pub mod cluster_map;
 pub mod cpu;
