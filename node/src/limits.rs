@@ -8,8 +8,8 @@
 pub const SHARDS_MAX: usize = 64;
 /// Smallest arena of registered buffers of a shard, in bytes.
 pub const IO_MEMORY_MIN: u64 = 1 << 20;
-/// Freed memory a process keeps for the next payload buffers, in bytes: one shard's clients' share.
-pub const FREED_BYTES_KEPT_MAX: i32 = 64 << 20;
+/// Freed memory a process keeps for the next payload buffers, in bytes: about eight chunks.
+pub const FREED_BYTES_KEPT_MAX: i32 = 32 << 20;
 /// Largest arena of registered buffers of a shard, in bytes.
 pub const IO_MEMORY_MAX: u64 = 1 << 30;
 /// Arena of the control executor, which does no disk I/O, in bytes; glommio's own minimum.
