@@ -122,7 +122,7 @@ fn config_io_memory_is_bounded_on_both_sides() {
 #[test]
 fn config_file_is_bounded_in_length() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "#".repeat(CONFIG_LEN_MAX as usize + 1)).unwrap();
+    std::fs::write(file.path(), "#".repeat(usize::try_from(CONFIG_LEN_MAX).unwrap() + 1)).unwrap();
     let error = load(file.path()).unwrap_err().to_string();
     assert!(error.contains("is longer than 1048576 bytes"), "{error}");
 }
