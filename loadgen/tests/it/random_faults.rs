@@ -48,6 +48,12 @@ fn whatever_breaks_nothing_acknowledged_is_lost_and_the_cluster_heals() {
     assert!(acknowledged > 0 && read > 0, "the runs do something");
 }
 
+/// In this run a member's flush fails and its primary sends the version again.
+#[test]
+fn a_version_that_a_failed_flush_lost_is_not_acknowledged() {
+    run(32, &Story::default());
+}
+
 fn run(seed: u64, story: &Story) -> Rc<Ledger> {
     let nodes = 3 + u32::try_from(seed % 3).unwrap_or(0);
     let cluster = SimCluster::start(seed, nodes);

@@ -274,6 +274,10 @@ fn check_sender<P>(
     if node.is_none() || node != asked.node || !same_target || member.is_primary() {
         return Err(Refusal::new(Status::BadRole, "sender does not host the group's primary"));
     }
+    if cx.core.fenced {
+        // The index may show versions that the failed device never kept: nothing it says counts.
+        return Err(Status::Fenced.into());
+    }
     Ok(())
 }
 

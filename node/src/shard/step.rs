@@ -176,6 +176,8 @@ fn on_stored<P: Clone>(
     if let Job::Follow(.., len) = job {
         cx.core.budget.peers.give(len);
     }
+    // Known before anything else is answered: a repeat must not find the lost version in the index.
+    cx.core.fenced |= matches!(result, Err(StoreError::Fenced | StoreError::Disk(_)));
     let Some(member) = groups.get_mut(&job.group()) else { return };
     member.storing -= 1;
     match job {
