@@ -16,7 +16,7 @@ use loadgen::sim::workload::Workload;
 use protocol::ids::SessionId;
 
 /// Seeds of a normal run.
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 4;
 /// Clients of each run.
 const CLIENTS: u64 = 3;
 /// How long things break, and the longest time that operations and checks take afterwards.
