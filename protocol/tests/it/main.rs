@@ -6,6 +6,7 @@ mod abuse;
 mod documents;
 mod frames;
 mod messages;
+mod pair;
 mod ranges;
 mod samples;
 mod tls;
