@@ -4,6 +4,9 @@
 
 #![expect(clippy::expect_used, reason = "a test may fail where it stands")]
 
+mod full;
+mod lockable;
+mod shards;
 mod tree;
 
 use std::fs;
@@ -20,14 +23,24 @@ const HEALED_WITHIN: Duration = Duration::from_secs(60);
 /// A running cluster; ended and removed when dropped.
 struct Cluster {
     folder: tempfile::TempDir,
+    /// Changes each command before it starts.
+    prepare: fn(&mut Command),
 }
 
 impl Cluster {
     fn up(more: &[&str]) -> Cluster {
-        let cluster = Cluster { folder: tempfile::tempdir().expect("a folder") };
-        let size = ["--target-size", "256MiB"];
-        cluster.dev("up", &[&size[..], more].concat());
+        Cluster::sized("256MiB", more)
+    }
+
+    fn sized(target_size: &str, more: &[&str]) -> Cluster {
+        let cluster = Cluster::down(|_| ());
+        cluster.dev("up", &[&["--target-size", target_size], more].concat());
         cluster
+    }
+
+    /// A folder for a cluster that nothing has been started of.
+    fn down(prepare: fn(&mut Command)) -> Cluster {
+        Cluster { folder: tempfile::tempdir().expect("a folder"), prepare }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -37,7 +50,9 @@ impl Cluster {
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lanefs"));
         command.env("LANEFS_CONFIG", self.path("c/client.toml"));
-        command.current_dir(self.folder.path()).args(arguments).output().expect("lanefs starts")
+        command.current_dir(self.folder.path()).args(arguments);
+        (self.prepare)(&mut command);
+        command.output().expect("lanefs starts")
     }
 
     /// Runs a command that must succeed; returns what it printed.
@@ -64,6 +79,13 @@ impl Cluster {
     fn json(&self, arguments: &[&str]) -> Value {
         let text = self.ok(&[arguments, &["--json"]].concat());
         serde_json::from_str(&text).expect("one JSON document")
+    }
+
+    /// Reads a file back and compares it with its source.
+    fn intact(&self, path: &str, content: &[u8]) {
+        let output = self.run(&["cat", path]);
+        assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout == content, "{path} has other bytes");
     }
 
     /// Waits until no replica is missing, then checks that all are equal.

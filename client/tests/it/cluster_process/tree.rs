@@ -81,7 +81,7 @@ fn names(folder: &Path) -> BTreeMap<OsString, bool> {
 }
 
 /// Bytes without a pattern that a mistake in an offset would keep.
-fn noise(len: usize) -> Vec<u8> {
+pub(super) fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ len as u64;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
