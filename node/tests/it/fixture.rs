@@ -1,7 +1,7 @@
 //! Executors and servers for tests.
 
 use std::future::Future;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -184,5 +184,18 @@ impl RawPeer {
         let mut body = vec![0; header.body_len as usize];
         self.stream.read_exact(&mut body).ok()?;
         Some((header, body))
+    }
+
+    /// Number of bytes that still come until the peer closes; `None` when it does not close.
+    pub fn rest(&mut self) -> Option<usize> {
+        let (mut sink, mut count) = ([0; 1024], 0);
+        loop {
+            match self.stream.read(&mut sink) {
+                Ok(0) => return Some(count),
+                Ok(taken) => count += taken,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(_) => return Some(count),
+            }
+        }
     }
 }

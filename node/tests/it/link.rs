@@ -2,14 +2,17 @@
 
 use std::io::Write;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use node::io::glommio::NoDisk;
 use node::io::{Buffer, Disk, Link, NetError, Outgoing, Payload};
 use node::limits::{FRAME_TIME_GRACE_MS, SEND_QUEUE_MAX};
 use protocol::checksum::sum64;
-use protocol::frame::Header;
+use protocol::frame::{Header, VERSION};
 use protocol::ids::RequestId;
-use protocol::limits::{HEADER_LEN, REQUESTS_IN_FLIGHT_MAX};
+use protocol::limits::{
+    BODY_LEN_MAX, BODY_LEN_MAX_LIST, HEADER_LEN, PAYLOAD_LEN_MAX, REQUESTS_IN_FLIGHT_MAX,
+};
 use protocol::message::Kind;
 use protocol::message::cluster::ErrorReply;
 use protocol::status::Status;
@@ -180,5 +183,84 @@ fn link_gives_up_a_frame_that_trickles() {
     peer.stream.write_all(&header[..HEADER_LEN / 2]).unwrap();
     assert!(peer.receive().is_none(), "the connection ends");
     assert!(begun.elapsed().as_millis() >= u128::from(FRAME_TIME_GRACE_MS));
+    server.stop();
+}
+
+/// A request whose header says what the arguments say, with a right checksum, and then its body.
+fn claiming(kind: Kind, version: u16, body_len: usize, payload_len: usize) -> Vec<u8> {
+    const SUM_AT: usize = HEADER_LEN - 8;
+    let header = Header {
+        cluster_tag: CLUSTER.tag(),
+        body_len: u32::try_from(body_len).unwrap(),
+        payload_len: u32::try_from(payload_len).unwrap(),
+        body_sum: sum64(b"body"),
+        ..Header::new(kind, RequestId(7))
+    };
+    let mut bytes = header.encode();
+    bytes[4..6].copy_from_slice(&version.to_le_bytes());
+    let sum = sum64(&bytes[..SUM_AT]).to_le_bytes();
+    bytes[SUM_AT..].copy_from_slice(&sum);
+    [&bytes[..], b"body"].concat()
+}
+
+/// What is wrong, its bytes, whether the peer ends the stream after them, and a part of the text
+/// it is answered with; nothing answers what names no request.
+fn malformed() -> Vec<(&'static str, Vec<u8>, bool, Option<&'static str>)> {
+    let good = claiming(Kind::Verify, VERSION, 4, 0);
+    let changed = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let body = claiming(Kind::Write, VERSION, BODY_LEN_MAX + 1, 0);
+    let list = claiming(Kind::Verify, VERSION, BODY_LEN_MAX_LIST + 1, 0);
+    let payload = claiming(Kind::Write, VERSION, 4, PAYLOAD_LEN_MAX + 1);
+    let unfinished = claiming(Kind::Write, VERSION, 4, 4096);
+    vec![
+        ("plain text", b"GET / HTTP/1.1\r\n".repeat(8), false, None),
+        ("another magic", changed(0), false, None),
+        ("another version", claiming(Kind::Verify, VERSION + 1, 4, 0), false, None),
+        ("a damaged header", changed(20), false, None),
+        ("a long body", body, false, Some("frame body of")),
+        ("a long list", list, false, Some("frame body of")),
+        ("a long payload", payload, false, Some("frame payload of")),
+        (
+            "no place for payload",
+            claiming(Kind::Verify, VERSION, 4, 1),
+            false,
+            Some("frame payload"),
+        ),
+        ("a damaged body", changed(HEADER_LEN), false, Some("damaged frame body")),
+        ("half a header", good[..HEADER_LEN / 2].to_vec(), true, None),
+        ("half a body", good[..HEADER_LEN + 2].to_vec(), true, None),
+        ("half a payload", [&unfinished[..], &[7; 2048]].concat(), true, None),
+    ]
+}
+
+#[test]
+fn link_survives_every_malformed_frame() {
+    let authority = Authority::new(CLUSTER);
+    let server = Server::start(authority.configs(&SERVER));
+    let config = authority.configs(&client()).client;
+    let mut other = RawPeer::introduced(Arc::clone(&config), server.address);
+    for (id, (what, bytes, ends, text)) in (100..).zip(malformed()) {
+        let mut peer = RawPeer::introduced(Arc::clone(&config), server.address);
+        peer.stream.write_all(&bytes).unwrap();
+        if ends {
+            peer.stream.conn.send_close_notify();
+        }
+        peer.stream.flush().unwrap();
+        if let Some(text) = text {
+            let (answer, body) = peer.receive().unwrap_or_else(|| panic!("{what}: no answer"));
+            assert_eq!((answer.request, answer.status), (RequestId(7), Status::BadFrame), "{what}");
+            let said = ErrorReply::decode(&body).unwrap().text;
+            assert!(said.contains(text), "{what}: {said}");
+        }
+        assert_eq!(peer.rest(), Some(0), "{what}: the server closes and says nothing more");
+        other.send(Header::new(Kind::Verify, RequestId(id)), what.as_bytes());
+        let (answer, body) = other.receive().unwrap_or_else(|| panic!("{what}: others go on"));
+        assert_eq!((answer.request, &body[..]), (RequestId(id), what.as_bytes()));
+    }
+    RawPeer::introduced(config, server.address);
     server.stop();
 }
