@@ -29,7 +29,8 @@ impl<D: Disk> Store<D> {
     pub(super) fn stage(&self, record: Record, room: Room) -> Result<(Lsn, Done), StoreError> {
         self.check_writable()?;
         let len = super::record::RECORD_LEN_MAX;
-        if !self.journal.borrow().has_room(len, room) {
+        if !self.journal.borrow_mut().admit(len, room) {
+            self.work.ring();
             return Err(StoreError::Busy);
         }
         let (lsn, done) = self.journal.borrow_mut().enqueue(&record);

@@ -69,6 +69,8 @@ pub(super) struct Journal {
     checkpoint_after: u64,
     wanted: Option<Lsn>,
     found: Option<Point>,
+    /// True when a record was refused for want of room since the last checkpoint began.
+    starved: bool,
 }
 
 impl Journal {
@@ -92,12 +94,21 @@ impl Journal {
             checkpoint_after: checkpointed + geometry.checkpoint_due(),
             wanted: None,
             found: None,
+            starved: false,
         }
     }
 
     /// Newest batch that is durable, and where the next one goes.
     pub(super) fn durable(&self) -> Point {
         self.durable
+    }
+
+    /// As [`Journal::has_room`], for a record that is refused otherwise: a full ring is a reason
+    /// for a checkpoint, also when the last one failed a moment ago.
+    pub(super) fn admit(&mut self, len: usize, room: Room) -> bool {
+        let fits = self.has_room(len, room);
+        self.starved |= !fits;
+        fits
     }
 
     /// True when a record of `len` bytes fits into its share of the ring.
@@ -187,12 +198,13 @@ impl Journal {
 
     /// True when a checkpoint should be written.
     pub(super) fn checkpoint_is_due(&self) -> bool {
-        self.durable.position > self.checkpoint_after
+        self.starved || self.durable.position > self.checkpoint_after
     }
 
     /// Ends the batch that a checkpoint will contain; later records are not in it.
     pub(super) fn begin_checkpoint(&mut self) -> Lsn {
         let lsn = self.seal();
+        self.starved = false;
         self.wanted = Some(lsn);
         self.found = (self.durable.lsn == lsn).then_some(self.durable);
         lsn
@@ -207,11 +219,14 @@ impl Journal {
     pub(super) fn end_checkpoint(&mut self, position: u64, keep_from: u64) {
         (self.wanted, self.found) = (None, None);
         self.keep_from = keep_from;
+        self.starved = false;
         self.checkpoint_after = position + self.checkpoint_due;
     }
 
-    /// A checkpoint failed; the next one is due after some more journal.
+    /// A checkpoint failed; the next one is due after some more journal, or when that is full and
+    /// another record is refused.
     pub(super) fn abandon_checkpoint(&mut self) {
+        self.starved = false;
         (self.wanted, self.found) = (None, None);
         self.checkpoint_after = self.durable.position + self.reserve;
     }

@@ -123,9 +123,11 @@ impl<D: Disk> Store<D> {
     fn check_room(&self, group: GroupId) -> Result<(), StoreError> {
         self.check_writable()?;
         let record = super::record::RECORD_LEN_MAX;
-        if !self.journal.borrow().has_room(record, Room::Ordinary)
-            || self.index.borrow().pending_names(group).count() >= PENDINGS_PER_GROUP_MAX
-        {
+        if !self.journal.borrow_mut().admit(record, Room::Ordinary) {
+            self.work.ring();
+            return Err(StoreError::Busy);
+        }
+        if self.index.borrow().pending_names(group).count() >= PENDINGS_PER_GROUP_MAX {
             return Err(StoreError::Busy);
         }
         if self.index_has_room() { Ok(()) } else { Err(StoreError::NoSpace) }
