@@ -177,7 +177,7 @@ fn on_stored<P: Clone>(
         cx.core.budget.peers.give(len);
     }
     // Known before anything else is answered: a repeat must not find the lost version in the index.
-    cx.core.fenced |= matches!(result, Err(StoreError::Fenced | StoreError::Disk(_)));
+    cx.core.fenced |= matches!(result, Err(StoreError::Fenced));
     let Some(member) = groups.get_mut(&job.group()) else { return };
     member.storing -= 1;
     match job {

@@ -68,8 +68,10 @@ impl<D: Disk> Store<D> {
                     batch.done.set(Ok(()));
                 }
                 Err(error) => {
+                    // Who waits is told of the fence, not of the device: nothing of this store may
+                    // be believed from here on, while a failed data write concerns one chunk.
                     self.fence(&error.to_string());
-                    batch.done.set(Err(error));
+                    batch.done.set(Err(StoreError::Fenced));
                     self.record_fence().await;
                 }
             }

@@ -329,6 +329,18 @@ fn a_member_without_space_fails_the_write_and_keeps_nobody_waiting() {
 }
 
 #[test]
+fn a_member_whose_store_fenced_itself_vouches_for_nothing_any_more() {
+    let (mut cluster, key) = quiet();
+    let before = epoch(&cluster);
+    cluster.tell(THREE, 1, Event::Tick { fenced: true });
+    cluster.ask_write(ONE, before, key, 5, 1, 0, b"bytes");
+    cluster.run_ms(600);
+    let acknowledged = cluster.answers.iter().any(|(_, answer)| answer.is_ok());
+    assert!(!acknowledged || epoch(&cluster) > before, "not with the word of a fenced member");
+    assert!(cluster.coordinator.record().member(THREE).is_none(), "it is out of the group");
+}
+
+#[test]
 fn dead_files_are_deleted_from_every_member_and_then_reported() {
     let (mut cluster, _) = quiet();
     let fid = cluster.clients[0].key.fid;
