@@ -155,7 +155,6 @@ const UNREACHED: &[(&str, &str, &[&str])] = &[
             "ADOPTS_WAITING_MAX",
             "EVENTS_WAITING_MAX",
             "REPORTS_WAITING_MAX",
-            "CHUNK_RUNS_MAX",
         ],
     ),
     (

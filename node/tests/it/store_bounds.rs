@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use futures_lite::future::{block_on, yield_now};
 use node::io::memory::MemoryDisk;
 use node::io::{Disk, DiskError};
-use node::limits::STORE_WRITES_MAX;
+use node::limits::{CHUNK_RUNS_MAX, STORE_WRITES_MAX};
 use node::store::{Durable, Store, StoreError};
 use protocol::checksum::sum64;
 use protocol::ids::{Epoch, Fid, GroupId, Version};
@@ -201,5 +201,46 @@ fn a_full_journal_refuses_writes_and_takes_deletes_until_a_checkpoint_succeeds()
             yield_now().await;
         }
         assert_eq!(read_all(&store, 5).await.unwrap(), pattern(u64::from(counter), 100));
+    });
+}
+
+#[test]
+fn a_chunk_in_too_many_runs_is_put_together() {
+    // Two cells at a time: a single unit could go where a descriptor page was.
+    const STEP: usize = 2 * 4096;
+    const HOLES: u32 = CHUNK_RUNS_MAX as u32 + 8;
+    let (disk, store) = fresh(38);
+    let small = |file: u32| {
+        let put = Put::new(u64::from(100 + file), file, pattern(u64::from(file), STEP));
+        Put { cell_log2: 12, ..put }
+    };
+    let append = |step: u32| {
+        let first = 2 * HOLES + 1;
+        let base = if step == 0 { Version::ZERO } else { version(first + step - 1) };
+        let put = Put::new(5, first + step, pattern(u64::from(step), STEP));
+        Put { base, offset: step * STEP as u32, cell_log2: 12, expect_len: 0, ..put }
+    };
+    with_store(&store, async {
+        // Of files that lie next to each other every second one goes.
+        for file in 1..=2 * HOLES {
+            store.write(small(file).op(&disk)).await.unwrap();
+            store.commit_through(GROUP, version(file));
+        }
+        let gone: Vec<Fid> = (1..=HOLES).map(|file| Fid(u64::from(100 + 2 * file))).collect();
+        store.drop_fids(GROUP, &gone).await.unwrap();
+        let mut copied = Vec::new();
+        for step in 0..CHUNK_RUNS_MAX as u32 {
+            let (put, before) = (append(step), store.bytes_copied());
+            store.write(put.op(&disk)).await.unwrap();
+            store.commit_through(GROUP, version(put.counter));
+            copied.push((store.bytes_copied() - before) as usize);
+        }
+        let rewrites: Vec<usize> = (0..copied.len()).filter(|step| copied[*step] > 0).collect();
+        let [rewrite] = rewrites[..] else { panic!("one write rewrites, not {rewrites:?}") };
+        assert!(rewrite > CHUNK_RUNS_MAX - 16, "step {rewrite}");
+        assert_eq!(copied[rewrite], (rewrite + 1) * STEP, "the whole chunk");
+        for (step, bytes) in read_all(&store, 5).await.unwrap().chunks(STEP).enumerate() {
+            assert_eq!(bytes, pattern(step as u64, STEP), "step {step}");
+        }
     });
 }
