@@ -121,6 +121,10 @@ impl Connection {
     }
 }
 
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+}
+
 /// Reads as far as the end of a header; waits without limit for its first byte, and not long for
 /// the rest. The header is then [`FrameReader::header`].
 pub(super) async fn read_header<R: AsyncRead + Unpin>(
@@ -128,10 +132,13 @@ pub(super) async fn read_header<R: AsyncRead + Unpin>(
     frames: &mut FrameReader,
     patience: Duration,
 ) -> Result<Header, Ended> {
-    let first = reader.read(frames.space()).await.map_err(Ended::Io)?;
-    if first == 0 {
-        return Err(Ended::Closed);
-    }
+    let first = match reader.read(frames.space()).await {
+        Ok(0) => return Err(Ended::Closed),
+        Ok(first) => first,
+        // A process that ends says no goodbye; between two frames nothing is lost with it.
+        Err(error) if is_hang_up(&error) => return Err(Ended::Closed),
+        Err(error) => return Err(Ended::Io(error)),
+    };
     frames.filled(first)?;
     let rest = async {
         loop {

@@ -137,8 +137,9 @@ impl<E: Env, C: Control> Driver<E, C> {
             Task::Quarantine(group, keys) => self.store.quarantine(group, &keys).await.map(done),
             Task::Drop(group, fids) => self.store.drop_fids(group, &fids).await.map(done),
         };
+        // A full journal or target is an answer, not an incident: the asker is told, `df` shows it.
         if let Err(error) = &result
-            && *error != StoreError::Busy
+            && !matches!(error, StoreError::Busy | StoreError::NoSpace)
         {
             tracing::warn!(target_id = self.config.target.0, %error, "store task failed");
         }
