@@ -13,6 +13,16 @@ const CRATES: [&str; 5] = ["protocol", "node", "coordinator", "client", "loadgen
 /// Constants that bound nothing, and why.
 const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
     (
+        "node",
+        "a parameter of the C library's allocator, which keeps to it",
+        &["FREED_BYTES_KEPT_MAX"],
+    ),
+    (
+        "client",
+        "a parameter of the C library's allocator, which keeps to it",
+        &["FREED_BYTES_KEPT_MAX"],
+    ),
+    (
         "protocol",
         "a default or a set of allowed values: the formats are tested with each value",
         &["CHUNK_LOG2_DEFAULT", "CELL_LOG2_DEFAULT", "CELL_LOG2_ALLOWED", "DEADLINE_DEFAULT_MS"],
