@@ -31,10 +31,12 @@ use crate::probe::{self, ProbeError};
 use crate::watchdog::{Pulse, Watchdog};
 
 mod certificate;
+mod predecessor;
 mod shard;
 mod signals;
 
 use certificate::CertificateError;
+use predecessor::patiently;
 use shard::{ShardSetup, StartError};
 use signals::Signals;
 
@@ -147,14 +149,16 @@ fn tls(config: &Config) -> Result<TlsConfigs, BootError> {
 fn prepare(config: &Config, tls: &TlsConfigs) -> Result<Vec<ShardSetup>, BootError> {
     for shard in &config.shards {
         let address = SocketAddr::new(config.address, shard.port);
-        look_at_port(address).map_err(|cause| BootError::Port {
+        let in_use = |cause: &io::Error| cause.kind() == io::ErrorKind::AddrInUse;
+        patiently(|| look_at_port(address), in_use).map_err(|cause| BootError::Port {
             address,
             target: shard.target.0,
             cause,
         })?;
     }
     let setup = |(position, shard): (usize, &crate::config::Shard)| {
-        let container = Container::open(&shard.path, shard.size)?;
+        let locked = |error: &ContainerError| matches!(error, ContainerError::Locked { .. });
+        let container = patiently(|| Container::open(&shard.path, shard.size), locked)?;
         Ok(ShardSetup::new(config, position, shard.clone(), container, tls.clone()))
     };
     config.shards.iter().enumerate().map(setup).collect()

@@ -8,6 +8,10 @@
 pub const SHARDS_MAX: usize = 64;
 /// Smallest arena of registered buffers of a shard, in bytes.
 pub const IO_MEMORY_MIN: u64 = 1 << 20;
+/// Longest wait at start for the port and lock of a process that died a moment ago, in milliseconds.
+pub const PREDECESSOR_TIME_MAX_MS: u64 = 1500;
+/// Time between two looks at them, in milliseconds.
+pub const PREDECESSOR_LOOK_MS: u64 = 20;
 /// Freed memory a process keeps for the next payload buffers, in bytes: about eight chunks.
 pub const FREED_BYTES_KEPT_MAX: i32 = 32 << 20;
 /// Largest arena of registered buffers of a shard, in bytes.

@@ -17,6 +17,7 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
         "a parameter of the C library's allocator, which keeps to it",
         &["FREED_BYTES_KEPT_MAX"],
     ),
+    ("node", "an interval", &["PREDECESSOR_LOOK_MS"]),
     (
         "client",
         "a parameter of the C library's allocator, which keeps to it",

@@ -255,7 +255,12 @@ impl Running {
     fn until(mut command: Command, text: &str) -> (Running, String) {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let line = lines.find(|line| line.contains(text)).expect("the node says it");
+        let mut said = Vec::new();
+        let found = lines.find(|line| {
+            said.push(line.clone());
+            line.contains(text)
+        });
+        let line = found.unwrap_or_else(|| panic!("the node never says {text:?}: {said:#?}"));
         // What it says later goes on being read, so that it never waits for this test.
         std::thread::spawn(move || lines.count());
         (Running(child), line)
