@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod cluster_map;
 pub mod cpu;
 pub mod frame;
+pub mod guard;
 pub mod ids;
 pub mod layout;
 pub mod limits;
