@@ -8,7 +8,7 @@ TOOLS := $(CURDIR)/.tools
 APT := $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help build bindir demo test ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio
+.PHONY: help build bindir demo test mutants ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio
 
 help: ## lists the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -26,6 +26,9 @@ test: nextest ## runs every test
 	@$(CARGO) build --workspace --bins
 	@$(CARGO) nextest run --workspace --profile $(or $(NEXTEST_PROFILE),default)
 	@$(CARGO) test --workspace --doc --quiet
+
+mutants: build ## removes each guard in turn and wants the test of docs/guards.md to fail
+	@CARGO="$(CARGO)" $(BINDIR)/lanefs-loadgen mutants --released $(BINDIR)
 
 ci: fmt-check lint deny schema-check docs cpu-check ## everything a change must pass
 	@$(MAKE) test NEXTEST_PROFILE=ci

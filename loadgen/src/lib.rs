@@ -3,4 +3,5 @@
 pub mod bars;
 pub mod cluster;
 pub mod demo;
+pub mod mutants;
 pub mod sim;

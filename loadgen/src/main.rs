@@ -38,6 +38,17 @@ enum Command {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Removes one guard at a time and wants its killing test to fail.
+    Mutants {
+        /// Root of the repository.
+        #[arg(long, default_value = ".")]
+        root: PathBuf,
+        /// Folder of the release programs, which must not know how to lose a guard.
+        #[arg(long)]
+        released: Option<PathBuf>,
+        /// Guards to remove; all when none is named.
+        guards: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -58,7 +69,15 @@ fn run() -> ExitCode {
         Some(Command::Bars { parent, memory, json }) => {
             loadgen::bars::run(&parent, &memory, json.as_deref())
         }
+        Some(Command::Mutants { root, released, guards }) => {
+            return exit(loadgen::mutants::run(&root, released.as_deref(), &guards));
+        }
     };
+    exit(outcome)
+}
+
+/// Tells what failed.
+fn exit(outcome: Result<(), impl std::fmt::Display>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
