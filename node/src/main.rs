@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 /// Exit status for a command line or configuration that cannot be used.
 const EXIT_USAGE: u8 = 2;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     protocol::cpu::require();
     protocol::allocator::keep_freed_memory(node::limits::FREED_BYTES_KEPT_MAX);
     let cli = Cli::parse();

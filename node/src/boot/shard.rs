@@ -13,13 +13,19 @@ use crate::config::{Config, Shard};
 use crate::container::{Container, ContainerError};
 use crate::io::DiskError;
 use crate::io::glommio::GlommioEnv;
-use crate::io::glommio::disk::GlommioDisk;
 use crate::io::glommio::executor::ExecutorOptions;
 use crate::io::glommio::net::{GlommioNet, TlsConfigs};
 use crate::io::glommio::rng::ShardRng;
 use crate::membership::control::ControlPort;
 use crate::shard::{self, ShardConfig, Timeouts};
 use crate::store::{FormatOptions, Recovered, Store, StoreError};
+
+/// The container of this build.
+#[cfg(not(feature = "fault-disk"))]
+type ShardDisk = crate::io::glommio::disk::GlommioDisk;
+/// The container of a test build, which loses and fails on order.
+#[cfg(feature = "fault-disk")]
+type ShardDisk = crate::io::glommio::fault_disk::FaultDisk<crate::io::glommio::disk::GlommioDisk>;
 
 /// Why a shard did not start: one line that says what, where and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -69,10 +75,10 @@ pub(super) struct ShardSetup {
 
 /// A shard that is recovered and listens.
 struct Started {
-    env: GlommioEnv<GlommioDisk>,
-    disk: Rc<GlommioDisk>,
-    net: Rc<GlommioNet<GlommioDisk>>,
-    store: Rc<Store<GlommioDisk>>,
+    env: GlommioEnv<ShardDisk>,
+    disk: Rc<ShardDisk>,
+    net: Rc<GlommioNet<ShardDisk>>,
+    store: Rc<Store<ShardDisk>>,
     recovered: Recovered,
 }
 
@@ -125,7 +131,7 @@ impl ShardSetup {
 
     async fn start(&mut self) -> Result<Started, StartError> {
         let path = self.container.working_path().to_path_buf();
-        let opened = GlommioDisk::open(&path, self.container.size()).await;
+        let opened = ShardDisk::open(&path, self.container.size()).await;
         let disk = opened.map_err(|cause| StartError::Disk { path: path.clone(), cause })?;
         let disk = Rc::new(disk);
         let options =

@@ -6,7 +6,7 @@
 //! rings from being looked at; nothing is sent or written beyond what was filled, because arena
 //! memory is never zeroed.
 //!
-//! - [`disk`]: the container.
+//! - [`disk`]: the container; `fault_disk`: the same, failing on order, in test builds.
 //! - [`net`], [`link`], [`tls`]: connections.
 //! - [`clock`], [`rng`]: time and randomness.
 //! - [`mesh`]: bounded queues between executors.
@@ -15,6 +15,8 @@
 pub mod clock;
 pub mod disk;
 pub mod executor;
+#[cfg(any(test, feature = "fault-disk"))]
+pub mod fault_disk;
 pub mod link;
 pub mod mesh;
 pub mod net;
