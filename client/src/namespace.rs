@@ -179,6 +179,11 @@ fn describe(op: &NamespaceOp) -> String {
         NamespaceOp::Rmdir { parent, name } => format!("rmdir {} in {parent}", shown(name)),
         NamespaceOp::SetAttr { ino, .. } => format!("set attributes of inode {ino}"),
         NamespaceOp::SetSize { ino, .. } => format!("set size of inode {ino}"),
+        NamespaceOp::OpenWrite { ino, .. } => format!("open inode {ino} for writing"),
+        NamespaceOp::CloseWrite { ino, .. } => format!("close inode {ino}"),
+        NamespaceOp::Truncate { ino, len } => format!("truncate inode {ino} to {len} bytes"),
+        NamespaceOp::ExtendLayout { ino, .. } => format!("extend the layout of inode {ino}"),
+        NamespaceOp::ReserveAppend { ino, .. } => format!("append to inode {ino}"),
     }
 }
 

@@ -127,7 +127,7 @@ mod tests {
         for node in 1..=nodes {
             let id = NodeId(node);
             let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            map.nodes.insert(id, NodeRecord { id, state: NodeState::Up, address });
+            map.nodes.insert(id, NodeRecord { id, state: NodeState::Up, address, draining: false });
             for shard in 0..shards {
                 let target = TargetRecord {
                     id: TargetId(node * 100 + shard),

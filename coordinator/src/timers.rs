@@ -346,7 +346,8 @@ mod tests {
         let mut map = ClusterMap::default();
         for id in 1..=targets {
             let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            let node = NodeRecord { id: NodeId(id), state: NodeState::Up, address };
+            let node =
+                NodeRecord { id: NodeId(id), state: NodeState::Up, address, draining: false };
             map.nodes.insert(node.id, node);
             let target = TargetRecord {
                 id: TargetId(100 + id),
@@ -376,6 +377,8 @@ mod tests {
             min_write: 1,
             members: vec![member(TargetId(primary), Role::Primary)],
             evicted: vec![],
+            mutations: true,
+            ..GroupRecord::default()
         }
     }
 

@@ -29,6 +29,8 @@ pub struct NodeRecord {
     pub state: NodeState,
     /// Where its shards listen.
     pub address: IpAddr,
+    /// True while it is being emptied.
+    pub draining: bool,
 }
 
 /// Whether a node answers, as far as the coordinator knows.
@@ -38,8 +40,6 @@ pub enum NodeState {
     Up,
     /// No sign of life; its targets are out of every group they can leave.
     Down,
-    /// Up, and being emptied.
-    Draining,
 }
 
 /// One target: the storage of one shard.
@@ -72,6 +72,8 @@ pub enum TargetState {
     Down,
     /// It stopped itself after a device error and serves no more in this generation.
     Fenced,
+    /// It serves, but slower than its peers: it leads no group.
+    Slow,
 }
 
 /// Role of a member in its group.
@@ -96,8 +98,34 @@ pub struct Member {
     pub role: Role,
 }
 
+/// Why a group's members change step by step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PlanReason {
+    /// A replica was lost.
+    Heal,
+    /// A node is being emptied.
+    Drain,
+    /// Data is being spread evenly.
+    Rebalance,
+    /// A target is slower than its peers.
+    Slow,
+}
+
+/// Steps under way in one group: add a member, wait until it is complete, remove another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// Why.
+    pub reason: PlanReason,
+    /// Target that joins.
+    pub add: TargetId,
+    /// Target that leaves once the new one is complete; 0 when none does.
+    pub leave: TargetId,
+    /// When it began, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
 /// One placement group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupRecord {
     /// The group's number.
     pub id: GroupId,
@@ -119,6 +147,13 @@ pub struct GroupRecord {
     pub members: Vec<Member>,
     /// Targets that left the group and are re-admitted as syncing when they return.
     pub evicted: Vec<TargetId>,
+    /// False while a member that left may still answer reads under its lease, so that changes of
+    /// existing bytes may not be acknowledged yet.
+    pub mutations: bool,
+    /// Targets that left since changes of existing bytes were last acknowledged.
+    pub departed: Vec<TargetId>,
+    /// Steps under way.
+    pub plan: Option<Plan>,
 }
 
 /// Changes of a map from one version to another.
@@ -138,6 +173,10 @@ pub struct MapDelta {
     pub targets: Vec<TargetRecord>,
     /// Changed groups.
     pub groups: Vec<GroupRecord>,
+    /// Nodes that are no longer part of the cluster.
+    pub removed_nodes: Vec<NodeId>,
+    /// Targets that are no longer part of the cluster.
+    pub removed_targets: Vec<TargetId>,
     /// Revocations since `from`: opaque records, empty until capabilities are enforced.
     pub revocations: Vec<Vec<u8>>,
     /// Signature of the coordinator over the rest; empty until relays are allowed.
@@ -169,6 +208,8 @@ impl ClusterMap {
             return Err(MapGap { from: delta.from, have: self.version });
         }
         self.version = delta.to;
+        delta.removed_nodes.iter().for_each(|node| drop(self.nodes.remove(node)));
+        delta.removed_targets.iter().for_each(|target| drop(self.targets.remove(target)));
         self.nodes.extend(delta.nodes.iter().map(|node| (node.id, node.clone())));
         self.targets.extend(delta.targets.iter().map(|target| (target.id, target.clone())));
         self.groups.extend(delta.groups.iter().map(|group| (group.id, group.clone())));

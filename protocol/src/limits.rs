@@ -90,6 +90,16 @@ pub const SIGNATURE_LEN_MAX: usize = 64;
 pub const DROP_FIDS_MAX: usize = 4096;
 /// Most unlinked files that one operation gives back.
 pub const ABANDON_MAX: usize = 4096;
+/// Most files of one group in one message of orders or reports about single files.
+pub const FILE_ORDERS_MAX: usize = 1024;
+/// Most chunks of one file that one group measures in one message.
+pub const MEASURED_CHUNKS_MAX: usize = 4096;
+/// Most copies under way that one target reports.
+pub const RESYNCS_PER_TARGET_MAX: usize = 256;
+/// Most plans in one page.
+pub const PLANS_PAGE_MAX: usize = 1024;
+/// Most alarms in one status.
+pub const ALARMS_MAX: usize = 256;
 /// Most coordinators of one cluster.
 pub const COORDINATORS_MAX: usize = 16;
 

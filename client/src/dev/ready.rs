@@ -128,7 +128,7 @@ mod tests {
     fn map() -> ClusterMap {
         let mut map = ClusterMap::default();
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let node = NodeRecord { id: NodeId(1), state: NodeState::Up, address };
+        let node = NodeRecord { id: NodeId(1), state: NodeState::Up, address, draining: false };
         map.nodes.insert(NodeId(1), node);
         let target = TargetRecord {
             id: TargetId(101),
@@ -154,6 +154,8 @@ mod tests {
             min_write: 1,
             members: vec![member],
             evicted: vec![],
+            mutations: true,
+            ..GroupRecord::default()
         };
         map.groups.insert(group.id, group);
         map

@@ -25,7 +25,8 @@ pub(super) fn map_of(version: u64, epoch: u32, members: &[(u32, Role)]) -> Clust
     for id in 1..=4u16 {
         let (node, target) = (NodeId(u32::from(id)), TargetId(u32::from(id)));
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        map.nodes.insert(node, NodeRecord { id: node, state: NodeState::Up, address });
+        map.nodes
+            .insert(node, NodeRecord { id: node, state: NodeState::Up, address, draining: false });
         map.targets.insert(
             target,
             TargetRecord {
@@ -58,6 +59,8 @@ pub(super) fn map_of(version: u64, epoch: u32, members: &[(u32, Role)]) -> Clust
             min_write: 2,
             members: members.collect(),
             evicted: Vec::new(),
+            mutations: true,
+            ..GroupRecord::default()
         },
     );
     map

@@ -315,6 +315,9 @@ impl State {
                 ctime: Time::default(),
             },
             content: Some(FileContent {
+                truncating: false,
+                writing: false,
+                recovered: false,
                 fid: Fid(100 + self.next_ino),
                 layout: Layout { segments: vec![segment], cell_log2: CELL_LOG2 },
                 trunc_gen: 0,
@@ -352,7 +355,8 @@ fn first_map() -> ClusterMap {
     for id in 1..=3u16 {
         let (node, target) = (NodeId(u32::from(id)), TargetId(u32::from(id)));
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        map.nodes.insert(node, NodeRecord { id: node, state: NodeState::Up, address });
+        map.nodes
+            .insert(node, NodeRecord { id: node, state: NodeState::Up, address, draining: false });
         let record = TargetRecord {
             id: target,
             node,
@@ -378,6 +382,8 @@ fn first_map() -> ClusterMap {
         min_write: 2,
         members,
         evicted: Vec::new(),
+        mutations: true,
+        ..GroupRecord::default()
     };
     map.groups.insert(GROUP, group);
     map

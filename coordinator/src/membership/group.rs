@@ -156,6 +156,7 @@ impl<'a> Standing<'a> {
             members,
             evicted,
             down,
+            plan: self.group.plan,
         })
     }
 }
@@ -170,6 +171,7 @@ pub(super) fn evict(group: &GroupRecord, target: TargetId) -> Command {
         members: kept.copied().collect(),
         evicted: newest(evicted.collect()),
         down: false,
+        plan: group.plan,
     }
 }
 

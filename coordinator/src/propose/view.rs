@@ -92,8 +92,12 @@ mod tests {
     use super::*;
 
     fn step(from: u64, node: u32, state: NodeState) -> MapDelta {
-        let record =
-            NodeRecord { id: NodeId(node), state, address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        let record = NodeRecord {
+            id: NodeId(node),
+            state,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            draining: false,
+        };
         let (from, to) = (MapVersion(from), MapVersion(from + 1));
         MapDelta { from, to, nodes: vec![record], ..MapDelta::default() }
     }

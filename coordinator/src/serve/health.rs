@@ -97,9 +97,9 @@ mod tests {
             target: TargetId(target),
             durable_lsn: Lsn(1),
             free: 0,
-            fenced: false,
             resync_bytes_left: left,
             resync_bytes_done: done,
+            ..TargetHealth::default()
         }
     }
 

@@ -72,7 +72,8 @@ pub(super) async fn heartbeat(
     let version = shared.proposer.view().map.version;
     let delta =
         (request.map_version < version).then(|| shared.proposer.delta_since(request.map_version));
-    Ok(HeartbeatReply { seq: request.seq, lease_ms: NODE_LEASE_MS, map_version: version, delta })
+    let (seq, lease_ms, orders) = (request.seq, NODE_LEASE_MS, Vec::new());
+    Ok(HeartbeatReply { seq, lease_ms, map_version: version, delta, orders })
 }
 
 /// Takes a primary's wish to remove a member; the new epoch comes with the map.

@@ -86,6 +86,12 @@ pub(super) async fn status(
         sessions: view.counters.sessions,
         dead_files: view.counters.dead_files,
         release: env!("CARGO_PKG_VERSION").to_owned(),
+        recovery_eta_s: None,
+        endangered: 0,
+        guarded: false,
+        scrub_pass: 0,
+        drains: Vec::new(),
+        alarms: Vec::new(),
     })
 }
 

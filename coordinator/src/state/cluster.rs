@@ -73,7 +73,8 @@ impl<K: Kv> State<K> {
         reports: &[TargetReport],
     ) -> Step<Outcome> {
         self.check_registration(node, incarnation, reports)?;
-        let record = NodeRecord { id: node, state: NodeState::Up, address };
+        let draining = self.map.nodes.get(&node).is_some_and(|record| record.draining);
+        let record = NodeRecord { id: node, state: NodeState::Up, address, draining };
         let targets: BTreeSet<_> = reports.iter().map(|report| report.target).collect();
         let info = NodeInfo { incarnation, targets };
         for report in reports {
@@ -100,7 +101,6 @@ impl<K: Kv> State<K> {
     pub(super) fn set_node_state(&mut self, node: NodeId, up: bool) -> Step<Outcome> {
         let record = self.map.nodes.get_mut(&node).ok_or(Status::NotFound)?;
         let state = match (up, record.state) {
-            (true, NodeState::Draining) => NodeState::Draining,
             (true, _) => NodeState::Up,
             (false, _) => NodeState::Down,
         };
@@ -113,8 +113,9 @@ impl<K: Kv> State<K> {
             let Some(record) = self.map.targets.get_mut(&target) else { continue };
             let state = match record.state {
                 TargetState::Fenced => TargetState::Fenced,
-                TargetState::Up | TargetState::Down if up => TargetState::Up,
-                TargetState::Up | TargetState::Down => TargetState::Down,
+                TargetState::Slow if up => TargetState::Slow,
+                _ if up => TargetState::Up,
+                _ => TargetState::Down,
             };
             if record.state != state {
                 record.state = state;

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use protocol::cluster_map::{GroupRecord, Member, Role};
+use protocol::cluster_map::{GroupRecord, Member, Plan, Role};
 use protocol::ids::{Epoch, GroupId, TargetId};
 use protocol::limits::GROUP_MEMBERS_MAX;
 use protocol::status::Status;
@@ -24,6 +24,7 @@ pub(super) struct Change<'a> {
     pub(super) members: &'a [Member],
     pub(super) evicted: &'a [TargetId],
     pub(super) down: bool,
+    pub(super) plan: Option<Plan>,
 }
 
 impl<K: Kv> State<K> {
@@ -56,7 +57,8 @@ impl<K: Kv> State<K> {
                 replicas: settings.replicas,
                 min_write: settings.min_write,
                 members: members.collect(),
-                evicted: Vec::new(),
+                mutations: true,
+                ..GroupRecord::default()
             };
             self.map.groups.insert(id, record);
             self.changed.insert(Changed::Group(id));
@@ -78,9 +80,11 @@ impl<K: Kv> State<K> {
         self.check_members(change)?;
         self.check_succession(group, change)?;
         self.next_epoch(id, |group| {
+            note_departures(group, change.members);
             group.members = change.members.to_vec();
             group.evicted = change.evicted.to_vec();
             group.down = change.down;
+            group.plan = change.plan;
         })
     }
 
@@ -134,6 +138,20 @@ impl<K: Kv> State<K> {
         Ok(Outcome::Done)
     }
 
+    /// Notes that no member that left the group can answer reads any more.
+    pub(super) fn allow_mutations(&mut self, id: GroupId, epoch: Epoch) -> Step<Outcome> {
+        let group = self.map.groups.get_mut(&id).ok_or(Status::NotFound)?;
+        if group.epoch != epoch {
+            return Err(Status::Conflict.into());
+        }
+        if !group.mutations {
+            group.mutations = true;
+            group.departed.clear();
+            self.changed.insert(Changed::Group(id));
+        }
+        Ok(Outcome::Done)
+    }
+
     /// Checks a membership by itself.
     fn check_members(&self, change: &Change<'_>) -> Step<()> {
         let members = change.members;
@@ -181,4 +199,18 @@ impl<K: Kv> State<K> {
         }
         Ok(())
     }
+}
+
+/// Remembers who left: until such a member certainly answers no read any more, changes of existing
+/// bytes must not be acknowledged.
+///
+/// A member that is back in a newer generation did not leave: its process of before is dead.
+fn note_departures(group: &mut GroupRecord, members: &[Member]) {
+    let stays = |target: TargetId| members.iter().any(|member| member.target == target);
+    let left = group.members.iter().map(|member| member.target);
+    group.departed.extend(left);
+    group.departed.sort_unstable();
+    group.departed.dedup();
+    group.departed.retain(|target| !stays(*target));
+    group.mutations = group.departed.is_empty();
 }

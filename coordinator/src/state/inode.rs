@@ -134,6 +134,9 @@ impl File {
             growth_only: self.growth_only,
             stamp: self.stamp,
             token: Vec::new(),
+            truncating: false,
+            writing: false,
+            recovered: false,
         }
     }
 

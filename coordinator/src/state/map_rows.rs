@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use protocol::cluster_map::{
-    ClusterMap, GroupRecord, Member, NodeRecord, NodeState, Role, TargetRecord, TargetState,
+    ClusterMap, GroupRecord, Member, NodeRecord, NodeState, Plan, PlanReason, Role, TargetRecord,
+    TargetState,
 };
 use protocol::ids::{Epoch, Generation, GroupId, MapVersion, NodeId, ShardId, TargetId};
 
@@ -109,8 +110,8 @@ fn node_row(record: &NodeRecord, info: &NodeInfo) -> Row {
     row.u8(match record.state {
         NodeState::Up => 1,
         NodeState::Down => 2,
-        NodeState::Draining => 3,
     });
+    row.u8(u8::from(record.draining));
     match record.address {
         IpAddr::V4(address) => row.u8(4).u128(u128::from(u32::from(address))),
         IpAddr::V6(address) => row.u8(6).u128(u128::from(address)),
@@ -129,9 +130,9 @@ fn node_from((key, value): &Row) -> Result<(NodeRecord, NodeInfo), KvError> {
     let state = match row.u8()? {
         1 => NodeState::Up,
         2 => NodeState::Down,
-        3 => NodeState::Draining,
         _ => return Err(row.bad("unknown node state")),
     };
+    let draining = row.u8()? != 0;
     let (family, bits) = (row.u8()?, row.u128()?);
     let address = match (family, u32::try_from(bits)) {
         (4, Ok(bits)) => IpAddr::V4(Ipv4Addr::from(bits)),
@@ -141,7 +142,7 @@ fn node_from((key, value): &Row) -> Result<(NodeRecord, NodeInfo), KvError> {
     let (incarnation, count) = (row.u64()?, row.u16()?);
     let targets = (0..count).map(|_| row.u32().map(TargetId)).collect::<Result<_, _>>()?;
     row.end()?;
-    Ok((NodeRecord { id, state, address }, NodeInfo { incarnation, targets }))
+    Ok((NodeRecord { id, state, address, draining }, NodeInfo { incarnation, targets }))
 }
 
 fn target_row(record: &TargetRecord, distrusted: bool) -> Row {
@@ -153,6 +154,7 @@ fn target_row(record: &TargetRecord, distrusted: bool) -> Row {
         TargetState::Up => 1,
         TargetState::Down => 2,
         TargetState::Fenced => 3,
+        TargetState::Slow => 4,
     });
     row.u8(u8::from(distrusted));
     let value = row.seal(&key);
@@ -174,6 +176,7 @@ fn target_from((key, value): &Row) -> Result<(TargetRecord, bool), KvError> {
             1 => TargetState::Up,
             2 => TargetState::Down,
             3 => TargetState::Fenced,
+            4 => TargetState::Slow,
             _ => return Err(row.bad("unknown target state")),
         },
     };
@@ -200,6 +203,21 @@ fn group_row(record: &GroupRecord) -> Row {
     for target in &record.evicted {
         row.u32(target.0);
     }
+    row.u8(u8::from(record.mutations));
+    row.u8(u8::try_from(record.departed.len()).unwrap_or(u8::MAX));
+    for target in &record.departed {
+        row.u32(target.0);
+    }
+    row.u8(u8::from(record.plan.is_some()));
+    if let Some(plan) = &record.plan {
+        row.u8(match plan.reason {
+            PlanReason::Heal => 1,
+            PlanReason::Drain => 2,
+            PlanReason::Rebalance => 3,
+            PlanReason::Slow => 4,
+        });
+        row.u32(plan.add.0).u32(plan.leave.0).u64(plan.since_ms);
+    }
     let value = row.seal(&key);
     (key, value)
 }
@@ -213,6 +231,9 @@ fn group_from((key, value): &Row) -> Result<GroupRecord, KvError> {
     let members = (0..count).map(|_| member_from(&mut row)).collect::<Result<_, _>>()?;
     let count = row.u8()?;
     let evicted = (0..count).map(|_| row.u32().map(TargetId)).collect::<Result<_, _>>()?;
+    let (mutations, count) = (row.u8()? != 0, row.u8()?);
+    let departed = (0..count).map(|_| row.u32().map(TargetId)).collect::<Result<_, _>>()?;
+    let plan = if row.u8()? != 0 { Some(plan_from(&mut row)?) } else { None };
     row.end()?;
     Ok(GroupRecord {
         id,
@@ -225,7 +246,22 @@ fn group_from((key, value): &Row) -> Result<GroupRecord, KvError> {
         min_write,
         members,
         evicted,
+        mutations,
+        departed,
+        plan,
     })
+}
+
+fn plan_from(row: &mut Reader<'_>) -> Result<Plan, KvError> {
+    let reason = match row.u8()? {
+        1 => PlanReason::Heal,
+        2 => PlanReason::Drain,
+        3 => PlanReason::Rebalance,
+        4 => PlanReason::Slow,
+        _ => return Err(row.bad("unknown plan")),
+    };
+    let (add, leave) = (TargetId(row.u32()?), TargetId(row.u32()?));
+    Ok(Plan { reason, add, leave, since_ms: row.u64()? })
 }
 
 fn member_from(row: &mut Reader<'_>) -> Result<Member, KvError> {

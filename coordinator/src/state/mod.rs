@@ -276,8 +276,8 @@ impl<K: Kv> State<K> {
             Command::SetNodeState { node, up } => self.set_node_state(*node, *up),
             Command::FenceTarget { target } => self.fence_target(*target),
             Command::CreateGroups { count } => self.create_groups(*count),
-            Command::ChangeGroup { group, expected_epoch, members, evicted, down } => {
-                let change = group::Change { members, evicted, down: *down };
+            Command::ChangeGroup { group, expected_epoch, members, evicted, down, plan } => {
+                let change = group::Change { members, evicted, down: *down, plan: *plan };
                 self.change_group(*group, *expected_epoch, &change)
             }
             Command::Activated { group, epoch } => self.activated(*group, *epoch),
@@ -287,6 +287,14 @@ impl<K: Kv> State<K> {
             Command::Mutate { session, caller, ops } => self.mutate(stamp, *session, *caller, ops),
             Command::DropDone { groups } => self.drop_done(groups),
             Command::Digest { applied, digest } => self.compare_digest(*applied, *digest),
+            Command::AllowMutations { group, epoch } => self.allow_mutations(*group, *epoch),
+            Command::SetNodeDraining { .. }
+            | Command::RemoveNode { .. }
+            | Command::SetTargetSlow { .. }
+            | Command::StartScrub
+            | Command::SetRebalance { .. }
+            | Command::NoteDurable { .. }
+            | Command::FileReports { .. } => Err(Status::Unsupported.into()),
         }
     }
 

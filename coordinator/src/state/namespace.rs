@@ -48,6 +48,11 @@ impl<K: Kv> State<K> {
             NamespaceOp::SetSize { ino, end, trunc_gen } => {
                 self.set_size(asker, *ino, *end, *trunc_gen)
             }
+            NamespaceOp::OpenWrite { .. }
+            | NamespaceOp::CloseWrite { .. }
+            | NamespaceOp::Truncate { .. }
+            | NamespaceOp::ExtendLayout { .. }
+            | NamespaceOp::ReserveAppend { .. } => Err(Status::Unsupported.into()),
         }
     }
 

@@ -191,6 +191,7 @@ fn a_group_remembers_a_bounded_number_of_evicted_targets() {
             members: group.members.clone(),
             evicted: others[..count].to_vec(),
             down: false,
+            plan: None,
         })
     };
     assert_eq!(evict(GROUP_EVICTED_MAX + 1), FULL);

@@ -236,6 +236,11 @@ fn predict(model: &mut Model, op: &NamespaceOp, outcome: &OpOutcome) -> Result<(
         }
         NamespaceOp::SetSize { ino, end, .. } => model.grow(*ino, *end),
         NamespaceOp::SetAttr { .. } => Ok(()),
+        NamespaceOp::OpenWrite { .. }
+        | NamespaceOp::CloseWrite { .. }
+        | NamespaceOp::Truncate { .. }
+        | NamespaceOp::ExtendLayout { .. }
+        | NamespaceOp::ReserveAppend { .. } => Err(Status::Unsupported),
     }
 }
 
@@ -484,6 +489,7 @@ fn group_changes_that_would_lose_data_are_refused() {
         members: members.to_vec(),
         evicted: Vec::new(),
         down,
+        plan: None,
     };
     let members = &group.members;
     let mut two_primaries = members.clone();

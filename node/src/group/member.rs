@@ -242,5 +242,7 @@ fn no_record(group: GroupId) -> GroupRecord {
         min_write: 0,
         members: Vec::new(),
         evicted: Vec::new(),
+        mutations: true,
+        ..GroupRecord::default()
     }
 }

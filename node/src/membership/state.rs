@@ -149,9 +149,7 @@ fn health(target: &TargetReport) -> TargetHealth {
         target: target.target,
         durable_lsn: target.recovered_lsn,
         free: target.free,
-        fenced: false,
-        resync_bytes_left: 0,
-        resync_bytes_done: 0,
+        ..TargetHealth::default()
     }
 }
 

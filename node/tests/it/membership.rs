@@ -59,8 +59,13 @@ async fn coordinate(link: Rc<GlommioLink<NoDisk>>, reports: Rc<Cell<u32>>) {
             Kind::Heartbeat => {
                 let beat = HeartbeatRequest::decode(&frame.body).unwrap();
                 let map_version = beat.map_version;
-                let answer =
-                    HeartbeatReply { seq: beat.seq, lease_ms: 10_000, map_version, delta: None };
+                let answer = HeartbeatReply {
+                    seq: beat.seq,
+                    lease_ms: 10_000,
+                    map_version,
+                    delta: None,
+                    orders: Vec::new(),
+                };
                 link.send(reply(header, &answer)).unwrap();
                 if beat.seq == 1 {
                     let body = MapPushNotice { delta: delta(1, 2, false) }.encode();

@@ -13,8 +13,10 @@ pub enum WriteClass {
     /// Starts exactly at the chunk's length; no existing byte is touched.
     #[default]
     Growth,
-    /// Anything else.
+    /// Changes bytes, or starts after the chunk's end and leaves a hole.
     Mutation,
+    /// Sets the chunk's length to `offset`; carries no bytes.
+    Truncate,
 }
 
 /// Asks a serving member for bytes of one chunk.
@@ -73,9 +75,9 @@ pub struct WriteRequest {
     pub attempt: u8,
     /// Whether it only extends the chunk.
     pub class: WriteClass,
-    /// First byte inside the chunk.
+    /// First byte inside the chunk; the new length for a truncation.
     pub offset: u32,
-    /// Bytes written; the payload's length, at least 1.
+    /// Bytes written; the payload's length, at least 1; 0 for a truncation.
     pub len: u32,
     /// Length the chunk is expected to reach, for reservation; at least `offset + len`.
     pub expect_len: u32,

@@ -125,7 +125,7 @@ pub struct HeartbeatRequest {
 }
 
 /// State of one target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetHealth {
     /// The target.
     pub target: TargetId,
@@ -139,6 +139,60 @@ pub struct TargetHealth {
     pub resync_bytes_left: u64,
     /// Bytes that resync has copied from this target as primary, since start.
     pub resync_bytes_done: u64,
+    /// Newest map version that the target's shard has applied.
+    pub map_version: MapVersion,
+    /// Copies under way from this target as primary.
+    pub resyncs: Vec<GroupResync>,
+    /// Newest scrub pass that it finished.
+    pub scrub_pass: u32,
+    /// Bytes that the present scrub pass has checked.
+    pub scrub_bytes_done: u64,
+    /// Bytes that the present scrub pass has to check.
+    pub scrub_bytes_total: u64,
+    /// Cells found damaged since start.
+    pub cells_damaged: u64,
+    /// Cells repaired since start.
+    pub cells_repaired: u64,
+    /// Cells that are damaged now.
+    pub cells_bad: u64,
+    /// Chunks set aside.
+    pub quarantined_chunks: u64,
+    /// Their bytes.
+    pub quarantined_bytes: u64,
+    /// 99th percentile of device time over the last seconds, in microseconds.
+    pub device_p99_us: u32,
+    /// Device transfers in that time.
+    pub device_ops: u32,
+    /// 99th percentile of flush time over the last seconds, in microseconds.
+    pub flush_p99_us: u32,
+    /// Age of the oldest device transfer that has not ended, in milliseconds.
+    pub oldest_io_ms: u32,
+}
+
+/// One copy under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupResync {
+    /// The group.
+    pub group: GroupId,
+    /// Member that is being brought up to date.
+    pub target: TargetId,
+    /// Bytes that still have to be copied to it.
+    pub bytes_left: u64,
+    /// Bytes that were copied to it.
+    pub bytes_done: u64,
+}
+
+/// What the coordinator wants of one target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetOrders {
+    /// The target.
+    pub target: TargetId,
+    /// Rate at which it may send copies as primary, in bytes per second; 0 for the node's default.
+    pub resync_bytes_per_s: u64,
+    /// Rate at which it checks what it holds, in bytes per second; 0 for the node's default.
+    pub scrub_bytes_per_s: u64,
+    /// Scrub pass that it should have finished.
+    pub scrub_pass: u32,
 }
 
 /// Answer to a heartbeat.
@@ -152,6 +206,8 @@ pub struct HeartbeatReply {
     pub map_version: MapVersion,
     /// Changes since the node's map version, when there are any.
     pub delta: Option<MapDelta>,
+    /// What is wanted of the node's targets.
+    pub orders: Vec<TargetOrders>,
 }
 
 /// Tells a node that the map changed.
@@ -267,6 +323,42 @@ pub struct StatusReply {
     pub dead_files: u64,
     /// Release of the coordinator, for people.
     pub release: String,
+    /// Expected seconds until every group has its replicas; `None` when nobody knows.
+    pub recovery_eta_s: Option<u64>,
+    /// Groups with one serving member.
+    pub endangered: u32,
+    /// True while a mass failure keeps the planner from starting copies.
+    pub guarded: bool,
+    /// Scrub pass that was asked for last.
+    pub scrub_pass: u32,
+    /// Nodes that are being emptied.
+    pub drains: Vec<DrainStatus>,
+    /// What an operator should look at.
+    pub alarms: Vec<Alarm>,
+}
+
+/// One node that is being emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainStatus {
+    /// The node.
+    pub node: NodeId,
+    /// Places in groups that it still has.
+    pub groups_left: u32,
+    /// Bytes that still have to move.
+    pub bytes_left: u64,
+    /// Expected seconds until it is empty; `None` when nobody knows yet.
+    pub eta_s: Option<u64>,
+}
+
+/// Something an operator should look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// Target it is about; 0 for the cluster.
+    pub target: TargetId,
+    /// Name for programs, such as `disk_rolled_back`.
+    pub name: String,
+    /// For people: what, where, what to do.
+    pub text: String,
 }
 
 /// One coordinator.

@@ -4,9 +4,12 @@
 
 use std::net::IpAddr;
 
-use crate::cluster_map::Member;
-use crate::ids::{ClusterId, Epoch, Fid, GroupId, NodeId, Seq, SessionId, TargetId};
+use crate::cluster_map::{Member, Plan};
+use crate::ids::{
+    ClusterId, Epoch, Fid, Generation, GroupId, Lsn, NodeId, Seq, SessionId, TargetId,
+};
 use crate::message::cluster::TargetReport;
+use crate::message::heal::GroupReports;
 use crate::message::namespace::NamespaceOp;
 
 /// Time and randomness of a command, decided before it is logged.
@@ -87,6 +90,51 @@ pub enum Command {
         evicted: Vec<TargetId>,
         /// True when no member serves.
         down: bool,
+        /// Why the membership changes step by step; `None` when no steps follow.
+        plan: Option<Plan>,
+    },
+    /// No member that left a group can answer reads any more.
+    AllowMutations {
+        /// The group.
+        group: GroupId,
+        /// Refused unless the group is in this epoch.
+        epoch: Epoch,
+    },
+    /// A node is to be emptied, or no longer.
+    SetNodeDraining {
+        /// The node.
+        node: NodeId,
+        /// True to empty it.
+        draining: bool,
+    },
+    /// Forgets a node whose targets are in no group.
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// A target is slower than its peers, or no longer.
+    SetTargetSlow {
+        /// The target.
+        target: TargetId,
+        /// True to avoid it.
+        slow: bool,
+    },
+    /// Every target is to check everything it holds.
+    StartScrub,
+    /// Data is to be spread evenly over the targets, or no longer.
+    SetRebalance {
+        /// True to spread it.
+        on: bool,
+    },
+    /// Journal positions that targets reported as durable.
+    NoteDurable {
+        /// Target, its incarnation and the position.
+        targets: Vec<(TargetId, Generation, Lsn)>,
+    },
+    /// What groups have done for single files.
+    FileReports {
+        /// One entry for each group.
+        groups: Vec<GroupReports>,
     },
     /// The primary of an epoch has finished activation.
     Activated {

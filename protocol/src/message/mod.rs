@@ -6,13 +6,17 @@
 //!
 //! - [`cluster`]: hello, registration, heartbeats, map, group reports, sessions, status.
 //! - [`chunk`]: the data path between clients, primaries and backups.
+//! - [`heal`]: repair, digests, and the coordinator's orders about single files.
+//! - [`operate`]: an operator's orders and what clients report.
 //! - [`namespace`]: lookups, listings and mutations of the file tree.
 //! - [`command`]: what the coordinator's replicated log holds.
 
 pub mod chunk;
 pub mod cluster;
 pub mod command;
+pub mod heal;
 pub mod namespace;
+pub mod operate;
 
 mod codec;
 mod framing;
@@ -82,6 +86,12 @@ kinds! {
     Verify = 0x010b;
     /// Anyone to shard: counters and ownership.
     ShardStats = 0x010c;
+    /// Member to member: cells of a chunk, to repair the asker's copy.
+    Fetch = 0x010d;
+    /// Primary to member: what do you hold, in one number?
+    Digest = 0x010e;
+    /// Client to member: these cells do not match their checksums.
+    ReportCorrupt = 0x010f;
 
     /// Node to coordinator: here I am.
     Register = 0x0201;
@@ -103,6 +113,16 @@ kinds! {
     DropDone = 0x0209;
     /// Anyone to coordinator: state of the cluster.
     Status = 0x020a;
+    /// Administrator to coordinator: an operator's order.
+    Admin = 0x020b;
+    /// Anyone to coordinator: groups with a plan or a syncing member.
+    Plans = 0x020c;
+    /// Node to coordinator: which of these files are dead?
+    Census = 0x020d;
+    /// Coordinator to node, notice: cut or measure these files.
+    FileOrders = 0x020e;
+    /// Node to coordinator: files that were cut or measured.
+    FileReports = 0x020f;
 
     /// Client to coordinator: open a session.
     SessionOpen = 0x0301;
@@ -116,6 +136,8 @@ kinds! {
     ReadDir = 0x0305;
     /// Client to coordinator: a batch of namespace changes.
     Mutate = 0x0306;
+    /// Client to coordinator: the primary of a group does not answer.
+    Unreachable = 0x0307;
 }
 
 impl Kind {
@@ -127,7 +149,7 @@ impl Kind {
     /// True when frames of this kind may carry a payload in the given direction.
     pub fn has_payload(self, response: bool) -> bool {
         match self {
-            Kind::Read => response,
+            Kind::Read | Kind::Fetch => response,
             Kind::Write | Kind::Replicate => !response,
             _ => false,
         }
@@ -145,7 +167,10 @@ impl Kind {
 
     /// True for kinds that are never answered.
     pub fn is_notice(self) -> bool {
-        matches!(self, Kind::Committed | Kind::Working | Kind::MapPush | Kind::DropFiles)
+        matches!(
+            self,
+            Kind::Committed | Kind::Working | Kind::MapPush | Kind::DropFiles | Kind::FileOrders
+        )
     }
 
     /// True when a body of this kind may be as long as [`crate::limits::BODY_LEN_MAX_LIST`].
@@ -164,6 +189,10 @@ impl Kind {
                 | Kind::DropFiles
                 | Kind::DropDone
                 | Kind::Status
+                | Kind::Plans
+                | Kind::Census
+                | Kind::FileOrders
+                | Kind::FileReports
                 | Kind::Lookup
                 | Kind::ReadDir
                 | Kind::Mutate

@@ -2,7 +2,7 @@
 //!
 //! Names, link targets and paths are bytes, never text.
 
-use crate::ids::{Fid, Ino, MapVersion, Seq, SessionId};
+use crate::ids::{Fid, GroupId, Ino, MapVersion, Seq, SessionId};
 use crate::layout::Layout;
 use crate::status::Status;
 
@@ -64,6 +64,12 @@ pub struct FileContent {
     pub stamp: MapVersion,
     /// Encoded capability; empty until capabilities are enforced.
     pub token: Vec<u8>,
+    /// True while bytes beyond the size are still being cut: nobody may write.
+    pub truncating: bool,
+    /// True while a session has the file open for writing.
+    pub writing: bool,
+    /// True when the size was found by asking the groups after a writer died.
+    pub recovered: bool,
 }
 
 /// One inode as a lookup or listing returns it.
@@ -284,6 +290,49 @@ pub enum NamespaceOp {
         end: u64,
         /// Truncation generation of the writer.
         trunc_gen: u32,
+    },
+    /// Opens a file for writing in place.
+    OpenWrite {
+        /// The file.
+        ino: Ino,
+        /// True to change existing bytes; false to append only.
+        mutate: bool,
+        /// True to share the file with other writers.
+        shared: bool,
+    },
+    /// Ends writing in place and raises the size to `size`.
+    CloseWrite {
+        /// The file.
+        ino: Ino,
+        /// First byte after the content that is durable.
+        size: u64,
+        /// Truncation generation of the writer.
+        trunc_gen: u32,
+        /// False when an operation of unknown outcome was abandoned.
+        clean: bool,
+    },
+    /// Sets a file's length; to zero it gives the file a new, empty content.
+    Truncate {
+        /// The file.
+        ino: Ino,
+        /// The new length.
+        len: u64,
+    },
+    /// Appends a segment on other groups, so that writing goes on there.
+    ExtendLayout {
+        /// The file.
+        ino: Ino,
+        /// First chunk of the segment: the first one that nobody wrote.
+        first_chunk: u32,
+        /// Group that cannot be written.
+        avoid: GroupId,
+    },
+    /// Raises the size by `len` and gives the range before it to the caller.
+    ReserveAppend {
+        /// The file.
+        ino: Ino,
+        /// Bytes wanted.
+        len: u64,
     },
 }
 

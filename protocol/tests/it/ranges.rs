@@ -8,6 +8,7 @@ use protocol::limits::*;
 use protocol::message::chunk::*;
 use protocol::message::cluster::*;
 use protocol::message::command::{Caller, Command};
+use protocol::message::heal::*;
 use protocol::message::namespace::*;
 use protocol::message::{
     Message, MessageError, decode_command, encode_command, open, reply_frame, request_frame,
@@ -371,4 +372,109 @@ fn lists_of_the_map_and_of_layouts_are_bounded() {
         field(&status)
     };
     assert_eq!((status(COORDINATORS_MAX), status(COORDINATORS_MAX + 1)), ("", "coordinators"));
+}
+
+#[test]
+fn truncations() {
+    let truncate = |edit: fn(&mut WriteRequest)| {
+        let message = WriteRequest {
+            class: WriteClass::Truncate,
+            len: 0,
+            sums: vec![],
+            aux: vec![],
+            ..samples::write_request()
+        };
+        edited(message, edit)
+    };
+    assert_eq!(truncate(|_| ()), "");
+    assert_eq!(truncate(|w| w.len = 1), "len");
+    assert_eq!(truncate(|w| w.offset = (4 << 20) + 1), "offset");
+    let replicate = |edit: fn(&mut ReplicateRequest)| {
+        let message = ReplicateRequest {
+            mode: ReplicateMode::Write,
+            class: WriteClass::Truncate,
+            offset: 40_000,
+            len: 0,
+            sums: vec![],
+            aux: vec![],
+            ops: vec![],
+            ..samples::replicate_request()
+        };
+        edited(message, edit)
+    };
+    assert_eq!(replicate(|_| ()), "");
+    assert_eq!(replicate(|r| r.offset = 39_999), "len");
+}
+
+#[test]
+fn repairs() {
+    let fetch = |edit: fn(&mut FetchRequest)| edited(samples::fetch_request(), edit);
+    assert_eq!(fetch(|_| ()), "");
+    assert_eq!(fetch(|f| f.cells = (1 << 14) - 2), "cells");
+    assert_eq!(fetch(|f| f.first_cell = u32::MAX), "cells");
+
+    let reply = |edit: fn(&mut FetchReply)| edited(samples::fetch_reply(), edit);
+    assert_eq!(reply(|_| ()), "");
+    assert_eq!(reply(|r| r.cell_log2 = 13), "cell_log2");
+    assert_eq!(reply(|r| r.chunk_log2 = 27), "chunk_log2");
+    assert_eq!(reply(|r| r.first_cell = 6), "first_cell");
+    assert_eq!(reply(|r| r.chunk_len = (4 << 20) + 1), "chunk_len");
+    assert_eq!(reply(|r| r.ops = vec![r.ops[0]; CHUNK_OP_SESSIONS_MAX + 1]), "ops");
+
+    let corrupt = |cells: &[u32]| {
+        let cells = cells.to_vec();
+        let version = samples::fetch_request().version;
+        field(&ReportCorruptRequest { group: GroupId(1), key: samples::KEY, version, cells })
+    };
+    assert_eq!(corrupt(&[0, 5]), "");
+    assert_eq!(corrupt(&[]), "cells");
+    assert_eq!(corrupt(&[5, 5]), "cells");
+}
+
+#[test]
+fn file_orders() {
+    let orders = |edit: fn(&mut GroupOrders)| {
+        let mut orders = samples::group_orders();
+        edit(&mut orders);
+        field(&FileOrdersNotice { groups: vec![orders] })
+    };
+    assert_eq!(orders(|_| ()), "");
+    assert_eq!(orders(|o| o.trims[0].chunk_log2 = 19), "chunk_log2");
+    assert_eq!(orders(|o| o.trims = vec![o.trims[0]; FILE_ORDERS_MAX + 1]), "trims");
+    assert_eq!(orders(|o| o.measures = vec![o.measures[0]; FILE_ORDERS_MAX + 1]), "measures");
+
+    let reports = |edit: fn(&mut GroupReports)| {
+        let mut groups = samples::group_reports();
+        edit(&mut groups[0]);
+        field(&FileReportsRequest { groups })
+    };
+    assert_eq!(reports(|_| ()), "");
+    assert_eq!(reports(|r| r.measured[0].chunks[1].index = 9), "chunks");
+    assert_eq!(reports(|r| r.measured[0].chunks[1].len = u32::MAX), "chunks");
+    assert_eq!(reports(|r| r.trimmed = vec![(Fid(1), 1); FILE_ORDERS_MAX + 1]), "trimmed");
+    let many = |r: &mut GroupReports| {
+        let chunk = |index| ChunkLen { index, len: 1 };
+        let count = u32::try_from(MEASURED_CHUNKS_MAX).unwrap();
+        r.measured[0].chunks = (0..=count).map(chunk).collect();
+    };
+    assert_eq!(reports(many), "chunks");
+}
+
+#[test]
+fn plans_alarms_and_copies_are_bounded() {
+    let status = samples::status_reply();
+    let alarms = vec![status.alarms[0].clone(); ALARMS_MAX + 1];
+    assert_eq!(field(&StatusReply { alarms, ..status.clone() }), "alarms");
+    let mut targets = status.targets.clone();
+    targets[0].resyncs = vec![targets[0].resyncs[0]; RESYNCS_PER_TARGET_MAX + 1];
+    assert_eq!(field(&StatusReply { targets, ..status }), "resyncs");
+    let plan = protocol::message::operate::PlanStatus {
+        group: GroupId(1),
+        plan: None,
+        syncing: protocol::ids::TargetId(1),
+        bytes_left: 0,
+        bytes_done: 0,
+    };
+    let plans = vec![plan; PLANS_PAGE_MAX + 1];
+    assert_eq!(field(&protocol::message::operate::PlansReply { plans, more: false }), "plans");
 }

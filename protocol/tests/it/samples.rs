@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use protocol::checksum::CellSum;
 use protocol::cluster_map::{
-    GroupRecord, MapDelta, Member, NodeRecord, NodeState, Role, TargetRecord, TargetState,
+    GroupRecord, MapDelta, Member, NodeRecord, NodeState, Plan, PlanReason, Role, TargetRecord,
+    TargetState,
 };
 use protocol::frame::Header;
 use protocol::ids::{
@@ -15,7 +16,9 @@ use protocol::layout::{Layout, Segment};
 use protocol::message::chunk::*;
 use protocol::message::cluster::*;
 use protocol::message::command::{Caller, Command, Stamp};
+use protocol::message::heal::*;
 use protocol::message::namespace::*;
+use protocol::message::operate::*;
 use protocol::message::{Context, Kind, Message, reply_frame, request_frame};
 use protocol::status::Status;
 
@@ -158,6 +161,11 @@ fn shard_stats_reply() -> ShardStatsReply {
     }
 }
 
+fn plan() -> Plan {
+    let (add, leave) = (TargetId(301), TargetId(101));
+    Plan { reason: PlanReason::Drain, add, leave, since_ms: 1_700_000_000_123 }
+}
+
 pub(crate) fn group_record() -> GroupRecord {
     let member = |target, role| Member {
         target: TargetId(target),
@@ -179,11 +187,14 @@ pub(crate) fn group_record() -> GroupRecord {
             member(301, Role::Syncing),
         ],
         evicted: vec![TargetId(401)],
+        mutations: true,
+        departed: vec![TargetId(501), TargetId(601)],
+        plan: Some(plan()),
     }
 }
 
 pub(crate) fn map_delta() -> MapDelta {
-    let node = |id, state, address| NodeRecord { id: NodeId(id), state, address };
+    let node = |id, state, address| NodeRecord { id: NodeId(id), state, address, draining: false };
     let target = |id, state| TargetRecord {
         id: TargetId(id),
         node: NodeId(id / 100),
@@ -202,7 +213,7 @@ pub(crate) fn map_delta() -> MapDelta {
         nodes: vec![
             node(1, NodeState::Up, V4),
             node(2, NodeState::Down, V6),
-            node(3, NodeState::Draining, V4),
+            NodeRecord { draining: true, ..node(3, NodeState::Up, V4) },
         ],
         targets: vec![
             target(101, TargetState::Up),
@@ -210,6 +221,8 @@ pub(crate) fn map_delta() -> MapDelta {
             target(301, TargetState::Fenced),
         ],
         groups: vec![group_record()],
+        removed_nodes: vec![NodeId(4)],
+        removed_targets: vec![TargetId(402)],
         revocations: vec![vec![1, 2, 3], vec![4]],
         signature: vec![7; 64],
     }
@@ -230,6 +243,15 @@ pub(crate) fn target_report() -> TargetReport {
     }
 }
 
+fn target_orders() -> TargetOrders {
+    TargetOrders {
+        target: TargetId(101),
+        resync_bytes_per_s: 1 << 27,
+        scrub_bytes_per_s: 1 << 23,
+        scrub_pass: 4,
+    }
+}
+
 fn target_health() -> TargetHealth {
     TargetHealth {
         target: TargetId(101),
@@ -238,6 +260,25 @@ fn target_health() -> TargetHealth {
         fenced: true,
         resync_bytes_left: 11,
         resync_bytes_done: 22,
+        map_version: MapVersion(13),
+        resyncs: vec![GroupResync {
+            group: GROUP,
+            target: TargetId(301),
+            bytes_left: 14,
+            bytes_done: 15,
+        }],
+        scrub_pass: 16,
+        scrub_bytes_done: 17,
+        scrub_bytes_total: 18,
+        cells_damaged: 19,
+        cells_repaired: 20,
+        cells_bad: 21,
+        quarantined_chunks: 22,
+        quarantined_bytes: 23,
+        device_p99_us: 24,
+        device_ops: 25,
+        flush_p99_us: 26,
+        oldest_io_ms: 27,
     }
 }
 
@@ -262,6 +303,21 @@ pub(crate) fn status_reply() -> StatusReply {
         sessions: 7,
         dead_files: 8,
         release: "0.1.0".into(),
+        recovery_eta_s: Some(9),
+        endangered: 10,
+        guarded: true,
+        scrub_pass: 11,
+        drains: vec![DrainStatus {
+            node: NodeId(3),
+            groups_left: 12,
+            bytes_left: 13,
+            eta_s: Some(14),
+        }],
+        alarms: vec![Alarm {
+            target: TargetId(101),
+            name: "disk_rolled_back".into(),
+            text: "target 101 lost data".into(),
+        }],
     }
 }
 
@@ -297,6 +353,9 @@ pub(crate) fn file_entry() -> Entry {
         growth_only: true,
         stamp: MapVersion(12),
         token: vec![1; 96],
+        truncating: true,
+        writing: true,
+        recovered: true,
     };
     Entry { attributes: attributes(FileType::File), content: Some(content), link: vec![] }
 }
@@ -346,6 +405,11 @@ pub(crate) fn operations() -> Vec<(Seq, NamespaceOp)> {
         NamespaceOp::Rmdir { parent, name: name() },
         NamespaceOp::SetAttr { ino, attributes: SetAttributes::default() },
         NamespaceOp::SetSize { ino, end: 1 << 42, trunc_gen: 9 },
+        NamespaceOp::OpenWrite { ino, mutate: true, shared: true },
+        NamespaceOp::CloseWrite { ino, size: 1 << 43, trunc_gen: 9, clean: true },
+        NamespaceOp::Truncate { ino, len: 1 << 44 },
+        NamespaceOp::ExtendLayout { ino, first_chunk: 12, avoid: GROUP },
+        NamespaceOp::ReserveAppend { ino, len: 4096 },
     ];
     (1..).map(Seq).zip(ops).collect()
 }
@@ -387,6 +451,8 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(replication_messages());
     cases.extend(cluster_messages());
     cases.extend(namespace_messages());
+    cases.extend(heal_messages());
+    cases.extend(operate_messages());
     cases
 }
 
@@ -396,6 +462,13 @@ fn data_messages() -> Vec<Case> {
         offset: 0,
         len: 1,
         sums: sums(1),
+        aux: vec![],
+        ..write_request()
+    };
+    let truncate = WriteRequest {
+        class: WriteClass::Truncate,
+        len: 0,
+        sums: vec![],
         aux: vec![],
         ..write_request()
     };
@@ -409,6 +482,7 @@ fn data_messages() -> Vec<Case> {
         case("-empty", empty),
         case("", write_request()),
         case("-growth", growth),
+        case("-truncate", truncate),
         case("", WriteReply { version: VERSION, chunk_len: 9000, free: 1 << 33 }),
         case("", VerifyRequest { group: GROUP, key: KEY }),
         case("", verify_reply()),
@@ -472,8 +546,13 @@ fn cluster_messages() -> Vec<Case> {
         map_version: MapVersion(11),
         targets: vec![target_health()],
     };
-    let beat =
-        |delta| HeartbeatReply { seq: 8, lease_ms: 10_000, map_version: MapVersion(12), delta };
+    let beat = |delta| HeartbeatReply {
+        seq: 8,
+        lease_ms: 10_000,
+        map_version: MapVersion(12),
+        delta,
+        orders: vec![target_orders()],
+    };
     let (group, epoch, target) = (GROUP, Epoch(5), TargetId(201));
     let session = SessionId(900);
     let opened = SessionOpenReply { session, lease_ms: 30_000, uid: 1000, gid: 1001, admin: true };
@@ -505,6 +584,102 @@ fn cluster_messages() -> Vec<Case> {
         case("", SessionRenewReply),
         case("", SessionCloseRequest { session }),
         case("", SessionCloseReply),
+    ]
+}
+
+pub(crate) fn fetch_request() -> FetchRequest {
+    FetchRequest {
+        group: GROUP,
+        member: TargetId(201),
+        key: KEY,
+        version: VERSION,
+        first_cell: 3,
+        cells: 2,
+    }
+}
+
+pub(crate) fn fetch_reply() -> FetchReply {
+    FetchReply {
+        version: VERSION,
+        committed: true,
+        chunk_len: 100_000,
+        trunc_gen: 2,
+        cell_log2: 14,
+        chunk_log2: 22,
+        mutated: true,
+        first_cell: 5,
+        sums: sums(2),
+        aux: vec![9; 56],
+        ops: vec![OP],
+    }
+}
+
+pub(crate) fn group_orders() -> GroupOrders {
+    let trim = Trim { fid: Fid(7), len: 1 << 33, trunc_gen: 2, chunk_log2: 22 };
+    GroupOrders {
+        group: GROUP,
+        trims: vec![trim],
+        measures: vec![Measure { fid: Fid(8), first_chunk: 9 }],
+    }
+}
+
+pub(crate) fn group_reports() -> Vec<GroupReports> {
+    let chunk = |index| ChunkLen { index, len: 4096 };
+    vec![GroupReports {
+        group: GROUP,
+        trimmed: vec![(Fid(7), 2)],
+        measured: vec![Measured { fid: Fid(8), chunks: vec![chunk(9), chunk(12)] }],
+    }]
+}
+
+fn heal_messages() -> Vec<Case> {
+    let digest = DigestReply {
+        chunks: 5,
+        bytes: 6,
+        hash: u128::MAX - 7,
+        committed_through: VERSION,
+        pendings: 8,
+    };
+    let corrupt =
+        ReportCorruptRequest { group: GROUP, key: KEY, version: VERSION, cells: vec![1, 4] };
+    vec![
+        case("", fetch_request()),
+        case("", fetch_reply()),
+        case("", DigestRequest { group: GROUP }),
+        case("", digest),
+        case("", corrupt),
+        case("", ReportCorruptReply { confirmed: true }),
+        case("", FileOrdersNotice { groups: vec![group_orders()] }),
+        case("", FileReportsRequest { groups: group_reports() }),
+        case("", FileReportsReply),
+        case("", CensusRequest { groups: group_files() }),
+        case("", CensusReply { dead: group_files() }),
+    ]
+}
+
+fn operate_messages() -> Vec<Case> {
+    let admin = |op| AdminRequest { op };
+    let status = |plan| PlanStatus {
+        group: GROUP,
+        plan,
+        syncing: TargetId(301),
+        bytes_left: 5,
+        bytes_done: 6,
+    };
+    let plans = vec![status(Some(plan())), status(None)];
+    let text = "node 3 is being emptied".to_owned();
+    vec![
+        case("", admin(AdminOp::Drain(NodeId(3)))),
+        case("-undrain", admin(AdminOp::Undrain(NodeId(3)))),
+        case("-remove", admin(AdminOp::Remove(NodeId(3)))),
+        case("-rebalance", admin(AdminOp::Rebalance(true))),
+        case("-stop-rebalance", admin(AdminOp::Rebalance(false))),
+        case("-scrub", admin(AdminOp::Scrub)),
+        case("", AdminReply { text, bytes_left: 5, eta_s: Some(6) }),
+        case("", PlansRequest { after: GROUP }),
+        case("", PlansReply { plans, more: true }),
+        case("", UnreachableRequest { group: GROUP, target: TargetId(101) }),
+        case("", UnreachableReply),
     ]
 }
 
@@ -568,7 +743,9 @@ pub(crate) fn commands() -> Vec<(&'static str, Command)> {
         members: record.members,
         evicted: record.evicted,
         down: true,
+        plan: record.plan,
     };
+    let reports = group_reports();
     vec![
         ("Initialize", initialize),
         ("RegisterNode", register),
@@ -583,6 +760,14 @@ pub(crate) fn commands() -> Vec<(&'static str, Command)> {
         ("Mutate", Command::Mutate { session, caller, ops: operations() }),
         ("DropDone", Command::DropDone { groups: group_files() }),
         ("Digest", Command::Digest { applied: 99, digest: u128::MAX - 5 }),
+        ("AllowMutations", Command::AllowMutations { group, epoch }),
+        ("SetNodeDraining", Command::SetNodeDraining { node, draining: true }),
+        ("RemoveNode", Command::RemoveNode { node }),
+        ("SetTargetSlow", Command::SetTargetSlow { target, slow: true }),
+        ("StartScrub", Command::StartScrub),
+        ("SetRebalance", Command::SetRebalance { on: true }),
+        ("NoteDurable", Command::NoteDurable { targets: vec![(target, Generation(6), Lsn(7))] }),
+        ("FileReports", Command::FileReports { groups: reports }),
     ]
 }
 

@@ -156,7 +156,10 @@ mod tests {
     fn a_replica_names_everything_that_leads_to_its_core() {
         let mut map = ClusterMap::default();
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        map.nodes.insert(NodeId(2), NodeRecord { id: NodeId(2), state: NodeState::Up, address });
+        map.nodes.insert(
+            NodeId(2),
+            NodeRecord { id: NodeId(2), state: NodeState::Up, address, draining: false },
+        );
         let target = TargetRecord {
             id: TargetId(201),
             node: NodeId(2),
@@ -181,6 +184,8 @@ mod tests {
             min_write: 1,
             members: vec![member],
             evicted: vec![],
+            mutations: true,
+            ..GroupRecord::default()
         };
         map.groups.insert(group.id, group);
         let stats = ShardStatsReply { core: 1, ..ShardStatsReply::default() };

@@ -69,7 +69,7 @@ mod tests {
             let (id, node) = (TargetId(number), NodeId(number));
             let state = if dead == Some(number) { NodeState::Down } else { NodeState::Up };
             let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            map.nodes.insert(node, NodeRecord { id: node, state, address });
+            map.nodes.insert(node, NodeRecord { id: node, state, address, draining: false });
             let record = TargetRecord {
                 id,
                 node,
@@ -102,6 +102,8 @@ mod tests {
             min_write: 2,
             members: roles.iter().map(member).collect(),
             evicted: evicted.iter().map(|&target| TargetId(target)).collect(),
+            mutations: true,
+            ..GroupRecord::default()
         }
     }
 

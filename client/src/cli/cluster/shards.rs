@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol::cluster_map::{ClusterMap, NodeState, TargetState};
+use protocol::cluster_map::{ClusterMap, NodeRecord, NodeState, TargetState};
 use protocol::ids::TargetId;
 use protocol::message::chunk::ShardStatsReply;
 use tokio::task::JoinSet;
@@ -42,11 +42,11 @@ pub(super) async fn ask(
 }
 
 /// The state of a node in one word.
-pub(super) fn node_word(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Up => "up",
+pub(super) fn node_word(node: &NodeRecord) -> &'static str {
+    match node.state {
         NodeState::Down => "down",
-        NodeState::Draining => "draining",
+        NodeState::Up if node.draining => "draining",
+        NodeState::Up => "up",
     }
 }
 
@@ -56,6 +56,7 @@ pub(super) fn target_word(state: TargetState) -> &'static str {
         TargetState::Up => "up",
         TargetState::Down => "down",
         TargetState::Fenced => "fenced",
+        TargetState::Slow => "slow",
     }
 }
 

@@ -104,7 +104,7 @@ fn document(
                 .collect();
             json!({
                 "id": node.id.0,
-                "state": node_word(node.state),
+                "state": node_word(node),
                 "address": node.address.to_string(),
                 "shards": list,
             })
@@ -199,7 +199,7 @@ fn sheet(
         text.push_str(&format!("coordinator {} {state} {}{leader}\n", one.id, one.address));
     }
     for node in map.nodes.values() {
-        let state = node_word(node.state);
+        let state = node_word(node);
         text.push_str(&format!("node {} {state} {}\n", node.id, node.address));
         for target in map.targets.values().filter(|target| target.node == node.id) {
             text.push_str(&format!(
@@ -247,6 +247,8 @@ mod tests {
             min_write: 2,
             members: (1..=members).map(member).collect(),
             evicted: vec![],
+            mutations: true,
+            ..GroupRecord::default()
         }
     }
 
@@ -286,6 +288,12 @@ mod tests {
             sessions: 0,
             dead_files: 0,
             release: "0.1.0".to_owned(),
+            recovery_eta_s: None,
+            endangered: 0,
+            guarded: false,
+            scrub_pass: 0,
+            drains: vec![],
+            alarms: vec![],
         };
         let document = document(&reply, &ClusterMap::default(), &BTreeMap::new());
         for key in ["state", "nodes", "groups", "recovery", "coordinators", "version"] {

@@ -91,9 +91,7 @@ impl FakeNode {
                 target: self.target(),
                 durable_lsn: Lsn(1),
                 free: 1 << 33,
-                fenced: false,
-                resync_bytes_left: 0,
-                resync_bytes_done: 0,
+                ..TargetHealth::default()
             }],
         }
     }

@@ -94,7 +94,13 @@ fn session_counts_the_lease_from_when_the_heartbeat_left() {
     });
     let mut session = registered(&mut state);
     let sent = beat(&mut session, at(0), &mut state);
-    let answer = HeartbeatReply { seq: 1, lease_ms: 1000, map_version: MapVersion(3), delta: None };
+    let answer = HeartbeatReply {
+        seq: 1,
+        lease_ms: 1000,
+        map_version: MapVersion(3),
+        delta: None,
+        orders: Vec::new(),
+    };
     session.receive(at(900), &reply(&sent, &answer), &mut state).unwrap();
     let mut events = Vec::new();
     let (map, outboxes) = state.outboxes();

@@ -49,6 +49,8 @@ fn group(id: u32, primary: u32) -> GroupRecord {
         min_write: 1,
         members: vec![member],
         evicted: Vec::new(),
+        mutations: true,
+        ..GroupRecord::default()
     }
 }
 

@@ -44,6 +44,8 @@ impl Coordinator {
             min_write,
             members: members.collect(),
             evicted: Vec::new(),
+            mutations: true,
+            ..GroupRecord::default()
         };
         map.groups.insert(GROUP, record);
         let alive = (1..=count).map(|id| (TargetId(id), Some(Generation(1)))).collect();
@@ -200,7 +202,12 @@ fn set_role(record: &mut GroupRecord, target: TargetId, role: Role) {
 }
 
 fn node_record(id: u32) -> NodeRecord {
-    NodeRecord { id: NodeId(id), state: NodeState::Up, address: IpAddr::V4(Ipv4Addr::LOCALHOST) }
+    NodeRecord {
+        id: NodeId(id),
+        state: NodeState::Up,
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        draining: false,
+    }
 }
 
 fn target_record(id: u32) -> TargetRecord {

@@ -140,7 +140,10 @@ impl Record for WriteRequest {
         let (offset, len, expect_len) = (table.offset(), table.len(), table.expect_len());
         let cell_log2 = check.cell_log2(table.cell_log2())?;
         let chunk_log2 = check.chunk_log2(table.chunk_log2())?;
-        check.that((1..=WRITE_LEN_MAX).contains(&len), "len")?;
+        let class = check.some(class(table.class()), "class")?;
+        let truncation = class == WriteClass::Truncate;
+        check.that((1..=WRITE_LEN_MAX).contains(&len) != truncation, "len")?;
+        check.that(!truncation || len == 0, "len")?;
         check.range(offset, len, chunk_log2, "offset")?;
         let expected = offset + len..=1 << chunk_log2;
         check.that(expected.contains(&expect_len), "expect_len")?;
@@ -152,7 +155,7 @@ impl Record for WriteRequest {
             key: table.key().into(),
             op: table.op().into(),
             attempt: table.attempt(),
-            class: check.some(class(table.class()), "class")?,
+            class,
             offset,
             len,
             expect_len,
@@ -330,6 +333,7 @@ pub(super) fn class_code(class: WriteClass) -> wire::WriteClass {
     match class {
         WriteClass::Growth => wire::WriteClass::Growth,
         WriteClass::Mutation => wire::WriteClass::Mutation,
+        WriteClass::Truncate => wire::WriteClass::Truncate,
     }
 }
 
@@ -337,6 +341,7 @@ pub(super) fn class(code: wire::WriteClass) -> Option<WriteClass> {
     match code {
         wire::WriteClass::Growth => Some(WriteClass::Growth),
         wire::WriteClass::Mutation => Some(WriteClass::Mutation),
+        wire::WriteClass::Truncate => Some(WriteClass::Truncate),
         _ => None,
     }
 }

@@ -2,20 +2,21 @@
 
 use flatbuffers::WIPOffset;
 
-use super::fields::{Check, put_address, put_records, put_text};
+use super::fields::{Check, put_address, put_items, put_records, put_text};
 use super::{Out, Record, empty_record, wire};
 use crate::cluster_map::MapDelta;
 use crate::ids::{Epoch, Fid, GroupId, Lsn, MapVersion, NodeId, TargetId};
 use crate::limits::{
-    ERROR_TEXT_MAX, MAP_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX, TARGETS_PER_NODE_MAX,
+    ERROR_TEXT_MAX, MAP_RECORDS_MAX, REQUESTS_IN_FLIGHT_MAX, RESYNCS_PER_TARGET_MAX,
+    TARGETS_PER_NODE_MAX,
 };
 use crate::message::MessageError;
 use crate::message::cluster::{
     ActivatedReply, ActivatedRequest, DropDoneReply, DropDoneRequest, DropFilesNotice, ErrorReply,
-    EvictReply, EvictRequest, HeartbeatReply, HeartbeatRequest, HelloReply, HelloRequest,
-    MapFetchReply, MapFetchRequest, MapPushNotice, RegisterReply, RegisterRequest,
+    EvictReply, EvictRequest, GroupResync, HeartbeatReply, HeartbeatRequest, HelloReply,
+    HelloRequest, MapFetchReply, MapFetchRequest, MapPushNotice, RegisterReply, RegisterRequest,
     SessionCloseReply, SessionRenewReply, StatusRequest, SyncDoneReply, SyncDoneRequest,
-    TargetHealth,
+    TargetHealth, TargetOrders,
 };
 
 empty_record! {
@@ -161,6 +162,11 @@ impl Record for TargetHealth {
     type Table<'a> = wire::TargetHealth<'a>;
 
     fn pack<'b>(&self, out: &mut Out<'b>) -> WIPOffset<wire::TargetHealth<'b>> {
+        let resync = |resync: &GroupResync| {
+            let (group, target) = (resync.group.0, resync.target.0);
+            wire::GroupResync::new(group, target, resync.bytes_left, resync.bytes_done)
+        };
+        let resyncs = put_items(out, self.resyncs.iter().map(resync));
         wire::TargetHealth::create(
             out,
             &wire::TargetHealthArgs {
@@ -170,11 +176,31 @@ impl Record for TargetHealth {
                 fenced: self.fenced,
                 resync_bytes_left: self.resync_bytes_left,
                 resync_bytes_done: self.resync_bytes_done,
+                map_version: self.map_version.0,
+                resyncs,
+                scrub_pass: self.scrub_pass,
+                scrub_bytes_done: self.scrub_bytes_done,
+                scrub_bytes_total: self.scrub_bytes_total,
+                cells_damaged: self.cells_damaged,
+                cells_repaired: self.cells_repaired,
+                cells_bad: self.cells_bad,
+                quarantined_chunks: self.quarantined_chunks,
+                quarantined_bytes: self.quarantined_bytes,
+                device_p99_us: self.device_p99_us,
+                device_ops: self.device_ops,
+                flush_p99_us: self.flush_p99_us,
+                oldest_io_ms: self.oldest_io_ms,
             },
         )
     }
 
-    fn unpack(table: wire::TargetHealth<'_>, _: Check) -> Result<Self, MessageError> {
+    fn unpack(table: wire::TargetHealth<'_>, check: Check) -> Result<Self, MessageError> {
+        let resync = |resync: &wire::GroupResync| GroupResync {
+            group: GroupId(resync.group()),
+            target: TargetId(resync.target()),
+            bytes_left: resync.bytes_left(),
+            bytes_done: resync.bytes_done(),
+        };
         Ok(TargetHealth {
             target: TargetId(table.target()),
             durable_lsn: Lsn(table.durable_lsn()),
@@ -182,6 +208,20 @@ impl Record for TargetHealth {
             fenced: table.fenced(),
             resync_bytes_left: table.resync_bytes_left(),
             resync_bytes_done: table.resync_bytes_done(),
+            map_version: MapVersion(table.map_version()),
+            resyncs: check.items(table.resyncs(), RESYNCS_PER_TARGET_MAX, "resyncs", resync)?,
+            scrub_pass: table.scrub_pass(),
+            scrub_bytes_done: table.scrub_bytes_done(),
+            scrub_bytes_total: table.scrub_bytes_total(),
+            cells_damaged: table.cells_damaged(),
+            cells_repaired: table.cells_repaired(),
+            cells_bad: table.cells_bad(),
+            quarantined_chunks: table.quarantined_chunks(),
+            quarantined_bytes: table.quarantined_bytes(),
+            device_p99_us: table.device_p99_us(),
+            device_ops: table.device_ops(),
+            flush_p99_us: table.flush_p99_us(),
+            oldest_io_ms: table.oldest_io_ms(),
         })
     }
 }
@@ -219,6 +259,12 @@ impl Record for HeartbeatReply {
 
     fn pack<'b>(&self, out: &mut Out<'b>) -> WIPOffset<wire::HeartbeatReply<'b>> {
         let delta = self.delta.as_ref().map(|delta| delta.pack(out));
+        let order = |orders: &TargetOrders| {
+            let (target, pass) = (orders.target.0, orders.scrub_pass);
+            let (resync, scrub) = (orders.resync_bytes_per_s, orders.scrub_bytes_per_s);
+            wire::TargetOrders::new(target, pass, resync, scrub)
+        };
+        let orders = put_items(out, self.orders.iter().map(order));
         wire::HeartbeatReply::create(
             out,
             &wire::HeartbeatReplyArgs {
@@ -226,16 +272,24 @@ impl Record for HeartbeatReply {
                 lease_ms: self.lease_ms,
                 map_version: self.map_version.0,
                 delta,
+                orders,
             },
         )
     }
 
     fn unpack(table: wire::HeartbeatReply<'_>, check: Check) -> Result<Self, MessageError> {
+        let order = |orders: &wire::TargetOrders| TargetOrders {
+            target: TargetId(orders.target()),
+            resync_bytes_per_s: orders.resync_bytes_per_s(),
+            scrub_bytes_per_s: orders.scrub_bytes_per_s(),
+            scrub_pass: orders.scrub_pass(),
+        };
         Ok(HeartbeatReply {
             seq: table.seq(),
             lease_ms: table.lease_ms(),
             map_version: MapVersion(table.map_version()),
             delta: table.delta().map(|delta| MapDelta::unpack(delta, check)).transpose()?,
+            orders: check.items(table.orders(), TARGETS_PER_NODE_MAX, "orders", order)?,
         })
     }
 }

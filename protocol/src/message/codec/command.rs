@@ -4,7 +4,8 @@ use flatbuffers::{UnionWIPOffset, WIPOffset};
 
 use super::fields::{Check, put_address, put_items, put_records, put_text};
 use super::{Out, Record, finish, read, wire};
-use crate::ids::{Epoch, GroupId, NodeId, SessionId, TargetId};
+use crate::cluster_map::Plan;
+use crate::ids::{Epoch, Generation, GroupId, Lsn, NodeId, SessionId, TargetId};
 use crate::limits::{
     GROUP_EVICTED_MAX, GROUP_MEMBERS_MAX, MAP_RECORDS_MAX, MUTATE_OPS_MAX, TARGETS_PER_NODE_MAX,
 };
@@ -105,7 +106,7 @@ fn pack_command(command: &Command, out: &mut Out<'_>) -> Packed {
             let args = wire::CreateGroupsArgs { count: *count };
             (wire::Command::CreateGroups, wire::CreateGroups::create(out, &args).as_union_value())
         }
-        Command::ChangeGroup { group, expected_epoch, members, evicted, down } => {
+        Command::ChangeGroup { group, expected_epoch, members, evicted, down, plan } => {
             let members = members.iter().map(|&member| wire::Member::from(member));
             let args = wire::ChangeGroupArgs {
                 group: group.0,
@@ -113,6 +114,7 @@ fn pack_command(command: &Command, out: &mut Out<'_>) -> Packed {
                 members: put_items(out, members),
                 evicted: put_items(out, evicted.iter().map(|target| target.0)),
                 down: *down,
+                plan: plan.as_ref().map(|plan| plan.pack(out)),
             };
             (wire::Command::ChangeGroup, wire::ChangeGroup::create(out, &args).as_union_value())
         }
@@ -147,6 +149,44 @@ fn pack_command(command: &Command, out: &mut Out<'_>) -> Packed {
             let digest = (*digest).into();
             let args = wire::DigestArgs { applied: *applied, digest: Some(&digest) };
             (wire::Command::Digest, wire::Digest::create(out, &args).as_union_value())
+        }
+        Command::AllowMutations { group, epoch } => {
+            let args = wire::AllowMutationsArgs { group: group.0, epoch: epoch.0 };
+            let command = wire::AllowMutations::create(out, &args);
+            (wire::Command::AllowMutations, command.as_union_value())
+        }
+        Command::SetNodeDraining { node, draining } => {
+            let args = wire::SetNodeDrainingArgs { node: node.0, draining: *draining };
+            let command = wire::SetNodeDraining::create(out, &args);
+            (wire::Command::SetNodeDraining, command.as_union_value())
+        }
+        Command::RemoveNode { node } => {
+            let args = wire::RemoveNodeArgs { node: node.0 };
+            (wire::Command::RemoveNode, wire::RemoveNode::create(out, &args).as_union_value())
+        }
+        Command::SetTargetSlow { target, slow } => {
+            let args = wire::SetTargetSlowArgs { target: target.0, slow: *slow };
+            (wire::Command::SetTargetSlow, wire::SetTargetSlow::create(out, &args).as_union_value())
+        }
+        Command::SetRebalance { on } => {
+            let args = wire::SetRebalanceArgs { on: *on };
+            (wire::Command::SetRebalance, wire::SetRebalance::create(out, &args).as_union_value())
+        }
+        Command::NoteDurable { targets } => {
+            let position = |&(target, generation, lsn): &(TargetId, Generation, Lsn)| {
+                wire::DurablePosition::new(target.0, generation.0, lsn.0)
+            };
+            let args =
+                wire::NoteDurableArgs { targets: put_items(out, targets.iter().map(position)) };
+            (wire::Command::NoteDurable, wire::NoteDurable::create(out, &args).as_union_value())
+        }
+        Command::FileReports { groups } => {
+            let args = wire::FileReportsArgs { groups: put_records(out, groups) };
+            (wire::Command::FileReports, wire::FileReports::create(out, &args).as_union_value())
+        }
+        Command::StartScrub => {
+            let command = wire::StartScrub::create(out, &wire::StartScrubArgs {});
+            (wire::Command::StartScrub, command.as_union_value())
         }
     }
 }
@@ -205,8 +245,46 @@ fn unpack_command(table: wire::LogRecord<'_>, check: Check) -> Result<Command, M
         let groups = check.records(command.groups(), MAP_RECORDS_MAX, "groups")?;
         return Ok(Command::DropDone { groups });
     }
-    let command = check.some(table.command_as_digest(), "command")?;
-    Ok(Command::Digest { applied: command.applied(), digest: command.digest().into() })
+    if let Some(command) = table.command_as_digest() {
+        let (applied, digest) = (command.applied(), command.digest().into());
+        return Ok(Command::Digest { applied, digest });
+    }
+    unpack_upkeep(table, check)
+}
+
+fn unpack_upkeep(table: wire::LogRecord<'_>, check: Check) -> Result<Command, MessageError> {
+    if let Some(command) = table.command_as_allow_mutations() {
+        let (group, epoch) = (GroupId(command.group()), Epoch(command.epoch()));
+        return Ok(Command::AllowMutations { group, epoch });
+    }
+    if let Some(command) = table.command_as_set_node_draining() {
+        let (node, draining) = (NodeId(command.node()), command.draining());
+        return Ok(Command::SetNodeDraining { node, draining });
+    }
+    if let Some(command) = table.command_as_remove_node() {
+        return Ok(Command::RemoveNode { node: NodeId(command.node()) });
+    }
+    if let Some(command) = table.command_as_set_target_slow() {
+        let (target, slow) = (TargetId(command.target()), command.slow());
+        return Ok(Command::SetTargetSlow { target, slow });
+    }
+    if table.command_as_start_scrub().is_some() {
+        return Ok(Command::StartScrub);
+    }
+    if let Some(command) = table.command_as_set_rebalance() {
+        return Ok(Command::SetRebalance { on: command.on() });
+    }
+    if let Some(command) = table.command_as_note_durable() {
+        let position = |position: &wire::DurablePosition| {
+            let generation = Generation(position.generation());
+            (TargetId(position.target()), generation, Lsn(position.lsn()))
+        };
+        let targets = check.items(command.targets(), MAP_RECORDS_MAX, "targets", position)?;
+        return Ok(Command::NoteDurable { targets });
+    }
+    let command = check.some(table.command_as_file_reports(), "command")?;
+    let groups = check.records(command.groups(), MAP_RECORDS_MAX, "groups")?;
+    Ok(Command::FileReports { groups })
 }
 
 fn initialize(command: wire::Initialize<'_>, check: Check) -> Result<Command, MessageError> {
@@ -230,5 +308,6 @@ fn change_group(command: wire::ChangeGroup<'_>, check: Check) -> Result<Command,
         members: check.members(command.members(), GROUP_MEMBERS_MAX)?,
         evicted: check.items(command.evicted(), GROUP_EVICTED_MAX, "evicted", TargetId)?,
         down: command.down(),
+        plan: command.plan().map(|plan| Plan::unpack(plan, check)).transpose()?,
     })
 }

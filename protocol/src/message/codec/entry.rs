@@ -111,6 +111,9 @@ impl Record for FileContent {
                 growth_only: self.growth_only,
                 stamp: self.stamp.0,
                 token,
+                truncating: self.truncating,
+                writing: self.writing,
+                recovered: self.recovered,
             },
         )
     }
@@ -123,6 +126,9 @@ impl Record for FileContent {
             growth_only: table.growth_only(),
             stamp: MapVersion(table.stamp()),
             token: check.bytes(table.token(), TOKEN_LEN_MAX, "token")?,
+            truncating: table.truncating(),
+            writing: table.writing(),
+            recovered: table.recovered(),
         })
     }
 }

@@ -4,7 +4,9 @@ use flatbuffers::WIPOffset;
 
 use super::fields::{Check, put_address, put_bytes, put_fids, put_items, put_records};
 use super::{Out, Record, wire};
-use crate::cluster_map::{GroupRecord, MapDelta, NodeRecord, NodeState, TargetRecord, TargetState};
+use crate::cluster_map::{
+    GroupRecord, MapDelta, NodeRecord, NodeState, Plan, TargetRecord, TargetState,
+};
 use crate::ids::{Epoch, Fid, Generation, GroupId, Lsn, MapVersion, NodeId, ShardId, TargetId};
 use crate::limits::{
     DROP_FIDS_MAX, GROUP_EVICTED_MAX, GROUP_MEMBERS_MAX, GROUPS_PER_TARGET_MAX, MAP_RECORDS_MAX,
@@ -22,6 +24,8 @@ impl Record for MapDelta {
         let groups = put_records(out, &self.groups);
         let revocations = put_records(out, &self.revocations);
         let signature = put_bytes(out, &self.signature);
+        let removed_nodes = put_items(out, self.removed_nodes.iter().map(|node| node.0));
+        let removed_targets = put_items(out, self.removed_targets.iter().map(|target| target.0));
         wire::MapDelta::create(
             out,
             &wire::MapDeltaArgs {
@@ -34,6 +38,8 @@ impl Record for MapDelta {
                 groups,
                 revocations,
                 signature,
+                removed_nodes,
+                removed_targets,
             },
         )
     }
@@ -49,6 +55,18 @@ impl Record for MapDelta {
             groups: check.records(table.groups(), MAP_RECORDS_MAX, "groups")?,
             revocations: check.records(table.revocations(), REVOCATIONS_MAX, "revocations")?,
             signature: check.bytes(table.signature(), SIGNATURE_LEN_MAX, "signature")?,
+            removed_nodes: check.items(
+                table.removed_nodes(),
+                MAP_RECORDS_MAX,
+                "removed_nodes",
+                NodeId,
+            )?,
+            removed_targets: check.items(
+                table.removed_targets(),
+                MAP_RECORDS_MAX,
+                "removed_targets",
+                TargetId,
+            )?,
         })
     }
 
@@ -65,9 +83,9 @@ impl Record for NodeRecord {
         let state = match self.state {
             NodeState::Up => wire::NodeState::Up,
             NodeState::Down => wire::NodeState::Down,
-            NodeState::Draining => wire::NodeState::Draining,
         };
-        let args = wire::NodeRecordArgs { id: self.id.0, state, address: Some(address) };
+        let (id, draining) = (self.id.0, self.draining);
+        let args = wire::NodeRecordArgs { id, state, address: Some(address), draining };
         wire::NodeRecord::create(out, &args)
     }
 
@@ -75,11 +93,10 @@ impl Record for NodeRecord {
         let state = match table.state() {
             wire::NodeState::Up => NodeState::Up,
             wire::NodeState::Down => NodeState::Down,
-            wire::NodeState::Draining => NodeState::Draining,
             _ => return Err(check.error("state")),
         };
         let address = check.address(table.address())?;
-        Ok(NodeRecord { id: NodeId(table.id()), state, address })
+        Ok(NodeRecord { id: NodeId(table.id()), state, address, draining: table.draining() })
     }
 }
 
@@ -91,6 +108,7 @@ impl Record for TargetRecord {
             TargetState::Up => wire::TargetState::Up,
             TargetState::Down => wire::TargetState::Down,
             TargetState::Fenced => wire::TargetState::Fenced,
+            TargetState::Slow => wire::TargetState::Slow,
         };
         wire::TargetRecord::create(
             out,
@@ -112,6 +130,7 @@ impl Record for TargetRecord {
             wire::TargetState::Up => TargetState::Up,
             wire::TargetState::Down => TargetState::Down,
             wire::TargetState::Fenced => TargetState::Fenced,
+            wire::TargetState::Slow => TargetState::Slow,
             _ => return Err(check.error("state")),
         };
         Ok(TargetRecord {
@@ -134,6 +153,8 @@ impl Record for GroupRecord {
         let members = self.members.iter().map(|&member| wire::Member::from(member));
         let members = put_items(out, members);
         let evicted = put_items(out, self.evicted.iter().map(|target| target.0));
+        let departed = put_items(out, self.departed.iter().map(|target| target.0));
+        let plan = self.plan.as_ref().map(|plan| plan.pack(out));
         wire::GroupRecord::create(
             out,
             &wire::GroupRecordArgs {
@@ -147,6 +168,9 @@ impl Record for GroupRecord {
                 min_write: self.min_write,
                 members,
                 evicted,
+                mutations: self.mutations,
+                departed,
+                plan,
             },
         )
     }
@@ -163,6 +187,9 @@ impl Record for GroupRecord {
             min_write: table.min_write(),
             members: check.members(table.members(), GROUP_MEMBERS_MAX)?,
             evicted: check.items(table.evicted(), GROUP_EVICTED_MAX, "evicted", TargetId)?,
+            mutations: table.mutations(),
+            departed: check.items(table.departed(), GROUP_EVICTED_MAX, "departed", TargetId)?,
+            plan: table.plan().map(|plan| Plan::unpack(plan, check)).transpose()?,
         })
     }
 }

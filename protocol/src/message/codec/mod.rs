@@ -8,8 +8,10 @@ mod cluster;
 mod command;
 mod entry;
 mod fields;
+mod heal;
 mod map;
 mod namespace;
+mod operate;
 mod operation;
 mod replicate;
 mod status;
@@ -34,8 +36,16 @@ use super::cluster::{
     SyncDoneRequest,
 };
 use super::generated as wire;
+use super::heal::{
+    CensusReply, CensusRequest, DigestReply, DigestRequest, FetchReply, FetchRequest,
+    FileOrdersNotice, FileReportsReply, FileReportsRequest, ReportCorruptReply,
+    ReportCorruptRequest,
+};
 use super::namespace::{
     LookupReply, LookupRequest, MutateReply, MutateRequest, ReadDirReply, ReadDirRequest,
+};
+use super::operate::{
+    AdminReply, AdminRequest, PlansReply, PlansRequest, UnreachableReply, UnreachableRequest,
 };
 use super::{Kind, Message, MessageError};
 use crate::limits::{
@@ -103,6 +113,9 @@ bodies! {
     Drop: DropRequest, DropReply;
     Verify: VerifyRequest, VerifyReply;
     ShardStats: ShardStatsRequest, ShardStatsReply;
+    Fetch: FetchRequest, FetchReply;
+    Digest: DigestRequest, DigestReply;
+    ReportCorrupt: ReportCorruptRequest, ReportCorruptReply;
 
     Register: RegisterRequest, RegisterReply;
     Heartbeat: HeartbeatRequest, HeartbeatReply;
@@ -114,6 +127,11 @@ bodies! {
     DropFiles: DropFilesNotice;
     DropDone: DropDoneRequest, DropDoneReply;
     Status: StatusRequest, StatusReply;
+    Admin: AdminRequest, AdminReply;
+    Plans: PlansRequest, PlansReply;
+    Census: CensusRequest, CensusReply;
+    FileOrders: FileOrdersNotice;
+    FileReports: FileReportsRequest, FileReportsReply;
 
     SessionOpen: SessionOpenRequest, SessionOpenReply;
     SessionRenew: SessionRenewRequest, SessionRenewReply;
@@ -121,6 +139,7 @@ bodies! {
     Lookup: LookupRequest, LookupReply;
     ReadDir: ReadDirRequest, ReadDirReply;
     Mutate: MutateRequest, MutateReply;
+    Unreachable: UnreachableRequest, UnreachableReply;
 }
 
 /// One row of the table of messages.
@@ -290,7 +309,7 @@ mod tests {
             assert!(Body::find(kind, false).is_some(), "{kind:?}");
             assert_eq!(Body::find(kind, true).is_none(), kind.is_notice(), "{kind:?}");
         }
-        assert_eq!(Body::ALL.len(), 2 * Kind::ALL.len() - 4);
+        assert_eq!(Body::ALL.len(), 2 * Kind::ALL.len() - 5);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use flatbuffers::{UnionWIPOffset, WIPOffset};
 
 use super::fields::{Check, put_items};
 use super::{Out, Record, wire};
-use crate::ids::{Ino, Seq};
+use crate::ids::{GroupId, Ino, Seq};
 use crate::limits::{ABANDON_MAX, LINK_LEN_MAX, RESERVE_MAX};
 use crate::message::MessageError;
 use crate::message::namespace::{NamespaceOp, SetAttributes};
@@ -102,6 +102,32 @@ fn pack_op(op: &NamespaceOp, out: &mut Out<'_>) -> Packed {
             let args = wire::SetSizeArgs { ino: ino.0, end: *end, trunc_gen: *trunc_gen };
             (wire::NamespaceOp::SetSize, wire::SetSize::create(out, &args).as_union_value())
         }
+        NamespaceOp::OpenWrite { ino, mutate, shared } => {
+            let args = wire::OpenWriteArgs { ino: ino.0, mutate: *mutate, shared: *shared };
+            (wire::NamespaceOp::OpenWrite, wire::OpenWrite::create(out, &args).as_union_value())
+        }
+        NamespaceOp::CloseWrite { ino, size, trunc_gen, clean } => {
+            let (size, trunc_gen, clean) = (*size, *trunc_gen, *clean);
+            let args = wire::CloseWriteArgs { ino: ino.0, size, trunc_gen, clean };
+            (wire::NamespaceOp::CloseWrite, wire::CloseWrite::create(out, &args).as_union_value())
+        }
+        NamespaceOp::Truncate { ino, len } => {
+            let args = wire::TruncateArgs { ino: ino.0, len: *len };
+            (wire::NamespaceOp::Truncate, wire::Truncate::create(out, &args).as_union_value())
+        }
+        NamespaceOp::ExtendLayout { ino, first_chunk, avoid } => {
+            let (first_chunk, avoid) = (*first_chunk, avoid.0);
+            let args = wire::ExtendLayoutArgs { ino: ino.0, first_chunk, avoid };
+            let op = wire::ExtendLayout::create(out, &args);
+            (wire::NamespaceOp::ExtendLayout, op.as_union_value())
+        }
+        NamespaceOp::ReserveAppend { ino, len } => {
+            let op = wire::ReserveAppend::create(
+                out,
+                &wire::ReserveAppendArgs { ino: ino.0, len: *len },
+            );
+            (wire::NamespaceOp::ReserveAppend, op.as_union_value())
+        }
     }
 }
 
@@ -142,9 +168,40 @@ fn unpack_op(table: wire::SequencedOp<'_>, check: Check) -> Result<NamespaceOp, 
         let attributes = SetAttributes::unpack(op.attributes(), check)?;
         return Ok(NamespaceOp::SetAttr { ino: Ino(op.ino()), attributes });
     }
-    let op = check.some(table.op_as_set_size(), "op")?;
-    let (end, trunc_gen) = (op.end(), op.trunc_gen());
-    Ok(NamespaceOp::SetSize { ino: Ino(op.ino()), end, trunc_gen })
+    if let Some(op) = table.op_as_set_size() {
+        let (end, trunc_gen) = (op.end(), op.trunc_gen());
+        return Ok(NamespaceOp::SetSize { ino: Ino(op.ino()), end, trunc_gen });
+    }
+    unpack_content_op(table, check)
+}
+
+/// The operations on a file's content that are not names.
+fn unpack_content_op(
+    table: wire::SequencedOp<'_>,
+    check: Check,
+) -> Result<NamespaceOp, MessageError> {
+    if let Some(op) = table.op_as_open_write() {
+        let (ino, mutate, shared) = (Ino(op.ino()), op.mutate(), op.shared());
+        return Ok(NamespaceOp::OpenWrite { ino, mutate, shared });
+    }
+    if let Some(op) = table.op_as_close_write() {
+        return Ok(NamespaceOp::CloseWrite {
+            ino: Ino(op.ino()),
+            size: op.size(),
+            trunc_gen: op.trunc_gen(),
+            clean: op.clean(),
+        });
+    }
+    if let Some(op) = table.op_as_truncate() {
+        return Ok(NamespaceOp::Truncate { ino: Ino(op.ino()), len: op.len() });
+    }
+    if let Some(op) = table.op_as_extend_layout() {
+        let (first_chunk, avoid) = (op.first_chunk(), GroupId(op.avoid()));
+        return Ok(NamespaceOp::ExtendLayout { ino: Ino(op.ino()), first_chunk, avoid });
+    }
+    let op = check.some(table.op_as_reserve_append(), "op")?;
+    check.that(op.len() > 0, "len")?;
+    Ok(NamespaceOp::ReserveAppend { ino: Ino(op.ino()), len: op.len() })
 }
 
 fn mkdir(op: wire::Mkdir<'_>, check: Check) -> Result<NamespaceOp, MessageError> {

@@ -16,7 +16,7 @@ use crate::message::MessageError;
 use crate::message::chunk::{
     AdoptReply, AdoptRequest, CommittedNotice, DiscardReply, DiscardRequest, DropReply,
     DropRequest, InventoryEntry, InventoryReply, InventoryRequest, Pending, QuarantineReply,
-    QuarantineRequest, ReplicateMode, ReplicateReply, ReplicateRequest, WorkingNotice,
+    QuarantineRequest, ReplicateMode, ReplicateReply, ReplicateRequest, WorkingNotice, WriteClass,
 };
 
 empty_record! {
@@ -104,6 +104,9 @@ fn check_shape(request: &ReplicateRequest, check: Check) -> Result<(), MessageEr
     check.range(0, request.expect_len, request.chunk_log2, "expect_len")?;
     check.that(u64::from(offset) + u64::from(len) <= u64::from(chunk_len), "offset")?;
     match request.mode {
+        ReplicateMode::Write if request.class == WriteClass::Truncate => {
+            check.that(len == 0 && offset == chunk_len, "len")?;
+        }
         ReplicateMode::Write => check.that(len > 0, "len")?,
         ReplicateMode::Whole => check.that(offset == 0 && len == chunk_len, "len")?,
     }

@@ -4,12 +4,12 @@ use flatbuffers::WIPOffset;
 
 use super::fields::{Check, put_records, put_text};
 use super::{Out, Record, wire};
-use crate::ids::{MapVersion, SessionId};
-use crate::limits::{COORDINATORS_MAX, MAP_RECORDS_MAX};
+use crate::ids::{MapVersion, NodeId, SessionId, TargetId};
+use crate::limits::{ALARMS_MAX, COORDINATORS_MAX, MAP_RECORDS_MAX};
 use crate::message::MessageError;
 use crate::message::cluster::{
-    CoordinatorStatus, SessionCloseRequest, SessionOpenReply, SessionOpenRequest,
-    SessionRenewRequest, StatusReply,
+    Alarm, CoordinatorStatus, DrainStatus, SessionCloseRequest, SessionOpenReply,
+    SessionOpenRequest, SessionRenewRequest, StatusReply,
 };
 
 impl Record for CoordinatorStatus {
@@ -33,6 +33,48 @@ impl Record for CoordinatorStatus {
     }
 }
 
+impl Record for DrainStatus {
+    type Table<'a> = wire::DrainStatus<'a>;
+
+    fn pack<'b>(&self, out: &mut Out<'b>) -> WIPOffset<wire::DrainStatus<'b>> {
+        wire::DrainStatus::create(
+            out,
+            &wire::DrainStatusArgs {
+                node: self.node.0,
+                groups_left: self.groups_left,
+                bytes_left: self.bytes_left,
+                eta_s: self.eta_s,
+            },
+        )
+    }
+
+    fn unpack(table: wire::DrainStatus<'_>, _: Check) -> Result<Self, MessageError> {
+        Ok(DrainStatus {
+            node: NodeId(table.node()),
+            groups_left: table.groups_left(),
+            bytes_left: table.bytes_left(),
+            eta_s: table.eta_s(),
+        })
+    }
+}
+
+impl Record for Alarm {
+    type Table<'a> = wire::Alarm<'a>;
+
+    fn pack<'b>(&self, out: &mut Out<'b>) -> WIPOffset<wire::Alarm<'b>> {
+        let (name, text) = (put_text(out, &self.name), put_text(out, &self.text));
+        wire::Alarm::create(out, &wire::AlarmArgs { target: self.target.0, name, text })
+    }
+
+    fn unpack(table: wire::Alarm<'_>, check: Check) -> Result<Self, MessageError> {
+        Ok(Alarm {
+            target: TargetId(table.target()),
+            name: check.text(table.name(), "name")?,
+            text: check.text(table.text(), "text")?,
+        })
+    }
+}
+
 impl Record for StatusReply {
     type Table<'a> = wire::StatusReply<'a>;
 
@@ -40,6 +82,8 @@ impl Record for StatusReply {
         let coordinators = put_records(out, &self.coordinators);
         let targets = put_records(out, &self.targets);
         let release = put_text(out, &self.release);
+        let drains = put_records(out, &self.drains);
+        let alarms = put_records(out, &self.alarms);
         wire::StatusReply::create(
             out,
             &wire::StatusReplyArgs {
@@ -53,6 +97,12 @@ impl Record for StatusReply {
                 sessions: self.sessions,
                 dead_files: self.dead_files,
                 release,
+                recovery_eta_s: self.recovery_eta_s,
+                endangered: self.endangered,
+                guarded: self.guarded,
+                scrub_pass: self.scrub_pass,
+                drains,
+                alarms,
             },
         )
     }
@@ -70,6 +120,12 @@ impl Record for StatusReply {
             sessions: table.sessions(),
             dead_files: table.dead_files(),
             release: check.text(table.release(), "release")?,
+            recovery_eta_s: table.recovery_eta_s(),
+            endangered: table.endangered(),
+            guarded: table.guarded(),
+            scrub_pass: table.scrub_pass(),
+            drains: check.records(table.drains(), MAP_RECORDS_MAX, "drains")?,
+            alarms: check.records(table.alarms(), ALARMS_MAX, "alarms")?,
         })
     }
 }

@@ -98,14 +98,13 @@ impl ::flatbuffers::SimpleToVerifyInSlice for Role {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_NODE_STATE: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_NODE_STATE: u8 = 3;
+pub const ENUM_MAX_NODE_STATE: u8 = 2;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_NODE_STATE: [NodeState; 4] = [
+pub const ENUM_VALUES_NODE_STATE: [NodeState; 3] = [
   NodeState::Unset,
   NodeState::Up,
   NodeState::Down,
-  NodeState::Draining,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -116,15 +115,13 @@ impl NodeState {
   pub const Unset: Self = Self(0);
   pub const Up: Self = Self(1);
   pub const Down: Self = Self(2);
-  pub const Draining: Self = Self(3);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_MAX: u8 = 2;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Unset,
     Self::Up,
     Self::Down,
-    Self::Draining,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -132,7 +129,6 @@ impl NodeState {
       Self::Unset => Some("Unset"),
       Self::Up => Some("Up"),
       Self::Down => Some("Down"),
-      Self::Draining => Some("Draining"),
       _ => None,
     }
   }
@@ -190,14 +186,15 @@ impl ::flatbuffers::SimpleToVerifyInSlice for NodeState {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_TARGET_STATE: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_TARGET_STATE: u8 = 3;
+pub const ENUM_MAX_TARGET_STATE: u8 = 4;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_TARGET_STATE: [TargetState; 4] = [
+pub const ENUM_VALUES_TARGET_STATE: [TargetState; 5] = [
   TargetState::Unset,
   TargetState::Up,
   TargetState::Down,
   TargetState::Fenced,
+  TargetState::Slow,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -209,14 +206,16 @@ impl TargetState {
   pub const Up: Self = Self(1);
   pub const Down: Self = Self(2);
   pub const Fenced: Self = Self(3);
+  pub const Slow: Self = Self(4);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_MAX: u8 = 4;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Unset,
     Self::Up,
     Self::Down,
     Self::Fenced,
+    Self::Slow,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -225,6 +224,7 @@ impl TargetState {
       Self::Up => Some("Up"),
       Self::Down => Some("Down"),
       Self::Fenced => Some("Fenced"),
+      Self::Slow => Some("Slow"),
       _ => None,
     }
   }
@@ -280,15 +280,112 @@ impl<'a> ::flatbuffers::Verifiable for TargetState {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for TargetState {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_WRITE_CLASS: u8 = 0;
+pub const ENUM_MIN_PLAN_REASON: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_WRITE_CLASS: u8 = 2;
+pub const ENUM_MAX_PLAN_REASON: u8 = 4;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_WRITE_CLASS: [WriteClass; 3] = [
+pub const ENUM_VALUES_PLAN_REASON: [PlanReason; 5] = [
+  PlanReason::Unset,
+  PlanReason::Heal,
+  PlanReason::Drain,
+  PlanReason::Rebalance,
+  PlanReason::Slow,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct PlanReason(pub u8);
+#[allow(non_upper_case_globals)]
+impl PlanReason {
+  pub const Unset: Self = Self(0);
+  pub const Heal: Self = Self(1);
+  pub const Drain: Self = Self(2);
+  pub const Rebalance: Self = Self(3);
+  pub const Slow: Self = Self(4);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Unset,
+    Self::Heal,
+    Self::Drain,
+    Self::Rebalance,
+    Self::Slow,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Unset => Some("Unset"),
+      Self::Heal => Some("Heal"),
+      Self::Drain => Some("Drain"),
+      Self::Rebalance => Some("Rebalance"),
+      Self::Slow => Some("Slow"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for PlanReason {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for PlanReason {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for PlanReason {
+    type Output = PlanReason;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for PlanReason {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for PlanReason {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for PlanReason {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_WRITE_CLASS: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_WRITE_CLASS: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_WRITE_CLASS: [WriteClass; 4] = [
   WriteClass::Unset,
   WriteClass::Growth,
   WriteClass::Mutation,
+  WriteClass::Truncate,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -299,13 +396,15 @@ impl WriteClass {
   pub const Unset: Self = Self(0);
   pub const Growth: Self = Self(1);
   pub const Mutation: Self = Self(2);
+  pub const Truncate: Self = Self(3);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_MAX: u8 = 3;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Unset,
     Self::Growth,
     Self::Mutation,
+    Self::Truncate,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -313,6 +412,7 @@ impl WriteClass {
       Self::Unset => Some("Unset"),
       Self::Growth => Some("Growth"),
       Self::Mutation => Some("Mutation"),
+      Self::Truncate => Some("Truncate"),
       _ => None,
     }
   }
@@ -640,10 +740,10 @@ pub struct LookupOutcomeUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_NAMESPACE_OP: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_NAMESPACE_OP: u8 = 11;
+pub const ENUM_MAX_NAMESPACE_OP: u8 = 16;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_NAMESPACE_OP: [NamespaceOp; 12] = [
+pub const ENUM_VALUES_NAMESPACE_OP: [NamespaceOp; 17] = [
   NamespaceOp::NONE,
   NamespaceOp::Mkdir,
   NamespaceOp::Reserve,
@@ -656,6 +756,11 @@ pub const ENUM_VALUES_NAMESPACE_OP: [NamespaceOp; 12] = [
   NamespaceOp::Rmdir,
   NamespaceOp::SetAttr,
   NamespaceOp::SetSize,
+  NamespaceOp::OpenWrite,
+  NamespaceOp::CloseWrite,
+  NamespaceOp::Truncate,
+  NamespaceOp::ExtendLayout,
+  NamespaceOp::ReserveAppend,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -675,9 +780,14 @@ impl NamespaceOp {
   pub const Rmdir: Self = Self(9);
   pub const SetAttr: Self = Self(10);
   pub const SetSize: Self = Self(11);
+  pub const OpenWrite: Self = Self(12);
+  pub const CloseWrite: Self = Self(13);
+  pub const Truncate: Self = Self(14);
+  pub const ExtendLayout: Self = Self(15);
+  pub const ReserveAppend: Self = Self(16);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 11;
+  pub const ENUM_MAX: u8 = 16;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Mkdir,
@@ -691,6 +801,11 @@ impl NamespaceOp {
     Self::Rmdir,
     Self::SetAttr,
     Self::SetSize,
+    Self::OpenWrite,
+    Self::CloseWrite,
+    Self::Truncate,
+    Self::ExtendLayout,
+    Self::ReserveAppend,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -707,6 +822,11 @@ impl NamespaceOp {
       Self::Rmdir => Some("Rmdir"),
       Self::SetAttr => Some("SetAttr"),
       Self::SetSize => Some("SetSize"),
+      Self::OpenWrite => Some("OpenWrite"),
+      Self::CloseWrite => Some("CloseWrite"),
+      Self::Truncate => Some("Truncate"),
+      Self::ExtendLayout => Some("ExtendLayout"),
+      Self::ReserveAppend => Some("ReserveAppend"),
       _ => None,
     }
   }
@@ -858,12 +978,116 @@ impl ::flatbuffers::SimpleToVerifyInSlice for Outcome {}
 pub struct OutcomeUnionTableOffset {}
 
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_COMMAND: u8 = 0;
+pub const ENUM_MIN_ADMIN_VERB: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_COMMAND: u8 = 13;
+pub const ENUM_MAX_ADMIN_VERB: u8 = 6;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_COMMAND: [Command; 14] = [
+pub const ENUM_VALUES_ADMIN_VERB: [AdminVerb; 7] = [
+  AdminVerb::Unset,
+  AdminVerb::Drain,
+  AdminVerb::Undrain,
+  AdminVerb::Remove,
+  AdminVerb::Rebalance,
+  AdminVerb::StopRebalance,
+  AdminVerb::Scrub,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct AdminVerb(pub u8);
+#[allow(non_upper_case_globals)]
+impl AdminVerb {
+  pub const Unset: Self = Self(0);
+  pub const Drain: Self = Self(1);
+  pub const Undrain: Self = Self(2);
+  pub const Remove: Self = Self(3);
+  pub const Rebalance: Self = Self(4);
+  pub const StopRebalance: Self = Self(5);
+  pub const Scrub: Self = Self(6);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 6;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Unset,
+    Self::Drain,
+    Self::Undrain,
+    Self::Remove,
+    Self::Rebalance,
+    Self::StopRebalance,
+    Self::Scrub,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Unset => Some("Unset"),
+      Self::Drain => Some("Drain"),
+      Self::Undrain => Some("Undrain"),
+      Self::Remove => Some("Remove"),
+      Self::Rebalance => Some("Rebalance"),
+      Self::StopRebalance => Some("StopRebalance"),
+      Self::Scrub => Some("Scrub"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for AdminVerb {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for AdminVerb {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for AdminVerb {
+    type Output = AdminVerb;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for AdminVerb {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for AdminVerb {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for AdminVerb {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_COMMAND: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_COMMAND: u8 = 21;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_COMMAND: [Command; 22] = [
   Command::NONE,
   Command::Initialize,
   Command::RegisterNode,
@@ -878,6 +1102,14 @@ pub const ENUM_VALUES_COMMAND: [Command; 14] = [
   Command::Mutate,
   Command::DropDone,
   Command::Digest,
+  Command::AllowMutations,
+  Command::SetNodeDraining,
+  Command::RemoveNode,
+  Command::SetTargetSlow,
+  Command::StartScrub,
+  Command::SetRebalance,
+  Command::NoteDurable,
+  Command::FileReports,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -899,9 +1131,17 @@ impl Command {
   pub const Mutate: Self = Self(11);
   pub const DropDone: Self = Self(12);
   pub const Digest: Self = Self(13);
+  pub const AllowMutations: Self = Self(14);
+  pub const SetNodeDraining: Self = Self(15);
+  pub const RemoveNode: Self = Self(16);
+  pub const SetTargetSlow: Self = Self(17);
+  pub const StartScrub: Self = Self(18);
+  pub const SetRebalance: Self = Self(19);
+  pub const NoteDurable: Self = Self(20);
+  pub const FileReports: Self = Self(21);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 13;
+  pub const ENUM_MAX: u8 = 21;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Initialize,
@@ -917,6 +1157,14 @@ impl Command {
     Self::Mutate,
     Self::DropDone,
     Self::Digest,
+    Self::AllowMutations,
+    Self::SetNodeDraining,
+    Self::RemoveNode,
+    Self::SetTargetSlow,
+    Self::StartScrub,
+    Self::SetRebalance,
+    Self::NoteDurable,
+    Self::FileReports,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -935,6 +1183,14 @@ impl Command {
       Self::Mutate => Some("Mutate"),
       Self::DropDone => Some("DropDone"),
       Self::Digest => Some("Digest"),
+      Self::AllowMutations => Some("AllowMutations"),
+      Self::SetNodeDraining => Some("SetNodeDraining"),
+      Self::RemoveNode => Some("RemoveNode"),
+      Self::SetTargetSlow => Some("SetTargetSlow"),
+      Self::StartScrub => Some("StartScrub"),
+      Self::SetRebalance => Some("SetRebalance"),
+      Self::NoteDurable => Some("NoteDurable"),
+      Self::FileReports => Some("FileReports"),
       _ => None,
     }
   }
@@ -2605,6 +2861,1088 @@ impl<'a> InventoryEntry {
 
 }
 
+// struct GroupResync, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct GroupResync(pub [u8; 24]);
+impl Default for GroupResync { 
+  fn default() -> Self { 
+    Self([0; 24])
+  }
+}
+impl ::core::fmt::Debug for GroupResync {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("GroupResync")
+      .field("group", &self.group())
+      .field("target", &self.target())
+      .field("bytes_left", &self.bytes_left())
+      .field("bytes_done", &self.bytes_done())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for GroupResync {}
+impl<'a> ::flatbuffers::Follow<'a> for GroupResync {
+  type Inner = &'a GroupResync;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a GroupResync>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a GroupResync {
+  type Inner = &'a GroupResync;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<GroupResync>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for GroupResync {
+    type Output = GroupResync;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const GroupResync as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for GroupResync {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> GroupResync {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    group: u32,
+    target: u32,
+    bytes_left: u64,
+    bytes_done: u64,
+  ) -> Self {
+    let mut s = Self([0; 24]);
+    s.set_group(group);
+    s.set_target(target);
+    s.set_bytes_left(bytes_left);
+    s.set_bytes_done(bytes_done);
+    s
+  }
+
+  pub fn group(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_group(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn target(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[4..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_target(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[4..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn bytes_left(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_bytes_left(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn bytes_done(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_bytes_done(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct TargetOrders, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct TargetOrders(pub [u8; 24]);
+impl Default for TargetOrders { 
+  fn default() -> Self { 
+    Self([0; 24])
+  }
+}
+impl ::core::fmt::Debug for TargetOrders {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("TargetOrders")
+      .field("target", &self.target())
+      .field("scrub_pass", &self.scrub_pass())
+      .field("resync_bytes_per_s", &self.resync_bytes_per_s())
+      .field("scrub_bytes_per_s", &self.scrub_bytes_per_s())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for TargetOrders {}
+impl<'a> ::flatbuffers::Follow<'a> for TargetOrders {
+  type Inner = &'a TargetOrders;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a TargetOrders>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a TargetOrders {
+  type Inner = &'a TargetOrders;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<TargetOrders>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for TargetOrders {
+    type Output = TargetOrders;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const TargetOrders as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for TargetOrders {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> TargetOrders {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    target: u32,
+    scrub_pass: u32,
+    resync_bytes_per_s: u64,
+    scrub_bytes_per_s: u64,
+  ) -> Self {
+    let mut s = Self([0; 24]);
+    s.set_target(target);
+    s.set_scrub_pass(scrub_pass);
+    s.set_resync_bytes_per_s(resync_bytes_per_s);
+    s.set_scrub_bytes_per_s(scrub_bytes_per_s);
+    s
+  }
+
+  pub fn target(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_target(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn scrub_pass(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[4..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_scrub_pass(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[4..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn resync_bytes_per_s(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_resync_bytes_per_s(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn scrub_bytes_per_s(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_scrub_bytes_per_s(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct Trim, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Trim(pub [u8; 24]);
+impl Default for Trim { 
+  fn default() -> Self { 
+    Self([0; 24])
+  }
+}
+impl ::core::fmt::Debug for Trim {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Trim")
+      .field("fid", &self.fid())
+      .field("len", &self.len())
+      .field("trunc_gen", &self.trunc_gen())
+      .field("chunk_log2", &self.chunk_log2())
+      .field("reserved0", &self.reserved0())
+      .field("reserved1", &self.reserved1())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Trim {}
+impl<'a> ::flatbuffers::Follow<'a> for Trim {
+  type Inner = &'a Trim;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Trim>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Trim {
+  type Inner = &'a Trim;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Trim>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Trim {
+    type Output = Trim;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Trim as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Trim {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Trim {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    fid: u64,
+    len: u64,
+    trunc_gen: u32,
+    chunk_log2: u8,
+    reserved0: u8,
+    reserved1: u16,
+  ) -> Self {
+    let mut s = Self([0; 24]);
+    s.set_fid(fid);
+    s.set_len(len);
+    s.set_trunc_gen(trunc_gen);
+    s.set_chunk_log2(chunk_log2);
+    s.set_reserved0(reserved0);
+    s.set_reserved1(reserved1);
+    s
+  }
+
+  pub fn fid(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_fid(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn len(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_len(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn trunc_gen(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_trunc_gen(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn chunk_log2(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[20..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_chunk_log2(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[20..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved0(&self) -> u8 {
+    let mut mem = ::core::mem::MaybeUninit::<<u8 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[21..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved0(&mut self, x: u8) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[21..].as_mut_ptr(),
+        ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved1(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[22..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved1(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[22..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct Measure, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Measure(pub [u8; 16]);
+impl Default for Measure { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for Measure {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Measure")
+      .field("fid", &self.fid())
+      .field("first_chunk", &self.first_chunk())
+      .field("reserved", &self.reserved())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Measure {}
+impl<'a> ::flatbuffers::Follow<'a> for Measure {
+  type Inner = &'a Measure;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Measure>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Measure {
+  type Inner = &'a Measure;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Measure>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Measure {
+    type Output = Measure;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Measure as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Measure {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Measure {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    fid: u64,
+    first_chunk: u32,
+    reserved: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_fid(fid);
+    s.set_first_chunk(first_chunk);
+    s.set_reserved(reserved);
+    s
+  }
+
+  pub fn fid(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_fid(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn first_chunk(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_first_chunk(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct ChunkLen, aligned to 4
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ChunkLen(pub [u8; 8]);
+impl Default for ChunkLen { 
+  fn default() -> Self { 
+    Self([0; 8])
+  }
+}
+impl ::core::fmt::Debug for ChunkLen {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ChunkLen")
+      .field("index", &self.index())
+      .field("len", &self.len())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ChunkLen {}
+impl<'a> ::flatbuffers::Follow<'a> for ChunkLen {
+  type Inner = &'a ChunkLen;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ChunkLen>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ChunkLen {
+  type Inner = &'a ChunkLen;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ChunkLen>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ChunkLen {
+    type Output = ChunkLen;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ChunkLen as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(4)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ChunkLen {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ChunkLen {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    index: u32,
+    len: u32,
+  ) -> Self {
+    let mut s = Self([0; 8]);
+    s.set_index(index);
+    s.set_len(len);
+    s
+  }
+
+  pub fn index(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_index(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn len(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[4..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_len(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[4..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct Trimmed, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Trimmed(pub [u8; 16]);
+impl Default for Trimmed { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for Trimmed {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Trimmed")
+      .field("fid", &self.fid())
+      .field("trunc_gen", &self.trunc_gen())
+      .field("reserved", &self.reserved())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Trimmed {}
+impl<'a> ::flatbuffers::Follow<'a> for Trimmed {
+  type Inner = &'a Trimmed;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Trimmed>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Trimmed {
+  type Inner = &'a Trimmed;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Trimmed>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Trimmed {
+    type Output = Trimmed;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Trimmed as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Trimmed {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Trimmed {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    fid: u64,
+    trunc_gen: u32,
+    reserved: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_fid(fid);
+    s.set_trunc_gen(trunc_gen);
+    s.set_reserved(reserved);
+    s
+  }
+
+  pub fn fid(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_fid(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn trunc_gen(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_trunc_gen(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn reserved(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[12..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_reserved(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[12..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 // struct Stamp, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -2717,6 +4055,165 @@ impl<'a> Stamp {
   }
 
   pub fn set_nonce(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+// struct DurablePosition, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct DurablePosition(pub [u8; 16]);
+impl Default for DurablePosition { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for DurablePosition {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("DurablePosition")
+      .field("target", &self.target())
+      .field("generation", &self.generation())
+      .field("lsn", &self.lsn())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for DurablePosition {}
+impl<'a> ::flatbuffers::Follow<'a> for DurablePosition {
+  type Inner = &'a DurablePosition;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a DurablePosition>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a DurablePosition {
+  type Inner = &'a DurablePosition;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<DurablePosition>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for DurablePosition {
+    type Output = DurablePosition;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const DurablePosition as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for DurablePosition {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> DurablePosition {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    target: u32,
+    generation: u32,
+    lsn: u64,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_target(target);
+    s.set_generation(generation);
+    s.set_lsn(lsn);
+    s
+  }
+
+  pub fn target(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_target(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn generation(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[4..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_generation(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[4..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn lsn(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_lsn(&mut self, x: u64) {
     let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
     // Safety:
     // Created from a valid Table for this object
@@ -3113,6 +4610,7 @@ impl<'a> NodeRecord<'a> {
   pub const VT_ID: ::flatbuffers::VOffsetT = 4;
   pub const VT_STATE: ::flatbuffers::VOffsetT = 6;
   pub const VT_ADDRESS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_DRAINING: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3126,6 +4624,7 @@ impl<'a> NodeRecord<'a> {
     let mut builder = NodeRecordBuilder::new(_fbb);
     if let Some(x) = args.address { builder.add_address(x); }
     builder.add_id(args.id);
+    builder.add_draining(args.draining);
     builder.add_state(args.state);
     builder.finish()
   }
@@ -3152,6 +4651,13 @@ impl<'a> NodeRecord<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(NodeRecord::VT_ADDRESS, None).unwrap()}
   }
+  #[inline]
+  pub fn draining(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(NodeRecord::VT_DRAINING, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for NodeRecord<'_> {
@@ -3163,6 +4669,7 @@ impl ::flatbuffers::Verifiable for NodeRecord<'_> {
      .visit_field::<u32>("id", Self::VT_ID, false)?
      .visit_field::<NodeState>("state", Self::VT_STATE, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("address", Self::VT_ADDRESS, true)?
+     .visit_field::<bool>("draining", Self::VT_DRAINING, false)?
      .finish();
     Ok(())
   }
@@ -3171,6 +4678,7 @@ pub struct NodeRecordArgs<'a> {
     pub id: u32,
     pub state: NodeState,
     pub address: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub draining: bool,
 }
 impl<'a> Default for NodeRecordArgs<'a> {
   #[inline]
@@ -3179,6 +4687,7 @@ impl<'a> Default for NodeRecordArgs<'a> {
       id: 0,
       state: NodeState::Unset,
       address: None, // required field
+      draining: false,
     }
   }
 }
@@ -3199,6 +4708,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NodeRecordBuilder<'a, 'b, A> 
   #[inline]
   pub fn add_address(&mut self, address: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeRecord::VT_ADDRESS, address);
+  }
+  #[inline]
+  pub fn add_draining(&mut self, draining: bool) {
+    self.fbb_.push_slot::<bool>(NodeRecord::VT_DRAINING, draining, false);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NodeRecordBuilder<'a, 'b, A> {
@@ -3222,6 +4735,7 @@ impl ::core::fmt::Debug for NodeRecord<'_> {
       ds.field("id", &self.id());
       ds.field("state", &self.state());
       ds.field("address", &self.address());
+      ds.field("draining", &self.draining());
       ds.finish()
   }
 }
@@ -3440,6 +4954,153 @@ impl ::core::fmt::Debug for TargetRecord<'_> {
       ds.finish()
   }
 }
+pub enum PlanOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Plan<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Plan<'a> {
+  type Inner = Plan<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Plan<'a> {
+  pub const VT_REASON: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ADD: ::flatbuffers::VOffsetT = 6;
+  pub const VT_LEAVE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SINCE_MS: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Plan { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args PlanArgs
+  ) -> ::flatbuffers::WIPOffset<Plan<'bldr>> {
+    let mut builder = PlanBuilder::new(_fbb);
+    builder.add_since_ms(args.since_ms);
+    builder.add_leave(args.leave);
+    builder.add_add(args.add);
+    builder.add_reason(args.reason);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn reason(&self) -> PlanReason {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<PlanReason>(Plan::VT_REASON, Some(PlanReason::Unset)).unwrap()}
+  }
+  #[inline]
+  pub fn add(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Plan::VT_ADD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn leave(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Plan::VT_LEAVE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn since_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Plan::VT_SINCE_MS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Plan<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<PlanReason>("reason", Self::VT_REASON, false)?
+     .visit_field::<u32>("add", Self::VT_ADD, false)?
+     .visit_field::<u32>("leave", Self::VT_LEAVE, false)?
+     .visit_field::<u64>("since_ms", Self::VT_SINCE_MS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PlanArgs {
+    pub reason: PlanReason,
+    pub add: u32,
+    pub leave: u32,
+    pub since_ms: u64,
+}
+impl<'a> Default for PlanArgs {
+  #[inline]
+  fn default() -> Self {
+    PlanArgs {
+      reason: PlanReason::Unset,
+      add: 0,
+      leave: 0,
+      since_ms: 0,
+    }
+  }
+}
+
+pub struct PlanBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PlanBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_reason(&mut self, reason: PlanReason) {
+    self.fbb_.push_slot::<PlanReason>(Plan::VT_REASON, reason, PlanReason::Unset);
+  }
+  #[inline]
+  pub fn add_add(&mut self, add: u32) {
+    self.fbb_.push_slot::<u32>(Plan::VT_ADD, add, 0);
+  }
+  #[inline]
+  pub fn add_leave(&mut self, leave: u32) {
+    self.fbb_.push_slot::<u32>(Plan::VT_LEAVE, leave, 0);
+  }
+  #[inline]
+  pub fn add_since_ms(&mut self, since_ms: u64) {
+    self.fbb_.push_slot::<u64>(Plan::VT_SINCE_MS, since_ms, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PlanBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    PlanBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Plan<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Plan<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Plan");
+      ds.field("reason", &self.reason());
+      ds.field("add", &self.add());
+      ds.field("leave", &self.leave());
+      ds.field("since_ms", &self.since_ms());
+      ds.finish()
+  }
+}
 pub enum GroupRecordOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3466,6 +5127,9 @@ impl<'a> GroupRecord<'a> {
   pub const VT_MIN_WRITE: ::flatbuffers::VOffsetT = 18;
   pub const VT_MEMBERS: ::flatbuffers::VOffsetT = 20;
   pub const VT_EVICTED: ::flatbuffers::VOffsetT = 22;
+  pub const VT_MUTATIONS: ::flatbuffers::VOffsetT = 24;
+  pub const VT_DEPARTED: ::flatbuffers::VOffsetT = 26;
+  pub const VT_PLAN: ::flatbuffers::VOffsetT = 28;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3477,11 +5141,14 @@ impl<'a> GroupRecord<'a> {
     args: &'args GroupRecordArgs<'args>
   ) -> ::flatbuffers::WIPOffset<GroupRecord<'bldr>> {
     let mut builder = GroupRecordBuilder::new(_fbb);
+    if let Some(x) = args.plan { builder.add_plan(x); }
+    if let Some(x) = args.departed { builder.add_departed(x); }
     if let Some(x) = args.evicted { builder.add_evicted(x); }
     if let Some(x) = args.members { builder.add_members(x); }
     builder.add_last_writable_epoch(args.last_writable_epoch);
     builder.add_epoch(args.epoch);
     builder.add_id(args.id);
+    builder.add_mutations(args.mutations);
     builder.add_min_write(args.min_write);
     builder.add_replicas(args.replicas);
     builder.add_down(args.down);
@@ -3561,6 +5228,27 @@ impl<'a> GroupRecord<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(GroupRecord::VT_EVICTED, None)}
   }
+  #[inline]
+  pub fn mutations(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(GroupRecord::VT_MUTATIONS, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn departed(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(GroupRecord::VT_DEPARTED, None)}
+  }
+  #[inline]
+  pub fn plan(&self) -> Option<Plan<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Plan>>(GroupRecord::VT_PLAN, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GroupRecord<'_> {
@@ -3579,6 +5267,9 @@ impl ::flatbuffers::Verifiable for GroupRecord<'_> {
      .visit_field::<u8>("min_write", Self::VT_MIN_WRITE, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Member>>>("members", Self::VT_MEMBERS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("evicted", Self::VT_EVICTED, false)?
+     .visit_field::<bool>("mutations", Self::VT_MUTATIONS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("departed", Self::VT_DEPARTED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Plan>>("plan", Self::VT_PLAN, false)?
      .finish();
     Ok(())
   }
@@ -3594,6 +5285,9 @@ pub struct GroupRecordArgs<'a> {
     pub min_write: u8,
     pub members: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Member>>>,
     pub evicted: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub mutations: bool,
+    pub departed: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub plan: Option<::flatbuffers::WIPOffset<Plan<'a>>>,
 }
 impl<'a> Default for GroupRecordArgs<'a> {
   #[inline]
@@ -3609,6 +5303,9 @@ impl<'a> Default for GroupRecordArgs<'a> {
       min_write: 0,
       members: None,
       evicted: None,
+      mutations: false,
+      departed: None,
+      plan: None,
     }
   }
 }
@@ -3659,6 +5356,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupRecordBuilder<'a, 'b, A>
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupRecord::VT_EVICTED, evicted);
   }
   #[inline]
+  pub fn add_mutations(&mut self, mutations: bool) {
+    self.fbb_.push_slot::<bool>(GroupRecord::VT_MUTATIONS, mutations, false);
+  }
+  #[inline]
+  pub fn add_departed(&mut self, departed: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupRecord::VT_DEPARTED, departed);
+  }
+  #[inline]
+  pub fn add_plan(&mut self, plan: ::flatbuffers::WIPOffset<Plan<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Plan>>(GroupRecord::VT_PLAN, plan);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupRecordBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     GroupRecordBuilder {
@@ -3686,6 +5395,9 @@ impl ::core::fmt::Debug for GroupRecord<'_> {
       ds.field("min_write", &self.min_write());
       ds.field("members", &self.members());
       ds.field("evicted", &self.evicted());
+      ds.field("mutations", &self.mutations());
+      ds.field("departed", &self.departed());
+      ds.field("plan", &self.plan());
       ds.finish()
   }
 }
@@ -3810,6 +5522,8 @@ impl<'a> MapDelta<'a> {
   pub const VT_GROUPS: ::flatbuffers::VOffsetT = 16;
   pub const VT_REVOCATIONS: ::flatbuffers::VOffsetT = 18;
   pub const VT_SIGNATURE: ::flatbuffers::VOffsetT = 20;
+  pub const VT_REMOVED_NODES: ::flatbuffers::VOffsetT = 22;
+  pub const VT_REMOVED_TARGETS: ::flatbuffers::VOffsetT = 24;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3823,6 +5537,8 @@ impl<'a> MapDelta<'a> {
     let mut builder = MapDeltaBuilder::new(_fbb);
     builder.add_to(args.to);
     builder.add_from(args.from);
+    if let Some(x) = args.removed_targets { builder.add_removed_targets(x); }
+    if let Some(x) = args.removed_nodes { builder.add_removed_nodes(x); }
     if let Some(x) = args.signature { builder.add_signature(x); }
     if let Some(x) = args.revocations { builder.add_revocations(x); }
     if let Some(x) = args.groups { builder.add_groups(x); }
@@ -3897,6 +5613,20 @@ impl<'a> MapDelta<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(MapDelta::VT_SIGNATURE, None)}
   }
+  #[inline]
+  pub fn removed_nodes(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(MapDelta::VT_REMOVED_NODES, None)}
+  }
+  #[inline]
+  pub fn removed_targets(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(MapDelta::VT_REMOVED_TARGETS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for MapDelta<'_> {
@@ -3914,6 +5644,8 @@ impl ::flatbuffers::Verifiable for MapDelta<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<GroupRecord>>>>("groups", Self::VT_GROUPS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Revocation>>>>("revocations", Self::VT_REVOCATIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("signature", Self::VT_SIGNATURE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("removed_nodes", Self::VT_REMOVED_NODES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("removed_targets", Self::VT_REMOVED_TARGETS, false)?
      .finish();
     Ok(())
   }
@@ -3928,6 +5660,8 @@ pub struct MapDeltaArgs<'a> {
     pub groups: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupRecord<'a>>>>>,
     pub revocations: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Revocation<'a>>>>>,
     pub signature: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub removed_nodes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+    pub removed_targets: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
 }
 impl<'a> Default for MapDeltaArgs<'a> {
   #[inline]
@@ -3942,6 +5676,8 @@ impl<'a> Default for MapDeltaArgs<'a> {
       groups: None,
       revocations: None,
       signature: None,
+      removed_nodes: None,
+      removed_targets: None,
     }
   }
 }
@@ -3988,6 +5724,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MapDeltaBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MapDelta::VT_SIGNATURE, signature);
   }
   #[inline]
+  pub fn add_removed_nodes(&mut self, removed_nodes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MapDelta::VT_REMOVED_NODES, removed_nodes);
+  }
+  #[inline]
+  pub fn add_removed_targets(&mut self, removed_targets: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MapDelta::VT_REMOVED_TARGETS, removed_targets);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MapDeltaBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     MapDeltaBuilder {
@@ -4015,6 +5759,8 @@ impl ::core::fmt::Debug for MapDelta<'_> {
       ds.field("groups", &self.groups());
       ds.field("revocations", &self.revocations());
       ds.field("signature", &self.signature());
+      ds.field("removed_nodes", &self.removed_nodes());
+      ds.field("removed_targets", &self.removed_targets());
       ds.finish()
   }
 }
@@ -8367,6 +10113,20 @@ impl<'a> TargetHealth<'a> {
   pub const VT_FENCED: ::flatbuffers::VOffsetT = 10;
   pub const VT_RESYNC_BYTES_LEFT: ::flatbuffers::VOffsetT = 12;
   pub const VT_RESYNC_BYTES_DONE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_MAP_VERSION: ::flatbuffers::VOffsetT = 16;
+  pub const VT_RESYNCS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_SCRUB_PASS: ::flatbuffers::VOffsetT = 20;
+  pub const VT_SCRUB_BYTES_DONE: ::flatbuffers::VOffsetT = 22;
+  pub const VT_SCRUB_BYTES_TOTAL: ::flatbuffers::VOffsetT = 24;
+  pub const VT_CELLS_DAMAGED: ::flatbuffers::VOffsetT = 26;
+  pub const VT_CELLS_REPAIRED: ::flatbuffers::VOffsetT = 28;
+  pub const VT_CELLS_BAD: ::flatbuffers::VOffsetT = 30;
+  pub const VT_QUARANTINED_CHUNKS: ::flatbuffers::VOffsetT = 32;
+  pub const VT_QUARANTINED_BYTES: ::flatbuffers::VOffsetT = 34;
+  pub const VT_DEVICE_P99_US: ::flatbuffers::VOffsetT = 36;
+  pub const VT_DEVICE_OPS: ::flatbuffers::VOffsetT = 38;
+  pub const VT_FLUSH_P99_US: ::flatbuffers::VOffsetT = 40;
+  pub const VT_OLDEST_IO_MS: ::flatbuffers::VOffsetT = 42;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -8375,13 +10135,27 @@ impl<'a> TargetHealth<'a> {
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args TargetHealthArgs
+    args: &'args TargetHealthArgs<'args>
   ) -> ::flatbuffers::WIPOffset<TargetHealth<'bldr>> {
     let mut builder = TargetHealthBuilder::new(_fbb);
+    builder.add_quarantined_bytes(args.quarantined_bytes);
+    builder.add_quarantined_chunks(args.quarantined_chunks);
+    builder.add_cells_bad(args.cells_bad);
+    builder.add_cells_repaired(args.cells_repaired);
+    builder.add_cells_damaged(args.cells_damaged);
+    builder.add_scrub_bytes_total(args.scrub_bytes_total);
+    builder.add_scrub_bytes_done(args.scrub_bytes_done);
+    builder.add_map_version(args.map_version);
     builder.add_resync_bytes_done(args.resync_bytes_done);
     builder.add_resync_bytes_left(args.resync_bytes_left);
     builder.add_free(args.free);
     builder.add_durable_lsn(args.durable_lsn);
+    builder.add_oldest_io_ms(args.oldest_io_ms);
+    builder.add_flush_p99_us(args.flush_p99_us);
+    builder.add_device_ops(args.device_ops);
+    builder.add_device_p99_us(args.device_p99_us);
+    builder.add_scrub_pass(args.scrub_pass);
+    if let Some(x) = args.resyncs { builder.add_resyncs(x); }
     builder.add_target(args.target);
     builder.add_fenced(args.fenced);
     builder.finish()
@@ -8430,6 +10204,104 @@ impl<'a> TargetHealth<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(TargetHealth::VT_RESYNC_BYTES_DONE, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn map_version(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TargetHealth::VT_MAP_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn resyncs(&self) -> Option<::flatbuffers::Vector<'a, GroupResync>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, GroupResync>>>(TargetHealth::VT_RESYNCS, None)}
+  }
+  #[inline]
+  pub fn scrub_pass(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(TargetHealth::VT_SCRUB_PASS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn scrub_bytes_done(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TargetHealth::VT_SCRUB_BYTES_DONE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn scrub_bytes_total(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TargetHealth::VT_SCRUB_BYTES_TOTAL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cells_damaged(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TargetHealth::VT_CELLS_DAMAGED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cells_repaired(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TargetHealth::VT_CELLS_REPAIRED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cells_bad(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TargetHealth::VT_CELLS_BAD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn quarantined_chunks(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TargetHealth::VT_QUARANTINED_CHUNKS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn quarantined_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TargetHealth::VT_QUARANTINED_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn device_p99_us(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(TargetHealth::VT_DEVICE_P99_US, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn device_ops(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(TargetHealth::VT_DEVICE_OPS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn flush_p99_us(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(TargetHealth::VT_FLUSH_P99_US, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn oldest_io_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(TargetHealth::VT_OLDEST_IO_MS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for TargetHealth<'_> {
@@ -8444,19 +10316,47 @@ impl ::flatbuffers::Verifiable for TargetHealth<'_> {
      .visit_field::<bool>("fenced", Self::VT_FENCED, false)?
      .visit_field::<u64>("resync_bytes_left", Self::VT_RESYNC_BYTES_LEFT, false)?
      .visit_field::<u64>("resync_bytes_done", Self::VT_RESYNC_BYTES_DONE, false)?
+     .visit_field::<u64>("map_version", Self::VT_MAP_VERSION, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, GroupResync>>>("resyncs", Self::VT_RESYNCS, false)?
+     .visit_field::<u32>("scrub_pass", Self::VT_SCRUB_PASS, false)?
+     .visit_field::<u64>("scrub_bytes_done", Self::VT_SCRUB_BYTES_DONE, false)?
+     .visit_field::<u64>("scrub_bytes_total", Self::VT_SCRUB_BYTES_TOTAL, false)?
+     .visit_field::<u64>("cells_damaged", Self::VT_CELLS_DAMAGED, false)?
+     .visit_field::<u64>("cells_repaired", Self::VT_CELLS_REPAIRED, false)?
+     .visit_field::<u64>("cells_bad", Self::VT_CELLS_BAD, false)?
+     .visit_field::<u64>("quarantined_chunks", Self::VT_QUARANTINED_CHUNKS, false)?
+     .visit_field::<u64>("quarantined_bytes", Self::VT_QUARANTINED_BYTES, false)?
+     .visit_field::<u32>("device_p99_us", Self::VT_DEVICE_P99_US, false)?
+     .visit_field::<u32>("device_ops", Self::VT_DEVICE_OPS, false)?
+     .visit_field::<u32>("flush_p99_us", Self::VT_FLUSH_P99_US, false)?
+     .visit_field::<u32>("oldest_io_ms", Self::VT_OLDEST_IO_MS, false)?
      .finish();
     Ok(())
   }
 }
-pub struct TargetHealthArgs {
+pub struct TargetHealthArgs<'a> {
     pub target: u32,
     pub durable_lsn: u64,
     pub free: u64,
     pub fenced: bool,
     pub resync_bytes_left: u64,
     pub resync_bytes_done: u64,
+    pub map_version: u64,
+    pub resyncs: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, GroupResync>>>,
+    pub scrub_pass: u32,
+    pub scrub_bytes_done: u64,
+    pub scrub_bytes_total: u64,
+    pub cells_damaged: u64,
+    pub cells_repaired: u64,
+    pub cells_bad: u64,
+    pub quarantined_chunks: u64,
+    pub quarantined_bytes: u64,
+    pub device_p99_us: u32,
+    pub device_ops: u32,
+    pub flush_p99_us: u32,
+    pub oldest_io_ms: u32,
 }
-impl<'a> Default for TargetHealthArgs {
+impl<'a> Default for TargetHealthArgs<'a> {
   #[inline]
   fn default() -> Self {
     TargetHealthArgs {
@@ -8466,6 +10366,20 @@ impl<'a> Default for TargetHealthArgs {
       fenced: false,
       resync_bytes_left: 0,
       resync_bytes_done: 0,
+      map_version: 0,
+      resyncs: None,
+      scrub_pass: 0,
+      scrub_bytes_done: 0,
+      scrub_bytes_total: 0,
+      cells_damaged: 0,
+      cells_repaired: 0,
+      cells_bad: 0,
+      quarantined_chunks: 0,
+      quarantined_bytes: 0,
+      device_p99_us: 0,
+      device_ops: 0,
+      flush_p99_us: 0,
+      oldest_io_ms: 0,
     }
   }
 }
@@ -8500,6 +10414,62 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TargetHealthBuilder<'a, 'b, A
     self.fbb_.push_slot::<u64>(TargetHealth::VT_RESYNC_BYTES_DONE, resync_bytes_done, 0);
   }
   #[inline]
+  pub fn add_map_version(&mut self, map_version: u64) {
+    self.fbb_.push_slot::<u64>(TargetHealth::VT_MAP_VERSION, map_version, 0);
+  }
+  #[inline]
+  pub fn add_resyncs(&mut self, resyncs: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , GroupResync>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TargetHealth::VT_RESYNCS, resyncs);
+  }
+  #[inline]
+  pub fn add_scrub_pass(&mut self, scrub_pass: u32) {
+    self.fbb_.push_slot::<u32>(TargetHealth::VT_SCRUB_PASS, scrub_pass, 0);
+  }
+  #[inline]
+  pub fn add_scrub_bytes_done(&mut self, scrub_bytes_done: u64) {
+    self.fbb_.push_slot::<u64>(TargetHealth::VT_SCRUB_BYTES_DONE, scrub_bytes_done, 0);
+  }
+  #[inline]
+  pub fn add_scrub_bytes_total(&mut self, scrub_bytes_total: u64) {
+    self.fbb_.push_slot::<u64>(TargetHealth::VT_SCRUB_BYTES_TOTAL, scrub_bytes_total, 0);
+  }
+  #[inline]
+  pub fn add_cells_damaged(&mut self, cells_damaged: u64) {
+    self.fbb_.push_slot::<u64>(TargetHealth::VT_CELLS_DAMAGED, cells_damaged, 0);
+  }
+  #[inline]
+  pub fn add_cells_repaired(&mut self, cells_repaired: u64) {
+    self.fbb_.push_slot::<u64>(TargetHealth::VT_CELLS_REPAIRED, cells_repaired, 0);
+  }
+  #[inline]
+  pub fn add_cells_bad(&mut self, cells_bad: u64) {
+    self.fbb_.push_slot::<u64>(TargetHealth::VT_CELLS_BAD, cells_bad, 0);
+  }
+  #[inline]
+  pub fn add_quarantined_chunks(&mut self, quarantined_chunks: u64) {
+    self.fbb_.push_slot::<u64>(TargetHealth::VT_QUARANTINED_CHUNKS, quarantined_chunks, 0);
+  }
+  #[inline]
+  pub fn add_quarantined_bytes(&mut self, quarantined_bytes: u64) {
+    self.fbb_.push_slot::<u64>(TargetHealth::VT_QUARANTINED_BYTES, quarantined_bytes, 0);
+  }
+  #[inline]
+  pub fn add_device_p99_us(&mut self, device_p99_us: u32) {
+    self.fbb_.push_slot::<u32>(TargetHealth::VT_DEVICE_P99_US, device_p99_us, 0);
+  }
+  #[inline]
+  pub fn add_device_ops(&mut self, device_ops: u32) {
+    self.fbb_.push_slot::<u32>(TargetHealth::VT_DEVICE_OPS, device_ops, 0);
+  }
+  #[inline]
+  pub fn add_flush_p99_us(&mut self, flush_p99_us: u32) {
+    self.fbb_.push_slot::<u32>(TargetHealth::VT_FLUSH_P99_US, flush_p99_us, 0);
+  }
+  #[inline]
+  pub fn add_oldest_io_ms(&mut self, oldest_io_ms: u32) {
+    self.fbb_.push_slot::<u32>(TargetHealth::VT_OLDEST_IO_MS, oldest_io_ms, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TargetHealthBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     TargetHealthBuilder {
@@ -8523,6 +10493,20 @@ impl ::core::fmt::Debug for TargetHealth<'_> {
       ds.field("fenced", &self.fenced());
       ds.field("resync_bytes_left", &self.resync_bytes_left());
       ds.field("resync_bytes_done", &self.resync_bytes_done());
+      ds.field("map_version", &self.map_version());
+      ds.field("resyncs", &self.resyncs());
+      ds.field("scrub_pass", &self.scrub_pass());
+      ds.field("scrub_bytes_done", &self.scrub_bytes_done());
+      ds.field("scrub_bytes_total", &self.scrub_bytes_total());
+      ds.field("cells_damaged", &self.cells_damaged());
+      ds.field("cells_repaired", &self.cells_repaired());
+      ds.field("cells_bad", &self.cells_bad());
+      ds.field("quarantined_chunks", &self.quarantined_chunks());
+      ds.field("quarantined_bytes", &self.quarantined_bytes());
+      ds.field("device_p99_us", &self.device_p99_us());
+      ds.field("device_ops", &self.device_ops());
+      ds.field("flush_p99_us", &self.flush_p99_us());
+      ds.field("oldest_io_ms", &self.oldest_io_ms());
       ds.finish()
   }
 }
@@ -8710,6 +10694,7 @@ impl<'a> HeartbeatReply<'a> {
   pub const VT_LEASE_MS: ::flatbuffers::VOffsetT = 6;
   pub const VT_MAP_VERSION: ::flatbuffers::VOffsetT = 8;
   pub const VT_DELTA: ::flatbuffers::VOffsetT = 10;
+  pub const VT_ORDERS: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -8723,6 +10708,7 @@ impl<'a> HeartbeatReply<'a> {
     let mut builder = HeartbeatReplyBuilder::new(_fbb);
     builder.add_map_version(args.map_version);
     builder.add_seq(args.seq);
+    if let Some(x) = args.orders { builder.add_orders(x); }
     if let Some(x) = args.delta { builder.add_delta(x); }
     builder.add_lease_ms(args.lease_ms);
     builder.finish()
@@ -8757,6 +10743,13 @@ impl<'a> HeartbeatReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<MapDelta>>(HeartbeatReply::VT_DELTA, None)}
   }
+  #[inline]
+  pub fn orders(&self) -> Option<::flatbuffers::Vector<'a, TargetOrders>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, TargetOrders>>>(HeartbeatReply::VT_ORDERS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for HeartbeatReply<'_> {
@@ -8769,6 +10762,7 @@ impl ::flatbuffers::Verifiable for HeartbeatReply<'_> {
      .visit_field::<u32>("lease_ms", Self::VT_LEASE_MS, false)?
      .visit_field::<u64>("map_version", Self::VT_MAP_VERSION, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<MapDelta>>("delta", Self::VT_DELTA, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, TargetOrders>>>("orders", Self::VT_ORDERS, false)?
      .finish();
     Ok(())
   }
@@ -8778,6 +10772,7 @@ pub struct HeartbeatReplyArgs<'a> {
     pub lease_ms: u32,
     pub map_version: u64,
     pub delta: Option<::flatbuffers::WIPOffset<MapDelta<'a>>>,
+    pub orders: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, TargetOrders>>>,
 }
 impl<'a> Default for HeartbeatReplyArgs<'a> {
   #[inline]
@@ -8787,6 +10782,7 @@ impl<'a> Default for HeartbeatReplyArgs<'a> {
       lease_ms: 0,
       map_version: 0,
       delta: None,
+      orders: None,
     }
   }
 }
@@ -8813,6 +10809,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> HeartbeatReplyBuilder<'a, 'b,
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<MapDelta>>(HeartbeatReply::VT_DELTA, delta);
   }
   #[inline]
+  pub fn add_orders(&mut self, orders: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , TargetOrders>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(HeartbeatReply::VT_ORDERS, orders);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> HeartbeatReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     HeartbeatReplyBuilder {
@@ -8834,6 +10834,7 @@ impl ::core::fmt::Debug for HeartbeatReply<'_> {
       ds.field("lease_ms", &self.lease_ms());
       ds.field("map_version", &self.map_version());
       ds.field("delta", &self.delta());
+      ds.field("orders", &self.orders());
       ds.finish()
   }
 }
@@ -10263,6 +12264,283 @@ impl ::core::fmt::Debug for CoordinatorStatus<'_> {
       ds.finish()
   }
 }
+pub enum DrainStatusOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct DrainStatus<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for DrainStatus<'a> {
+  type Inner = DrainStatus<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> DrainStatus<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_GROUPS_LEFT: ::flatbuffers::VOffsetT = 6;
+  pub const VT_BYTES_LEFT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_ETA_S: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    DrainStatus { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DrainStatusArgs
+  ) -> ::flatbuffers::WIPOffset<DrainStatus<'bldr>> {
+    let mut builder = DrainStatusBuilder::new(_fbb);
+    if let Some(x) = args.eta_s { builder.add_eta_s(x); }
+    builder.add_bytes_left(args.bytes_left);
+    builder.add_groups_left(args.groups_left);
+    builder.add_node(args.node);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DrainStatus::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn groups_left(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DrainStatus::VT_GROUPS_LEFT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn bytes_left(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DrainStatus::VT_BYTES_LEFT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn eta_s(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DrainStatus::VT_ETA_S, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for DrainStatus<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .visit_field::<u32>("groups_left", Self::VT_GROUPS_LEFT, false)?
+     .visit_field::<u64>("bytes_left", Self::VT_BYTES_LEFT, false)?
+     .visit_field::<u64>("eta_s", Self::VT_ETA_S, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DrainStatusArgs {
+    pub node: u32,
+    pub groups_left: u32,
+    pub bytes_left: u64,
+    pub eta_s: Option<u64>,
+}
+impl<'a> Default for DrainStatusArgs {
+  #[inline]
+  fn default() -> Self {
+    DrainStatusArgs {
+      node: 0,
+      groups_left: 0,
+      bytes_left: 0,
+      eta_s: None,
+    }
+  }
+}
+
+pub struct DrainStatusBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DrainStatusBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(DrainStatus::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_groups_left(&mut self, groups_left: u32) {
+    self.fbb_.push_slot::<u32>(DrainStatus::VT_GROUPS_LEFT, groups_left, 0);
+  }
+  #[inline]
+  pub fn add_bytes_left(&mut self, bytes_left: u64) {
+    self.fbb_.push_slot::<u64>(DrainStatus::VT_BYTES_LEFT, bytes_left, 0);
+  }
+  #[inline]
+  pub fn add_eta_s(&mut self, eta_s: u64) {
+    self.fbb_.push_slot_always::<u64>(DrainStatus::VT_ETA_S, eta_s);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DrainStatusBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DrainStatusBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<DrainStatus<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for DrainStatus<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("DrainStatus");
+      ds.field("node", &self.node());
+      ds.field("groups_left", &self.groups_left());
+      ds.field("bytes_left", &self.bytes_left());
+      ds.field("eta_s", &self.eta_s());
+      ds.finish()
+  }
+}
+pub enum AlarmOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Alarm<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Alarm<'a> {
+  type Inner = Alarm<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Alarm<'a> {
+  pub const VT_TARGET: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TEXT: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Alarm { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AlarmArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Alarm<'bldr>> {
+    let mut builder = AlarmBuilder::new(_fbb);
+    if let Some(x) = args.text { builder.add_text(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_target(args.target);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn target(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Alarm::VT_TARGET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn name(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Alarm::VT_NAME, None)}
+  }
+  #[inline]
+  pub fn text(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Alarm::VT_TEXT, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Alarm<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("target", Self::VT_TARGET, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("text", Self::VT_TEXT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AlarmArgs<'a> {
+    pub target: u32,
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub text: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for AlarmArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AlarmArgs {
+      target: 0,
+      name: None,
+      text: None,
+    }
+  }
+}
+
+pub struct AlarmBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AlarmBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_target(&mut self, target: u32) {
+    self.fbb_.push_slot::<u32>(Alarm::VT_TARGET, target, 0);
+  }
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Alarm::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_text(&mut self, text: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Alarm::VT_TEXT, text);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AlarmBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AlarmBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Alarm<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Alarm<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Alarm");
+      ds.field("target", &self.target());
+      ds.field("name", &self.name());
+      ds.field("text", &self.text());
+      ds.finish()
+  }
+}
 pub enum StatusReplyOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -10289,6 +12567,12 @@ impl<'a> StatusReply<'a> {
   pub const VT_SESSIONS: ::flatbuffers::VOffsetT = 18;
   pub const VT_DEAD_FILES: ::flatbuffers::VOffsetT = 20;
   pub const VT_RELEASE: ::flatbuffers::VOffsetT = 22;
+  pub const VT_RECOVERY_ETA_S: ::flatbuffers::VOffsetT = 24;
+  pub const VT_ENDANGERED: ::flatbuffers::VOffsetT = 26;
+  pub const VT_GUARDED: ::flatbuffers::VOffsetT = 28;
+  pub const VT_SCRUB_PASS: ::flatbuffers::VOffsetT = 30;
+  pub const VT_DRAINS: ::flatbuffers::VOffsetT = 32;
+  pub const VT_ALARMS: ::flatbuffers::VOffsetT = 34;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -10300,16 +12584,22 @@ impl<'a> StatusReply<'a> {
     args: &'args StatusReplyArgs<'args>
   ) -> ::flatbuffers::WIPOffset<StatusReply<'bldr>> {
     let mut builder = StatusReplyBuilder::new(_fbb);
+    if let Some(x) = args.recovery_eta_s { builder.add_recovery_eta_s(x); }
     builder.add_dead_files(args.dead_files);
     builder.add_file_bytes(args.file_bytes);
     builder.add_inodes(args.inodes);
     builder.add_recovery_bytes_per_s(args.recovery_bytes_per_s);
     builder.add_recovery_bytes_left(args.recovery_bytes_left);
     builder.add_map_version(args.map_version);
+    if let Some(x) = args.alarms { builder.add_alarms(x); }
+    if let Some(x) = args.drains { builder.add_drains(x); }
+    builder.add_scrub_pass(args.scrub_pass);
+    builder.add_endangered(args.endangered);
     if let Some(x) = args.release { builder.add_release(x); }
     builder.add_sessions(args.sessions);
     if let Some(x) = args.targets { builder.add_targets(x); }
     if let Some(x) = args.coordinators { builder.add_coordinators(x); }
+    builder.add_guarded(args.guarded);
     builder.finish()
   }
 
@@ -10384,6 +12674,48 @@ impl<'a> StatusReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(StatusReply::VT_RELEASE, None)}
   }
+  #[inline]
+  pub fn recovery_eta_s(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatusReply::VT_RECOVERY_ETA_S, None)}
+  }
+  #[inline]
+  pub fn endangered(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StatusReply::VT_ENDANGERED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn guarded(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(StatusReply::VT_GUARDED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn scrub_pass(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(StatusReply::VT_SCRUB_PASS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn drains(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<DrainStatus<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<DrainStatus>>>>(StatusReply::VT_DRAINS, None)}
+  }
+  #[inline]
+  pub fn alarms(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Alarm<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Alarm>>>>(StatusReply::VT_ALARMS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for StatusReply<'_> {
@@ -10402,6 +12734,12 @@ impl ::flatbuffers::Verifiable for StatusReply<'_> {
      .visit_field::<u32>("sessions", Self::VT_SESSIONS, false)?
      .visit_field::<u64>("dead_files", Self::VT_DEAD_FILES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("release", Self::VT_RELEASE, false)?
+     .visit_field::<u64>("recovery_eta_s", Self::VT_RECOVERY_ETA_S, false)?
+     .visit_field::<u32>("endangered", Self::VT_ENDANGERED, false)?
+     .visit_field::<bool>("guarded", Self::VT_GUARDED, false)?
+     .visit_field::<u32>("scrub_pass", Self::VT_SCRUB_PASS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<DrainStatus>>>>("drains", Self::VT_DRAINS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Alarm>>>>("alarms", Self::VT_ALARMS, false)?
      .finish();
     Ok(())
   }
@@ -10417,6 +12755,12 @@ pub struct StatusReplyArgs<'a> {
     pub sessions: u32,
     pub dead_files: u64,
     pub release: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub recovery_eta_s: Option<u64>,
+    pub endangered: u32,
+    pub guarded: bool,
+    pub scrub_pass: u32,
+    pub drains: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<DrainStatus<'a>>>>>,
+    pub alarms: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Alarm<'a>>>>>,
 }
 impl<'a> Default for StatusReplyArgs<'a> {
   #[inline]
@@ -10432,6 +12776,12 @@ impl<'a> Default for StatusReplyArgs<'a> {
       sessions: 0,
       dead_files: 0,
       release: None,
+      recovery_eta_s: None,
+      endangered: 0,
+      guarded: false,
+      scrub_pass: 0,
+      drains: None,
+      alarms: None,
     }
   }
 }
@@ -10482,6 +12832,30 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StatusReplyBuilder<'a, 'b, A>
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StatusReply::VT_RELEASE, release);
   }
   #[inline]
+  pub fn add_recovery_eta_s(&mut self, recovery_eta_s: u64) {
+    self.fbb_.push_slot_always::<u64>(StatusReply::VT_RECOVERY_ETA_S, recovery_eta_s);
+  }
+  #[inline]
+  pub fn add_endangered(&mut self, endangered: u32) {
+    self.fbb_.push_slot::<u32>(StatusReply::VT_ENDANGERED, endangered, 0);
+  }
+  #[inline]
+  pub fn add_guarded(&mut self, guarded: bool) {
+    self.fbb_.push_slot::<bool>(StatusReply::VT_GUARDED, guarded, false);
+  }
+  #[inline]
+  pub fn add_scrub_pass(&mut self, scrub_pass: u32) {
+    self.fbb_.push_slot::<u32>(StatusReply::VT_SCRUB_PASS, scrub_pass, 0);
+  }
+  #[inline]
+  pub fn add_drains(&mut self, drains: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<DrainStatus<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StatusReply::VT_DRAINS, drains);
+  }
+  #[inline]
+  pub fn add_alarms(&mut self, alarms: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Alarm<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StatusReply::VT_ALARMS, alarms);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StatusReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     StatusReplyBuilder {
@@ -10509,6 +12883,12 @@ impl ::core::fmt::Debug for StatusReply<'_> {
       ds.field("sessions", &self.sessions());
       ds.field("dead_files", &self.dead_files());
       ds.field("release", &self.release());
+      ds.field("recovery_eta_s", &self.recovery_eta_s());
+      ds.field("endangered", &self.endangered());
+      ds.field("guarded", &self.guarded());
+      ds.field("scrub_pass", &self.scrub_pass());
+      ds.field("drains", &self.drains());
+      ds.field("alarms", &self.alarms());
       ds.finish()
   }
 }
@@ -11619,6 +13999,9 @@ impl<'a> FileContent<'a> {
   pub const VT_GROWTH_ONLY: ::flatbuffers::VOffsetT = 10;
   pub const VT_STAMP: ::flatbuffers::VOffsetT = 12;
   pub const VT_TOKEN: ::flatbuffers::VOffsetT = 14;
+  pub const VT_TRUNCATING: ::flatbuffers::VOffsetT = 16;
+  pub const VT_WRITING: ::flatbuffers::VOffsetT = 18;
+  pub const VT_RECOVERED: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -11635,6 +14018,9 @@ impl<'a> FileContent<'a> {
     if let Some(x) = args.token { builder.add_token(x); }
     builder.add_trunc_gen(args.trunc_gen);
     if let Some(x) = args.layout { builder.add_layout(x); }
+    builder.add_recovered(args.recovered);
+    builder.add_writing(args.writing);
+    builder.add_truncating(args.truncating);
     builder.add_growth_only(args.growth_only);
     builder.finish()
   }
@@ -11682,6 +14068,27 @@ impl<'a> FileContent<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(FileContent::VT_TOKEN, None)}
   }
+  #[inline]
+  pub fn truncating(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(FileContent::VT_TRUNCATING, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn writing(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(FileContent::VT_WRITING, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn recovered(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(FileContent::VT_RECOVERED, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for FileContent<'_> {
@@ -11696,6 +14103,9 @@ impl ::flatbuffers::Verifiable for FileContent<'_> {
      .visit_field::<bool>("growth_only", Self::VT_GROWTH_ONLY, false)?
      .visit_field::<u64>("stamp", Self::VT_STAMP, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("token", Self::VT_TOKEN, false)?
+     .visit_field::<bool>("truncating", Self::VT_TRUNCATING, false)?
+     .visit_field::<bool>("writing", Self::VT_WRITING, false)?
+     .visit_field::<bool>("recovered", Self::VT_RECOVERED, false)?
      .finish();
     Ok(())
   }
@@ -11707,6 +14117,9 @@ pub struct FileContentArgs<'a> {
     pub growth_only: bool,
     pub stamp: u64,
     pub token: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub truncating: bool,
+    pub writing: bool,
+    pub recovered: bool,
 }
 impl<'a> Default for FileContentArgs<'a> {
   #[inline]
@@ -11718,6 +14131,9 @@ impl<'a> Default for FileContentArgs<'a> {
       growth_only: false,
       stamp: 0,
       token: None,
+      truncating: false,
+      writing: false,
+      recovered: false,
     }
   }
 }
@@ -11752,6 +14168,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FileContentBuilder<'a, 'b, A>
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(FileContent::VT_TOKEN, token);
   }
   #[inline]
+  pub fn add_truncating(&mut self, truncating: bool) {
+    self.fbb_.push_slot::<bool>(FileContent::VT_TRUNCATING, truncating, false);
+  }
+  #[inline]
+  pub fn add_writing(&mut self, writing: bool) {
+    self.fbb_.push_slot::<bool>(FileContent::VT_WRITING, writing, false);
+  }
+  #[inline]
+  pub fn add_recovered(&mut self, recovered: bool) {
+    self.fbb_.push_slot::<bool>(FileContent::VT_RECOVERED, recovered, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FileContentBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     FileContentBuilder {
@@ -11776,6 +14204,9 @@ impl ::core::fmt::Debug for FileContent<'_> {
       ds.field("growth_only", &self.growth_only());
       ds.field("stamp", &self.stamp());
       ds.field("token", &self.token());
+      ds.field("truncating", &self.truncating());
+      ds.field("writing", &self.writing());
+      ds.field("recovered", &self.recovered());
       ds.finish()
   }
 }
@@ -14561,6 +16992,639 @@ impl ::core::fmt::Debug for SetSize<'_> {
       ds.finish()
   }
 }
+pub enum OpenWriteOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct OpenWrite<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for OpenWrite<'a> {
+  type Inner = OpenWrite<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> OpenWrite<'a> {
+  pub const VT_INO: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MUTATE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SHARED: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    OpenWrite { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args OpenWriteArgs
+  ) -> ::flatbuffers::WIPOffset<OpenWrite<'bldr>> {
+    let mut builder = OpenWriteBuilder::new(_fbb);
+    builder.add_ino(args.ino);
+    builder.add_shared(args.shared);
+    builder.add_mutate(args.mutate);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ino(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(OpenWrite::VT_INO, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn mutate(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(OpenWrite::VT_MUTATE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn shared(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(OpenWrite::VT_SHARED, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for OpenWrite<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ino", Self::VT_INO, false)?
+     .visit_field::<bool>("mutate", Self::VT_MUTATE, false)?
+     .visit_field::<bool>("shared", Self::VT_SHARED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct OpenWriteArgs {
+    pub ino: u64,
+    pub mutate: bool,
+    pub shared: bool,
+}
+impl<'a> Default for OpenWriteArgs {
+  #[inline]
+  fn default() -> Self {
+    OpenWriteArgs {
+      ino: 0,
+      mutate: false,
+      shared: false,
+    }
+  }
+}
+
+pub struct OpenWriteBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> OpenWriteBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ino(&mut self, ino: u64) {
+    self.fbb_.push_slot::<u64>(OpenWrite::VT_INO, ino, 0);
+  }
+  #[inline]
+  pub fn add_mutate(&mut self, mutate: bool) {
+    self.fbb_.push_slot::<bool>(OpenWrite::VT_MUTATE, mutate, false);
+  }
+  #[inline]
+  pub fn add_shared(&mut self, shared: bool) {
+    self.fbb_.push_slot::<bool>(OpenWrite::VT_SHARED, shared, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> OpenWriteBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    OpenWriteBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<OpenWrite<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for OpenWrite<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("OpenWrite");
+      ds.field("ino", &self.ino());
+      ds.field("mutate", &self.mutate());
+      ds.field("shared", &self.shared());
+      ds.finish()
+  }
+}
+pub enum CloseWriteOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct CloseWrite<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for CloseWrite<'a> {
+  type Inner = CloseWrite<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> CloseWrite<'a> {
+  pub const VT_INO: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SIZE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TRUNC_GEN: ::flatbuffers::VOffsetT = 8;
+  pub const VT_CLEAN: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    CloseWrite { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CloseWriteArgs
+  ) -> ::flatbuffers::WIPOffset<CloseWrite<'bldr>> {
+    let mut builder = CloseWriteBuilder::new(_fbb);
+    builder.add_size(args.size);
+    builder.add_ino(args.ino);
+    builder.add_trunc_gen(args.trunc_gen);
+    builder.add_clean(args.clean);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ino(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CloseWrite::VT_INO, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn size(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(CloseWrite::VT_SIZE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn trunc_gen(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(CloseWrite::VT_TRUNC_GEN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn clean(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(CloseWrite::VT_CLEAN, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for CloseWrite<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ino", Self::VT_INO, false)?
+     .visit_field::<u64>("size", Self::VT_SIZE, false)?
+     .visit_field::<u32>("trunc_gen", Self::VT_TRUNC_GEN, false)?
+     .visit_field::<bool>("clean", Self::VT_CLEAN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CloseWriteArgs {
+    pub ino: u64,
+    pub size: u64,
+    pub trunc_gen: u32,
+    pub clean: bool,
+}
+impl<'a> Default for CloseWriteArgs {
+  #[inline]
+  fn default() -> Self {
+    CloseWriteArgs {
+      ino: 0,
+      size: 0,
+      trunc_gen: 0,
+      clean: false,
+    }
+  }
+}
+
+pub struct CloseWriteBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CloseWriteBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ino(&mut self, ino: u64) {
+    self.fbb_.push_slot::<u64>(CloseWrite::VT_INO, ino, 0);
+  }
+  #[inline]
+  pub fn add_size(&mut self, size: u64) {
+    self.fbb_.push_slot::<u64>(CloseWrite::VT_SIZE, size, 0);
+  }
+  #[inline]
+  pub fn add_trunc_gen(&mut self, trunc_gen: u32) {
+    self.fbb_.push_slot::<u32>(CloseWrite::VT_TRUNC_GEN, trunc_gen, 0);
+  }
+  #[inline]
+  pub fn add_clean(&mut self, clean: bool) {
+    self.fbb_.push_slot::<bool>(CloseWrite::VT_CLEAN, clean, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CloseWriteBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CloseWriteBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<CloseWrite<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for CloseWrite<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("CloseWrite");
+      ds.field("ino", &self.ino());
+      ds.field("size", &self.size());
+      ds.field("trunc_gen", &self.trunc_gen());
+      ds.field("clean", &self.clean());
+      ds.finish()
+  }
+}
+pub enum TruncateOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Truncate<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Truncate<'a> {
+  type Inner = Truncate<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Truncate<'a> {
+  pub const VT_INO: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LEN: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Truncate { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TruncateArgs
+  ) -> ::flatbuffers::WIPOffset<Truncate<'bldr>> {
+    let mut builder = TruncateBuilder::new(_fbb);
+    builder.add_len(args.len);
+    builder.add_ino(args.ino);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ino(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Truncate::VT_INO, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn len(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Truncate::VT_LEN, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Truncate<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ino", Self::VT_INO, false)?
+     .visit_field::<u64>("len", Self::VT_LEN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TruncateArgs {
+    pub ino: u64,
+    pub len: u64,
+}
+impl<'a> Default for TruncateArgs {
+  #[inline]
+  fn default() -> Self {
+    TruncateArgs {
+      ino: 0,
+      len: 0,
+    }
+  }
+}
+
+pub struct TruncateBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TruncateBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ino(&mut self, ino: u64) {
+    self.fbb_.push_slot::<u64>(Truncate::VT_INO, ino, 0);
+  }
+  #[inline]
+  pub fn add_len(&mut self, len: u64) {
+    self.fbb_.push_slot::<u64>(Truncate::VT_LEN, len, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TruncateBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TruncateBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Truncate<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Truncate<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Truncate");
+      ds.field("ino", &self.ino());
+      ds.field("len", &self.len());
+      ds.finish()
+  }
+}
+pub enum ExtendLayoutOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ExtendLayout<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ExtendLayout<'a> {
+  type Inner = ExtendLayout<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ExtendLayout<'a> {
+  pub const VT_INO: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FIRST_CHUNK: ::flatbuffers::VOffsetT = 6;
+  pub const VT_AVOID: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ExtendLayout { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ExtendLayoutArgs
+  ) -> ::flatbuffers::WIPOffset<ExtendLayout<'bldr>> {
+    let mut builder = ExtendLayoutBuilder::new(_fbb);
+    builder.add_ino(args.ino);
+    builder.add_avoid(args.avoid);
+    builder.add_first_chunk(args.first_chunk);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ino(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ExtendLayout::VT_INO, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn first_chunk(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ExtendLayout::VT_FIRST_CHUNK, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn avoid(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ExtendLayout::VT_AVOID, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ExtendLayout<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ino", Self::VT_INO, false)?
+     .visit_field::<u32>("first_chunk", Self::VT_FIRST_CHUNK, false)?
+     .visit_field::<u32>("avoid", Self::VT_AVOID, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ExtendLayoutArgs {
+    pub ino: u64,
+    pub first_chunk: u32,
+    pub avoid: u32,
+}
+impl<'a> Default for ExtendLayoutArgs {
+  #[inline]
+  fn default() -> Self {
+    ExtendLayoutArgs {
+      ino: 0,
+      first_chunk: 0,
+      avoid: 0,
+    }
+  }
+}
+
+pub struct ExtendLayoutBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ExtendLayoutBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ino(&mut self, ino: u64) {
+    self.fbb_.push_slot::<u64>(ExtendLayout::VT_INO, ino, 0);
+  }
+  #[inline]
+  pub fn add_first_chunk(&mut self, first_chunk: u32) {
+    self.fbb_.push_slot::<u32>(ExtendLayout::VT_FIRST_CHUNK, first_chunk, 0);
+  }
+  #[inline]
+  pub fn add_avoid(&mut self, avoid: u32) {
+    self.fbb_.push_slot::<u32>(ExtendLayout::VT_AVOID, avoid, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ExtendLayoutBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ExtendLayoutBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ExtendLayout<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ExtendLayout<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ExtendLayout");
+      ds.field("ino", &self.ino());
+      ds.field("first_chunk", &self.first_chunk());
+      ds.field("avoid", &self.avoid());
+      ds.finish()
+  }
+}
+pub enum ReserveAppendOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ReserveAppend<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReserveAppend<'a> {
+  type Inner = ReserveAppend<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReserveAppend<'a> {
+  pub const VT_INO: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LEN: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReserveAppend { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReserveAppendArgs
+  ) -> ::flatbuffers::WIPOffset<ReserveAppend<'bldr>> {
+    let mut builder = ReserveAppendBuilder::new(_fbb);
+    builder.add_len(args.len);
+    builder.add_ino(args.ino);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ino(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReserveAppend::VT_INO, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn len(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReserveAppend::VT_LEN, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReserveAppend<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ino", Self::VT_INO, false)?
+     .visit_field::<u64>("len", Self::VT_LEN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReserveAppendArgs {
+    pub ino: u64,
+    pub len: u64,
+}
+impl<'a> Default for ReserveAppendArgs {
+  #[inline]
+  fn default() -> Self {
+    ReserveAppendArgs {
+      ino: 0,
+      len: 0,
+    }
+  }
+}
+
+pub struct ReserveAppendBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReserveAppendBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ino(&mut self, ino: u64) {
+    self.fbb_.push_slot::<u64>(ReserveAppend::VT_INO, ino, 0);
+  }
+  #[inline]
+  pub fn add_len(&mut self, len: u64) {
+    self.fbb_.push_slot::<u64>(ReserveAppend::VT_LEN, len, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReserveAppendBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReserveAppendBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReserveAppend<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReserveAppend<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReserveAppend");
+      ds.field("ino", &self.ino());
+      ds.field("len", &self.len());
+      ds.finish()
+  }
+}
 pub enum SequencedOpOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -14773,6 +17837,76 @@ impl<'a> SequencedOp<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_open_write(&self) -> Option<OpenWrite<'a>> {
+    if self.op_type() == NamespaceOp::OpenWrite {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { OpenWrite::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_close_write(&self) -> Option<CloseWrite<'a>> {
+    if self.op_type() == NamespaceOp::CloseWrite {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { CloseWrite::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_truncate(&self) -> Option<Truncate<'a>> {
+    if self.op_type() == NamespaceOp::Truncate {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Truncate::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_extend_layout(&self) -> Option<ExtendLayout<'a>> {
+    if self.op_type() == NamespaceOp::ExtendLayout {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ExtendLayout::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn op_as_reserve_append(&self) -> Option<ReserveAppend<'a>> {
+    if self.op_type() == NamespaceOp::ReserveAppend {
+      let u = self.op();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ReserveAppend::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for SequencedOp<'_> {
@@ -14795,6 +17929,11 @@ impl ::flatbuffers::Verifiable for SequencedOp<'_> {
           NamespaceOp::Rmdir => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Rmdir>>("NamespaceOp::Rmdir", pos),
           NamespaceOp::SetAttr => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetAttr>>("NamespaceOp::SetAttr", pos),
           NamespaceOp::SetSize => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetSize>>("NamespaceOp::SetSize", pos),
+          NamespaceOp::OpenWrite => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<OpenWrite>>("NamespaceOp::OpenWrite", pos),
+          NamespaceOp::CloseWrite => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<CloseWrite>>("NamespaceOp::CloseWrite", pos),
+          NamespaceOp::Truncate => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Truncate>>("NamespaceOp::Truncate", pos),
+          NamespaceOp::ExtendLayout => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ExtendLayout>>("NamespaceOp::ExtendLayout", pos),
+          NamespaceOp::ReserveAppend => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReserveAppend>>("NamespaceOp::ReserveAppend", pos),
           _ => Ok(()),
         }
      })?
@@ -14929,6 +18068,41 @@ impl ::core::fmt::Debug for SequencedOp<'_> {
         },
         NamespaceOp::SetSize => {
           if let Some(x) = self.op_as_set_size() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        NamespaceOp::OpenWrite => {
+          if let Some(x) = self.op_as_open_write() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        NamespaceOp::CloseWrite => {
+          if let Some(x) = self.op_as_close_write() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        NamespaceOp::Truncate => {
+          if let Some(x) = self.op_as_truncate() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        NamespaceOp::ExtendLayout => {
+          if let Some(x) = self.op_as_extend_layout() {
+            ds.field("op", &x)
+          } else {
+            ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        NamespaceOp::ReserveAppend => {
+          if let Some(x) = self.op_as_reserve_append() {
             ds.field("op", &x)
           } else {
             ds.field("op", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -15528,6 +18702,2605 @@ impl ::core::fmt::Debug for MutateReply<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("MutateReply");
       ds.field("outcomes", &self.outcomes());
+      ds.finish()
+  }
+}
+pub enum FetchRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct FetchRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FetchRequest<'a> {
+  type Inner = FetchRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FetchRequest<'a> {
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MEMBER: ::flatbuffers::VOffsetT = 6;
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 8;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 10;
+  pub const VT_FIRST_CELL: ::flatbuffers::VOffsetT = 12;
+  pub const VT_CELLS: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FetchRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args FetchRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<FetchRequest<'bldr>> {
+    let mut builder = FetchRequestBuilder::new(_fbb);
+    builder.add_cells(args.cells);
+    builder.add_first_cell(args.first_cell);
+    if let Some(x) = args.version { builder.add_version(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_member(args.member);
+    builder.add_group(args.group);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FetchRequest::VT_GROUP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn member(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FetchRequest::VT_MEMBER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn key(&self) -> &'a ChunkKey {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ChunkKey>(FetchRequest::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn version(&self) -> &'a Version {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Version>(FetchRequest::VT_VERSION, None).unwrap()}
+  }
+  #[inline]
+  pub fn first_cell(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FetchRequest::VT_FIRST_CELL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cells(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FetchRequest::VT_CELLS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for FetchRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .visit_field::<u32>("member", Self::VT_MEMBER, false)?
+     .visit_field::<ChunkKey>("key", Self::VT_KEY, true)?
+     .visit_field::<Version>("version", Self::VT_VERSION, true)?
+     .visit_field::<u32>("first_cell", Self::VT_FIRST_CELL, false)?
+     .visit_field::<u32>("cells", Self::VT_CELLS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FetchRequestArgs<'a> {
+    pub group: u32,
+    pub member: u32,
+    pub key: Option<&'a ChunkKey>,
+    pub version: Option<&'a Version>,
+    pub first_cell: u32,
+    pub cells: u32,
+}
+impl<'a> Default for FetchRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    FetchRequestArgs {
+      group: 0,
+      member: 0,
+      key: None, // required field
+      version: None, // required field
+      first_cell: 0,
+      cells: 0,
+    }
+  }
+}
+
+pub struct FetchRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FetchRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(FetchRequest::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn add_member(&mut self, member: u32) {
+    self.fbb_.push_slot::<u32>(FetchRequest::VT_MEMBER, member, 0);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: &ChunkKey) {
+    self.fbb_.push_slot_always::<&ChunkKey>(FetchRequest::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: &Version) {
+    self.fbb_.push_slot_always::<&Version>(FetchRequest::VT_VERSION, version);
+  }
+  #[inline]
+  pub fn add_first_cell(&mut self, first_cell: u32) {
+    self.fbb_.push_slot::<u32>(FetchRequest::VT_FIRST_CELL, first_cell, 0);
+  }
+  #[inline]
+  pub fn add_cells(&mut self, cells: u32) {
+    self.fbb_.push_slot::<u32>(FetchRequest::VT_CELLS, cells, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FetchRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FetchRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FetchRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, FetchRequest::VT_KEY,"key");
+    self.fbb_.required(o, FetchRequest::VT_VERSION,"version");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FetchRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FetchRequest");
+      ds.field("group", &self.group());
+      ds.field("member", &self.member());
+      ds.field("key", &self.key());
+      ds.field("version", &self.version());
+      ds.field("first_cell", &self.first_cell());
+      ds.field("cells", &self.cells());
+      ds.finish()
+  }
+}
+pub enum FetchReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct FetchReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FetchReply<'a> {
+  type Inner = FetchReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FetchReply<'a> {
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_COMMITTED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CHUNK_LEN: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TRUNC_GEN: ::flatbuffers::VOffsetT = 10;
+  pub const VT_CELL_LOG2: ::flatbuffers::VOffsetT = 12;
+  pub const VT_CHUNK_LOG2: ::flatbuffers::VOffsetT = 14;
+  pub const VT_MUTATED: ::flatbuffers::VOffsetT = 16;
+  pub const VT_FIRST_CELL: ::flatbuffers::VOffsetT = 18;
+  pub const VT_SUMS: ::flatbuffers::VOffsetT = 20;
+  pub const VT_AUX: ::flatbuffers::VOffsetT = 22;
+  pub const VT_OPS: ::flatbuffers::VOffsetT = 24;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FetchReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args FetchReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<FetchReply<'bldr>> {
+    let mut builder = FetchReplyBuilder::new(_fbb);
+    if let Some(x) = args.ops { builder.add_ops(x); }
+    if let Some(x) = args.aux { builder.add_aux(x); }
+    if let Some(x) = args.sums { builder.add_sums(x); }
+    builder.add_first_cell(args.first_cell);
+    builder.add_trunc_gen(args.trunc_gen);
+    builder.add_chunk_len(args.chunk_len);
+    if let Some(x) = args.version { builder.add_version(x); }
+    builder.add_mutated(args.mutated);
+    builder.add_chunk_log2(args.chunk_log2);
+    builder.add_cell_log2(args.cell_log2);
+    builder.add_committed(args.committed);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn version(&self) -> &'a Version {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Version>(FetchReply::VT_VERSION, None).unwrap()}
+  }
+  #[inline]
+  pub fn committed(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(FetchReply::VT_COMMITTED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn chunk_len(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FetchReply::VT_CHUNK_LEN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn trunc_gen(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FetchReply::VT_TRUNC_GEN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cell_log2(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(FetchReply::VT_CELL_LOG2, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn chunk_log2(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(FetchReply::VT_CHUNK_LOG2, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn mutated(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(FetchReply::VT_MUTATED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn first_cell(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(FetchReply::VT_FIRST_CELL, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sums(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(FetchReply::VT_SUMS, None)}
+  }
+  #[inline]
+  pub fn aux(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(FetchReply::VT_AUX, None)}
+  }
+  #[inline]
+  pub fn ops(&self) -> Option<::flatbuffers::Vector<'a, OpId>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, OpId>>>(FetchReply::VT_OPS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for FetchReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Version>("version", Self::VT_VERSION, true)?
+     .visit_field::<bool>("committed", Self::VT_COMMITTED, false)?
+     .visit_field::<u32>("chunk_len", Self::VT_CHUNK_LEN, false)?
+     .visit_field::<u32>("trunc_gen", Self::VT_TRUNC_GEN, false)?
+     .visit_field::<u8>("cell_log2", Self::VT_CELL_LOG2, false)?
+     .visit_field::<u8>("chunk_log2", Self::VT_CHUNK_LOG2, false)?
+     .visit_field::<bool>("mutated", Self::VT_MUTATED, false)?
+     .visit_field::<u32>("first_cell", Self::VT_FIRST_CELL, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("sums", Self::VT_SUMS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("aux", Self::VT_AUX, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, OpId>>>("ops", Self::VT_OPS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FetchReplyArgs<'a> {
+    pub version: Option<&'a Version>,
+    pub committed: bool,
+    pub chunk_len: u32,
+    pub trunc_gen: u32,
+    pub cell_log2: u8,
+    pub chunk_log2: u8,
+    pub mutated: bool,
+    pub first_cell: u32,
+    pub sums: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub aux: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub ops: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, OpId>>>,
+}
+impl<'a> Default for FetchReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    FetchReplyArgs {
+      version: None, // required field
+      committed: false,
+      chunk_len: 0,
+      trunc_gen: 0,
+      cell_log2: 0,
+      chunk_log2: 0,
+      mutated: false,
+      first_cell: 0,
+      sums: None,
+      aux: None,
+      ops: None,
+    }
+  }
+}
+
+pub struct FetchReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FetchReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_version(&mut self, version: &Version) {
+    self.fbb_.push_slot_always::<&Version>(FetchReply::VT_VERSION, version);
+  }
+  #[inline]
+  pub fn add_committed(&mut self, committed: bool) {
+    self.fbb_.push_slot::<bool>(FetchReply::VT_COMMITTED, committed, false);
+  }
+  #[inline]
+  pub fn add_chunk_len(&mut self, chunk_len: u32) {
+    self.fbb_.push_slot::<u32>(FetchReply::VT_CHUNK_LEN, chunk_len, 0);
+  }
+  #[inline]
+  pub fn add_trunc_gen(&mut self, trunc_gen: u32) {
+    self.fbb_.push_slot::<u32>(FetchReply::VT_TRUNC_GEN, trunc_gen, 0);
+  }
+  #[inline]
+  pub fn add_cell_log2(&mut self, cell_log2: u8) {
+    self.fbb_.push_slot::<u8>(FetchReply::VT_CELL_LOG2, cell_log2, 0);
+  }
+  #[inline]
+  pub fn add_chunk_log2(&mut self, chunk_log2: u8) {
+    self.fbb_.push_slot::<u8>(FetchReply::VT_CHUNK_LOG2, chunk_log2, 0);
+  }
+  #[inline]
+  pub fn add_mutated(&mut self, mutated: bool) {
+    self.fbb_.push_slot::<bool>(FetchReply::VT_MUTATED, mutated, false);
+  }
+  #[inline]
+  pub fn add_first_cell(&mut self, first_cell: u32) {
+    self.fbb_.push_slot::<u32>(FetchReply::VT_FIRST_CELL, first_cell, 0);
+  }
+  #[inline]
+  pub fn add_sums(&mut self, sums: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(FetchReply::VT_SUMS, sums);
+  }
+  #[inline]
+  pub fn add_aux(&mut self, aux: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(FetchReply::VT_AUX, aux);
+  }
+  #[inline]
+  pub fn add_ops(&mut self, ops: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , OpId>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(FetchReply::VT_OPS, ops);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FetchReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FetchReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FetchReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, FetchReply::VT_VERSION,"version");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FetchReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FetchReply");
+      ds.field("version", &self.version());
+      ds.field("committed", &self.committed());
+      ds.field("chunk_len", &self.chunk_len());
+      ds.field("trunc_gen", &self.trunc_gen());
+      ds.field("cell_log2", &self.cell_log2());
+      ds.field("chunk_log2", &self.chunk_log2());
+      ds.field("mutated", &self.mutated());
+      ds.field("first_cell", &self.first_cell());
+      ds.field("sums", &self.sums());
+      ds.field("aux", &self.aux());
+      ds.field("ops", &self.ops());
+      ds.finish()
+  }
+}
+pub enum DigestRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct DigestRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for DigestRequest<'a> {
+  type Inner = DigestRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> DigestRequest<'a> {
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    DigestRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DigestRequestArgs
+  ) -> ::flatbuffers::WIPOffset<DigestRequest<'bldr>> {
+    let mut builder = DigestRequestBuilder::new(_fbb);
+    builder.add_group(args.group);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DigestRequest::VT_GROUP, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for DigestRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DigestRequestArgs {
+    pub group: u32,
+}
+impl<'a> Default for DigestRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    DigestRequestArgs {
+      group: 0,
+    }
+  }
+}
+
+pub struct DigestRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DigestRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(DigestRequest::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DigestRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DigestRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<DigestRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for DigestRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("DigestRequest");
+      ds.field("group", &self.group());
+      ds.finish()
+  }
+}
+pub enum DigestReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct DigestReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for DigestReply<'a> {
+  type Inner = DigestReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> DigestReply<'a> {
+  pub const VT_CHUNKS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_BYTES: ::flatbuffers::VOffsetT = 6;
+  pub const VT_HASH: ::flatbuffers::VOffsetT = 8;
+  pub const VT_COMMITTED_THROUGH: ::flatbuffers::VOffsetT = 10;
+  pub const VT_PENDINGS: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    DigestReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DigestReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<DigestReply<'bldr>> {
+    let mut builder = DigestReplyBuilder::new(_fbb);
+    builder.add_bytes(args.bytes);
+    builder.add_chunks(args.chunks);
+    builder.add_pendings(args.pendings);
+    if let Some(x) = args.committed_through { builder.add_committed_through(x); }
+    if let Some(x) = args.hash { builder.add_hash(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn chunks(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DigestReply::VT_CHUNKS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DigestReply::VT_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn hash(&self) -> &'a U128 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<U128>(DigestReply::VT_HASH, None).unwrap()}
+  }
+  #[inline]
+  pub fn committed_through(&self) -> &'a Version {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Version>(DigestReply::VT_COMMITTED_THROUGH, None).unwrap()}
+  }
+  #[inline]
+  pub fn pendings(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DigestReply::VT_PENDINGS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for DigestReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("chunks", Self::VT_CHUNKS, false)?
+     .visit_field::<u64>("bytes", Self::VT_BYTES, false)?
+     .visit_field::<U128>("hash", Self::VT_HASH, true)?
+     .visit_field::<Version>("committed_through", Self::VT_COMMITTED_THROUGH, true)?
+     .visit_field::<u32>("pendings", Self::VT_PENDINGS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DigestReplyArgs<'a> {
+    pub chunks: u64,
+    pub bytes: u64,
+    pub hash: Option<&'a U128>,
+    pub committed_through: Option<&'a Version>,
+    pub pendings: u32,
+}
+impl<'a> Default for DigestReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    DigestReplyArgs {
+      chunks: 0,
+      bytes: 0,
+      hash: None, // required field
+      committed_through: None, // required field
+      pendings: 0,
+    }
+  }
+}
+
+pub struct DigestReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DigestReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_chunks(&mut self, chunks: u64) {
+    self.fbb_.push_slot::<u64>(DigestReply::VT_CHUNKS, chunks, 0);
+  }
+  #[inline]
+  pub fn add_bytes(&mut self, bytes: u64) {
+    self.fbb_.push_slot::<u64>(DigestReply::VT_BYTES, bytes, 0);
+  }
+  #[inline]
+  pub fn add_hash(&mut self, hash: &U128) {
+    self.fbb_.push_slot_always::<&U128>(DigestReply::VT_HASH, hash);
+  }
+  #[inline]
+  pub fn add_committed_through(&mut self, committed_through: &Version) {
+    self.fbb_.push_slot_always::<&Version>(DigestReply::VT_COMMITTED_THROUGH, committed_through);
+  }
+  #[inline]
+  pub fn add_pendings(&mut self, pendings: u32) {
+    self.fbb_.push_slot::<u32>(DigestReply::VT_PENDINGS, pendings, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DigestReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DigestReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<DigestReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, DigestReply::VT_HASH,"hash");
+    self.fbb_.required(o, DigestReply::VT_COMMITTED_THROUGH,"committed_through");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for DigestReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("DigestReply");
+      ds.field("chunks", &self.chunks());
+      ds.field("bytes", &self.bytes());
+      ds.field("hash", &self.hash());
+      ds.field("committed_through", &self.committed_through());
+      ds.field("pendings", &self.pendings());
+      ds.finish()
+  }
+}
+pub enum ReportCorruptRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ReportCorruptRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReportCorruptRequest<'a> {
+  type Inner = ReportCorruptRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReportCorruptRequest<'a> {
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_CELLS: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReportCorruptRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReportCorruptRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ReportCorruptRequest<'bldr>> {
+    let mut builder = ReportCorruptRequestBuilder::new(_fbb);
+    if let Some(x) = args.cells { builder.add_cells(x); }
+    if let Some(x) = args.version { builder.add_version(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_group(args.group);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ReportCorruptRequest::VT_GROUP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn key(&self) -> &'a ChunkKey {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ChunkKey>(ReportCorruptRequest::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn version(&self) -> &'a Version {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Version>(ReportCorruptRequest::VT_VERSION, None).unwrap()}
+  }
+  #[inline]
+  pub fn cells(&self) -> Option<::flatbuffers::Vector<'a, u32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u32>>>(ReportCorruptRequest::VT_CELLS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReportCorruptRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .visit_field::<ChunkKey>("key", Self::VT_KEY, true)?
+     .visit_field::<Version>("version", Self::VT_VERSION, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("cells", Self::VT_CELLS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReportCorruptRequestArgs<'a> {
+    pub group: u32,
+    pub key: Option<&'a ChunkKey>,
+    pub version: Option<&'a Version>,
+    pub cells: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
+}
+impl<'a> Default for ReportCorruptRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReportCorruptRequestArgs {
+      group: 0,
+      key: None, // required field
+      version: None, // required field
+      cells: None,
+    }
+  }
+}
+
+pub struct ReportCorruptRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReportCorruptRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(ReportCorruptRequest::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: &ChunkKey) {
+    self.fbb_.push_slot_always::<&ChunkKey>(ReportCorruptRequest::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: &Version) {
+    self.fbb_.push_slot_always::<&Version>(ReportCorruptRequest::VT_VERSION, version);
+  }
+  #[inline]
+  pub fn add_cells(&mut self, cells: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReportCorruptRequest::VT_CELLS, cells);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReportCorruptRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReportCorruptRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReportCorruptRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ReportCorruptRequest::VT_KEY,"key");
+    self.fbb_.required(o, ReportCorruptRequest::VT_VERSION,"version");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReportCorruptRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReportCorruptRequest");
+      ds.field("group", &self.group());
+      ds.field("key", &self.key());
+      ds.field("version", &self.version());
+      ds.field("cells", &self.cells());
+      ds.finish()
+  }
+}
+pub enum ReportCorruptReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ReportCorruptReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReportCorruptReply<'a> {
+  type Inner = ReportCorruptReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReportCorruptReply<'a> {
+  pub const VT_CONFIRMED: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReportCorruptReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReportCorruptReplyArgs
+  ) -> ::flatbuffers::WIPOffset<ReportCorruptReply<'bldr>> {
+    let mut builder = ReportCorruptReplyBuilder::new(_fbb);
+    builder.add_confirmed(args.confirmed);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn confirmed(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ReportCorruptReply::VT_CONFIRMED, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReportCorruptReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<bool>("confirmed", Self::VT_CONFIRMED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReportCorruptReplyArgs {
+    pub confirmed: bool,
+}
+impl<'a> Default for ReportCorruptReplyArgs {
+  #[inline]
+  fn default() -> Self {
+    ReportCorruptReplyArgs {
+      confirmed: false,
+    }
+  }
+}
+
+pub struct ReportCorruptReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReportCorruptReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_confirmed(&mut self, confirmed: bool) {
+    self.fbb_.push_slot::<bool>(ReportCorruptReply::VT_CONFIRMED, confirmed, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReportCorruptReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReportCorruptReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReportCorruptReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReportCorruptReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReportCorruptReply");
+      ds.field("confirmed", &self.confirmed());
+      ds.finish()
+  }
+}
+pub enum GroupOrdersOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct GroupOrders<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GroupOrders<'a> {
+  type Inner = GroupOrders<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GroupOrders<'a> {
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TRIMS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_MEASURES: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GroupOrders { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GroupOrdersArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<GroupOrders<'bldr>> {
+    let mut builder = GroupOrdersBuilder::new(_fbb);
+    if let Some(x) = args.measures { builder.add_measures(x); }
+    if let Some(x) = args.trims { builder.add_trims(x); }
+    builder.add_group(args.group);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(GroupOrders::VT_GROUP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn trims(&self) -> Option<::flatbuffers::Vector<'a, Trim>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Trim>>>(GroupOrders::VT_TRIMS, None)}
+  }
+  #[inline]
+  pub fn measures(&self) -> Option<::flatbuffers::Vector<'a, Measure>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Measure>>>(GroupOrders::VT_MEASURES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GroupOrders<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Trim>>>("trims", Self::VT_TRIMS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Measure>>>("measures", Self::VT_MEASURES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GroupOrdersArgs<'a> {
+    pub group: u32,
+    pub trims: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Trim>>>,
+    pub measures: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Measure>>>,
+}
+impl<'a> Default for GroupOrdersArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    GroupOrdersArgs {
+      group: 0,
+      trims: None,
+      measures: None,
+    }
+  }
+}
+
+pub struct GroupOrdersBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupOrdersBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(GroupOrders::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn add_trims(&mut self, trims: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Trim>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupOrders::VT_TRIMS, trims);
+  }
+  #[inline]
+  pub fn add_measures(&mut self, measures: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Measure>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupOrders::VT_MEASURES, measures);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupOrdersBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GroupOrdersBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GroupOrders<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GroupOrders<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GroupOrders");
+      ds.field("group", &self.group());
+      ds.field("trims", &self.trims());
+      ds.field("measures", &self.measures());
+      ds.finish()
+  }
+}
+pub enum FileOrdersNoticeOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct FileOrdersNotice<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FileOrdersNotice<'a> {
+  type Inner = FileOrdersNotice<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FileOrdersNotice<'a> {
+  pub const VT_GROUPS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FileOrdersNotice { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args FileOrdersNoticeArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<FileOrdersNotice<'bldr>> {
+    let mut builder = FileOrdersNoticeBuilder::new(_fbb);
+    if let Some(x) = args.groups { builder.add_groups(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn groups(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupOrders<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupOrders>>>>(FileOrdersNotice::VT_GROUPS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for FileOrdersNotice<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<GroupOrders>>>>("groups", Self::VT_GROUPS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FileOrdersNoticeArgs<'a> {
+    pub groups: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupOrders<'a>>>>>,
+}
+impl<'a> Default for FileOrdersNoticeArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    FileOrdersNoticeArgs {
+      groups: None,
+    }
+  }
+}
+
+pub struct FileOrdersNoticeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FileOrdersNoticeBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_groups(&mut self, groups: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<GroupOrders<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(FileOrdersNotice::VT_GROUPS, groups);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FileOrdersNoticeBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FileOrdersNoticeBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FileOrdersNotice<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FileOrdersNotice<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FileOrdersNotice");
+      ds.field("groups", &self.groups());
+      ds.finish()
+  }
+}
+pub enum MeasuredOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Measured<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Measured<'a> {
+  type Inner = Measured<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Measured<'a> {
+  pub const VT_FID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CHUNKS: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Measured { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MeasuredArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Measured<'bldr>> {
+    let mut builder = MeasuredBuilder::new(_fbb);
+    builder.add_fid(args.fid);
+    if let Some(x) = args.chunks { builder.add_chunks(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn fid(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Measured::VT_FID, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn chunks(&self) -> Option<::flatbuffers::Vector<'a, ChunkLen>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ChunkLen>>>(Measured::VT_CHUNKS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Measured<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("fid", Self::VT_FID, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ChunkLen>>>("chunks", Self::VT_CHUNKS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MeasuredArgs<'a> {
+    pub fid: u64,
+    pub chunks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ChunkLen>>>,
+}
+impl<'a> Default for MeasuredArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MeasuredArgs {
+      fid: 0,
+      chunks: None,
+    }
+  }
+}
+
+pub struct MeasuredBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MeasuredBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_fid(&mut self, fid: u64) {
+    self.fbb_.push_slot::<u64>(Measured::VT_FID, fid, 0);
+  }
+  #[inline]
+  pub fn add_chunks(&mut self, chunks: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ChunkLen>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Measured::VT_CHUNKS, chunks);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MeasuredBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MeasuredBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Measured<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Measured<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Measured");
+      ds.field("fid", &self.fid());
+      ds.field("chunks", &self.chunks());
+      ds.finish()
+  }
+}
+pub enum GroupReportsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct GroupReports<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GroupReports<'a> {
+  type Inner = GroupReports<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GroupReports<'a> {
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TRIMMED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_MEASURED: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GroupReports { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GroupReportsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<GroupReports<'bldr>> {
+    let mut builder = GroupReportsBuilder::new(_fbb);
+    if let Some(x) = args.measured { builder.add_measured(x); }
+    if let Some(x) = args.trimmed { builder.add_trimmed(x); }
+    builder.add_group(args.group);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(GroupReports::VT_GROUP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn trimmed(&self) -> Option<::flatbuffers::Vector<'a, Trimmed>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Trimmed>>>(GroupReports::VT_TRIMMED, None)}
+  }
+  #[inline]
+  pub fn measured(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Measured<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Measured>>>>(GroupReports::VT_MEASURED, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GroupReports<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Trimmed>>>("trimmed", Self::VT_TRIMMED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Measured>>>>("measured", Self::VT_MEASURED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GroupReportsArgs<'a> {
+    pub group: u32,
+    pub trimmed: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Trimmed>>>,
+    pub measured: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Measured<'a>>>>>,
+}
+impl<'a> Default for GroupReportsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    GroupReportsArgs {
+      group: 0,
+      trimmed: None,
+      measured: None,
+    }
+  }
+}
+
+pub struct GroupReportsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupReportsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(GroupReports::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn add_trimmed(&mut self, trimmed: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Trimmed>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupReports::VT_TRIMMED, trimmed);
+  }
+  #[inline]
+  pub fn add_measured(&mut self, measured: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Measured<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupReports::VT_MEASURED, measured);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupReportsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GroupReportsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GroupReports<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GroupReports<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GroupReports");
+      ds.field("group", &self.group());
+      ds.field("trimmed", &self.trimmed());
+      ds.field("measured", &self.measured());
+      ds.finish()
+  }
+}
+pub enum FileReportsRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct FileReportsRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FileReportsRequest<'a> {
+  type Inner = FileReportsRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FileReportsRequest<'a> {
+  pub const VT_GROUPS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FileReportsRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args FileReportsRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<FileReportsRequest<'bldr>> {
+    let mut builder = FileReportsRequestBuilder::new(_fbb);
+    if let Some(x) = args.groups { builder.add_groups(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn groups(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupReports<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupReports>>>>(FileReportsRequest::VT_GROUPS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for FileReportsRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<GroupReports>>>>("groups", Self::VT_GROUPS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FileReportsRequestArgs<'a> {
+    pub groups: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupReports<'a>>>>>,
+}
+impl<'a> Default for FileReportsRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    FileReportsRequestArgs {
+      groups: None,
+    }
+  }
+}
+
+pub struct FileReportsRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FileReportsRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_groups(&mut self, groups: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<GroupReports<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(FileReportsRequest::VT_GROUPS, groups);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FileReportsRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FileReportsRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FileReportsRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FileReportsRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FileReportsRequest");
+      ds.field("groups", &self.groups());
+      ds.finish()
+  }
+}
+pub enum FileReportsReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct FileReportsReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FileReportsReply<'a> {
+  type Inner = FileReportsReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FileReportsReply<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FileReportsReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args FileReportsReplyArgs
+  ) -> ::flatbuffers::WIPOffset<FileReportsReply<'bldr>> {
+    let mut builder = FileReportsReplyBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for FileReportsReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FileReportsReplyArgs {
+}
+impl<'a> Default for FileReportsReplyArgs {
+  #[inline]
+  fn default() -> Self {
+    FileReportsReplyArgs {
+    }
+  }
+}
+
+pub struct FileReportsReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FileReportsReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FileReportsReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FileReportsReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FileReportsReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FileReportsReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FileReportsReply");
+      ds.finish()
+  }
+}
+pub enum CensusRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct CensusRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for CensusRequest<'a> {
+  type Inner = CensusRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> CensusRequest<'a> {
+  pub const VT_GROUPS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    CensusRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CensusRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<CensusRequest<'bldr>> {
+    let mut builder = CensusRequestBuilder::new(_fbb);
+    if let Some(x) = args.groups { builder.add_groups(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn groups(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupFiles<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupFiles>>>>(CensusRequest::VT_GROUPS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for CensusRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<GroupFiles>>>>("groups", Self::VT_GROUPS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CensusRequestArgs<'a> {
+    pub groups: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupFiles<'a>>>>>,
+}
+impl<'a> Default for CensusRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    CensusRequestArgs {
+      groups: None,
+    }
+  }
+}
+
+pub struct CensusRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CensusRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_groups(&mut self, groups: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<GroupFiles<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(CensusRequest::VT_GROUPS, groups);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CensusRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CensusRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<CensusRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for CensusRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("CensusRequest");
+      ds.field("groups", &self.groups());
+      ds.finish()
+  }
+}
+pub enum CensusReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct CensusReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for CensusReply<'a> {
+  type Inner = CensusReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> CensusReply<'a> {
+  pub const VT_DEAD: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    CensusReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CensusReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<CensusReply<'bldr>> {
+    let mut builder = CensusReplyBuilder::new(_fbb);
+    if let Some(x) = args.dead { builder.add_dead(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn dead(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupFiles<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupFiles>>>>(CensusReply::VT_DEAD, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for CensusReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<GroupFiles>>>>("dead", Self::VT_DEAD, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CensusReplyArgs<'a> {
+    pub dead: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupFiles<'a>>>>>,
+}
+impl<'a> Default for CensusReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    CensusReplyArgs {
+      dead: None,
+    }
+  }
+}
+
+pub struct CensusReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CensusReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_dead(&mut self, dead: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<GroupFiles<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(CensusReply::VT_DEAD, dead);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CensusReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CensusReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<CensusReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for CensusReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("CensusReply");
+      ds.field("dead", &self.dead());
+      ds.finish()
+  }
+}
+pub enum AdminRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AdminRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AdminRequest<'a> {
+  type Inner = AdminRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AdminRequest<'a> {
+  pub const VT_VERB: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AdminRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AdminRequestArgs
+  ) -> ::flatbuffers::WIPOffset<AdminRequest<'bldr>> {
+    let mut builder = AdminRequestBuilder::new(_fbb);
+    builder.add_node(args.node);
+    builder.add_verb(args.verb);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn verb(&self) -> AdminVerb {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<AdminVerb>(AdminRequest::VT_VERB, Some(AdminVerb::Unset)).unwrap()}
+  }
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AdminRequest::VT_NODE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AdminRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<AdminVerb>("verb", Self::VT_VERB, false)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AdminRequestArgs {
+    pub verb: AdminVerb,
+    pub node: u32,
+}
+impl<'a> Default for AdminRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    AdminRequestArgs {
+      verb: AdminVerb::Unset,
+      node: 0,
+    }
+  }
+}
+
+pub struct AdminRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdminRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_verb(&mut self, verb: AdminVerb) {
+    self.fbb_.push_slot::<AdminVerb>(AdminRequest::VT_VERB, verb, AdminVerb::Unset);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(AdminRequest::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AdminRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AdminRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AdminRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AdminRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AdminRequest");
+      ds.field("verb", &self.verb());
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum AdminReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AdminReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AdminReply<'a> {
+  type Inner = AdminReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AdminReply<'a> {
+  pub const VT_TEXT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_BYTES_LEFT: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ETA_S: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AdminReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AdminReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<AdminReply<'bldr>> {
+    let mut builder = AdminReplyBuilder::new(_fbb);
+    if let Some(x) = args.eta_s { builder.add_eta_s(x); }
+    builder.add_bytes_left(args.bytes_left);
+    if let Some(x) = args.text { builder.add_text(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn text(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(AdminReply::VT_TEXT, None)}
+  }
+  #[inline]
+  pub fn bytes_left(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AdminReply::VT_BYTES_LEFT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn eta_s(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AdminReply::VT_ETA_S, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AdminReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("text", Self::VT_TEXT, false)?
+     .visit_field::<u64>("bytes_left", Self::VT_BYTES_LEFT, false)?
+     .visit_field::<u64>("eta_s", Self::VT_ETA_S, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AdminReplyArgs<'a> {
+    pub text: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub bytes_left: u64,
+    pub eta_s: Option<u64>,
+}
+impl<'a> Default for AdminReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AdminReplyArgs {
+      text: None,
+      bytes_left: 0,
+      eta_s: None,
+    }
+  }
+}
+
+pub struct AdminReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AdminReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_text(&mut self, text: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(AdminReply::VT_TEXT, text);
+  }
+  #[inline]
+  pub fn add_bytes_left(&mut self, bytes_left: u64) {
+    self.fbb_.push_slot::<u64>(AdminReply::VT_BYTES_LEFT, bytes_left, 0);
+  }
+  #[inline]
+  pub fn add_eta_s(&mut self, eta_s: u64) {
+    self.fbb_.push_slot_always::<u64>(AdminReply::VT_ETA_S, eta_s);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AdminReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AdminReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AdminReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AdminReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AdminReply");
+      ds.field("text", &self.text());
+      ds.field("bytes_left", &self.bytes_left());
+      ds.field("eta_s", &self.eta_s());
+      ds.finish()
+  }
+}
+pub enum PlansRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct PlansRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for PlansRequest<'a> {
+  type Inner = PlansRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> PlansRequest<'a> {
+  pub const VT_AFTER: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    PlansRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args PlansRequestArgs
+  ) -> ::flatbuffers::WIPOffset<PlansRequest<'bldr>> {
+    let mut builder = PlansRequestBuilder::new(_fbb);
+    builder.add_after(args.after);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn after(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PlansRequest::VT_AFTER, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for PlansRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("after", Self::VT_AFTER, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PlansRequestArgs {
+    pub after: u32,
+}
+impl<'a> Default for PlansRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    PlansRequestArgs {
+      after: 0,
+    }
+  }
+}
+
+pub struct PlansRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PlansRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_after(&mut self, after: u32) {
+    self.fbb_.push_slot::<u32>(PlansRequest::VT_AFTER, after, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PlansRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    PlansRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<PlansRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for PlansRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("PlansRequest");
+      ds.field("after", &self.after());
+      ds.finish()
+  }
+}
+pub enum PlanStatusOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct PlanStatus<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for PlanStatus<'a> {
+  type Inner = PlanStatus<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> PlanStatus<'a> {
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PLAN: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SYNCING: ::flatbuffers::VOffsetT = 8;
+  pub const VT_BYTES_LEFT: ::flatbuffers::VOffsetT = 10;
+  pub const VT_BYTES_DONE: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    PlanStatus { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args PlanStatusArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<PlanStatus<'bldr>> {
+    let mut builder = PlanStatusBuilder::new(_fbb);
+    builder.add_bytes_done(args.bytes_done);
+    builder.add_bytes_left(args.bytes_left);
+    builder.add_syncing(args.syncing);
+    if let Some(x) = args.plan { builder.add_plan(x); }
+    builder.add_group(args.group);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PlanStatus::VT_GROUP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn plan(&self) -> Option<Plan<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Plan>>(PlanStatus::VT_PLAN, None)}
+  }
+  #[inline]
+  pub fn syncing(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PlanStatus::VT_SYNCING, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn bytes_left(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PlanStatus::VT_BYTES_LEFT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn bytes_done(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PlanStatus::VT_BYTES_DONE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for PlanStatus<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Plan>>("plan", Self::VT_PLAN, false)?
+     .visit_field::<u32>("syncing", Self::VT_SYNCING, false)?
+     .visit_field::<u64>("bytes_left", Self::VT_BYTES_LEFT, false)?
+     .visit_field::<u64>("bytes_done", Self::VT_BYTES_DONE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PlanStatusArgs<'a> {
+    pub group: u32,
+    pub plan: Option<::flatbuffers::WIPOffset<Plan<'a>>>,
+    pub syncing: u32,
+    pub bytes_left: u64,
+    pub bytes_done: u64,
+}
+impl<'a> Default for PlanStatusArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    PlanStatusArgs {
+      group: 0,
+      plan: None,
+      syncing: 0,
+      bytes_left: 0,
+      bytes_done: 0,
+    }
+  }
+}
+
+pub struct PlanStatusBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PlanStatusBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(PlanStatus::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn add_plan(&mut self, plan: ::flatbuffers::WIPOffset<Plan<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Plan>>(PlanStatus::VT_PLAN, plan);
+  }
+  #[inline]
+  pub fn add_syncing(&mut self, syncing: u32) {
+    self.fbb_.push_slot::<u32>(PlanStatus::VT_SYNCING, syncing, 0);
+  }
+  #[inline]
+  pub fn add_bytes_left(&mut self, bytes_left: u64) {
+    self.fbb_.push_slot::<u64>(PlanStatus::VT_BYTES_LEFT, bytes_left, 0);
+  }
+  #[inline]
+  pub fn add_bytes_done(&mut self, bytes_done: u64) {
+    self.fbb_.push_slot::<u64>(PlanStatus::VT_BYTES_DONE, bytes_done, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PlanStatusBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    PlanStatusBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<PlanStatus<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for PlanStatus<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("PlanStatus");
+      ds.field("group", &self.group());
+      ds.field("plan", &self.plan());
+      ds.field("syncing", &self.syncing());
+      ds.field("bytes_left", &self.bytes_left());
+      ds.field("bytes_done", &self.bytes_done());
+      ds.finish()
+  }
+}
+pub enum PlansReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct PlansReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for PlansReply<'a> {
+  type Inner = PlansReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> PlansReply<'a> {
+  pub const VT_PLANS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MORE: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    PlansReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args PlansReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<PlansReply<'bldr>> {
+    let mut builder = PlansReplyBuilder::new(_fbb);
+    if let Some(x) = args.plans { builder.add_plans(x); }
+    builder.add_more(args.more);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn plans(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<PlanStatus<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<PlanStatus>>>>(PlansReply::VT_PLANS, None)}
+  }
+  #[inline]
+  pub fn more(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(PlansReply::VT_MORE, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for PlansReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<PlanStatus>>>>("plans", Self::VT_PLANS, false)?
+     .visit_field::<bool>("more", Self::VT_MORE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PlansReplyArgs<'a> {
+    pub plans: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<PlanStatus<'a>>>>>,
+    pub more: bool,
+}
+impl<'a> Default for PlansReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    PlansReplyArgs {
+      plans: None,
+      more: false,
+    }
+  }
+}
+
+pub struct PlansReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PlansReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_plans(&mut self, plans: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<PlanStatus<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PlansReply::VT_PLANS, plans);
+  }
+  #[inline]
+  pub fn add_more(&mut self, more: bool) {
+    self.fbb_.push_slot::<bool>(PlansReply::VT_MORE, more, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PlansReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    PlansReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<PlansReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for PlansReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("PlansReply");
+      ds.field("plans", &self.plans());
+      ds.field("more", &self.more());
+      ds.finish()
+  }
+}
+pub enum UnreachableRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct UnreachableRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for UnreachableRequest<'a> {
+  type Inner = UnreachableRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> UnreachableRequest<'a> {
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TARGET: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    UnreachableRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args UnreachableRequestArgs
+  ) -> ::flatbuffers::WIPOffset<UnreachableRequest<'bldr>> {
+    let mut builder = UnreachableRequestBuilder::new(_fbb);
+    builder.add_target(args.target);
+    builder.add_group(args.group);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(UnreachableRequest::VT_GROUP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn target(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(UnreachableRequest::VT_TARGET, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for UnreachableRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .visit_field::<u32>("target", Self::VT_TARGET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct UnreachableRequestArgs {
+    pub group: u32,
+    pub target: u32,
+}
+impl<'a> Default for UnreachableRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    UnreachableRequestArgs {
+      group: 0,
+      target: 0,
+    }
+  }
+}
+
+pub struct UnreachableRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> UnreachableRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(UnreachableRequest::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn add_target(&mut self, target: u32) {
+    self.fbb_.push_slot::<u32>(UnreachableRequest::VT_TARGET, target, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> UnreachableRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    UnreachableRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<UnreachableRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for UnreachableRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("UnreachableRequest");
+      ds.field("group", &self.group());
+      ds.field("target", &self.target());
+      ds.finish()
+  }
+}
+pub enum UnreachableReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct UnreachableReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for UnreachableReply<'a> {
+  type Inner = UnreachableReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> UnreachableReply<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    UnreachableReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args UnreachableReplyArgs
+  ) -> ::flatbuffers::WIPOffset<UnreachableReply<'bldr>> {
+    let mut builder = UnreachableReplyBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for UnreachableReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct UnreachableReplyArgs {
+}
+impl<'a> Default for UnreachableReplyArgs {
+  #[inline]
+  fn default() -> Self {
+    UnreachableReplyArgs {
+    }
+  }
+}
+
+pub struct UnreachableReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> UnreachableReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> UnreachableReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    UnreachableReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<UnreachableReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for UnreachableReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("UnreachableReply");
       ds.finish()
   }
 }
@@ -16318,6 +22091,7 @@ impl<'a> ChangeGroup<'a> {
   pub const VT_MEMBERS: ::flatbuffers::VOffsetT = 8;
   pub const VT_EVICTED: ::flatbuffers::VOffsetT = 10;
   pub const VT_DOWN: ::flatbuffers::VOffsetT = 12;
+  pub const VT_PLAN: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -16329,6 +22103,7 @@ impl<'a> ChangeGroup<'a> {
     args: &'args ChangeGroupArgs<'args>
   ) -> ::flatbuffers::WIPOffset<ChangeGroup<'bldr>> {
     let mut builder = ChangeGroupBuilder::new(_fbb);
+    if let Some(x) = args.plan { builder.add_plan(x); }
     if let Some(x) = args.evicted { builder.add_evicted(x); }
     if let Some(x) = args.members { builder.add_members(x); }
     builder.add_expected_epoch(args.expected_epoch);
@@ -16373,6 +22148,13 @@ impl<'a> ChangeGroup<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(ChangeGroup::VT_DOWN, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn plan(&self) -> Option<Plan<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Plan>>(ChangeGroup::VT_PLAN, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ChangeGroup<'_> {
@@ -16386,6 +22168,7 @@ impl ::flatbuffers::Verifiable for ChangeGroup<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Member>>>("members", Self::VT_MEMBERS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u32>>>("evicted", Self::VT_EVICTED, false)?
      .visit_field::<bool>("down", Self::VT_DOWN, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Plan>>("plan", Self::VT_PLAN, false)?
      .finish();
     Ok(())
   }
@@ -16396,6 +22179,7 @@ pub struct ChangeGroupArgs<'a> {
     pub members: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Member>>>,
     pub evicted: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u32>>>,
     pub down: bool,
+    pub plan: Option<::flatbuffers::WIPOffset<Plan<'a>>>,
 }
 impl<'a> Default for ChangeGroupArgs<'a> {
   #[inline]
@@ -16406,6 +22190,7 @@ impl<'a> Default for ChangeGroupArgs<'a> {
       members: None,
       evicted: None,
       down: false,
+      plan: None,
     }
   }
 }
@@ -16436,6 +22221,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ChangeGroupBuilder<'a, 'b, A>
     self.fbb_.push_slot::<bool>(ChangeGroup::VT_DOWN, down, false);
   }
   #[inline]
+  pub fn add_plan(&mut self, plan: ::flatbuffers::WIPOffset<Plan<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Plan>>(ChangeGroup::VT_PLAN, plan);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ChangeGroupBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ChangeGroupBuilder {
@@ -16458,6 +22247,7 @@ impl ::core::fmt::Debug for ChangeGroup<'_> {
       ds.field("members", &self.members());
       ds.field("evicted", &self.evicted());
       ds.field("down", &self.down());
+      ds.field("plan", &self.plan());
       ds.finish()
   }
 }
@@ -17255,6 +23045,807 @@ impl ::core::fmt::Debug for Digest<'_> {
       ds.finish()
   }
 }
+pub enum AllowMutationsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AllowMutations<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AllowMutations<'a> {
+  type Inner = AllowMutations<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AllowMutations<'a> {
+  pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AllowMutations { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AllowMutationsArgs
+  ) -> ::flatbuffers::WIPOffset<AllowMutations<'bldr>> {
+    let mut builder = AllowMutationsBuilder::new(_fbb);
+    builder.add_epoch(args.epoch);
+    builder.add_group(args.group);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn group(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AllowMutations::VT_GROUP, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AllowMutations::VT_EPOCH, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AllowMutations<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("group", Self::VT_GROUP, false)?
+     .visit_field::<u32>("epoch", Self::VT_EPOCH, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AllowMutationsArgs {
+    pub group: u32,
+    pub epoch: u32,
+}
+impl<'a> Default for AllowMutationsArgs {
+  #[inline]
+  fn default() -> Self {
+    AllowMutationsArgs {
+      group: 0,
+      epoch: 0,
+    }
+  }
+}
+
+pub struct AllowMutationsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AllowMutationsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_group(&mut self, group: u32) {
+    self.fbb_.push_slot::<u32>(AllowMutations::VT_GROUP, group, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u32) {
+    self.fbb_.push_slot::<u32>(AllowMutations::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AllowMutationsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AllowMutationsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AllowMutations<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AllowMutations<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AllowMutations");
+      ds.field("group", &self.group());
+      ds.field("epoch", &self.epoch());
+      ds.finish()
+  }
+}
+pub enum SetNodeDrainingOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SetNodeDraining<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SetNodeDraining<'a> {
+  type Inner = SetNodeDraining<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SetNodeDraining<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_DRAINING: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SetNodeDraining { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SetNodeDrainingArgs
+  ) -> ::flatbuffers::WIPOffset<SetNodeDraining<'bldr>> {
+    let mut builder = SetNodeDrainingBuilder::new(_fbb);
+    builder.add_node(args.node);
+    builder.add_draining(args.draining);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(SetNodeDraining::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn draining(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(SetNodeDraining::VT_DRAINING, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SetNodeDraining<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .visit_field::<bool>("draining", Self::VT_DRAINING, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SetNodeDrainingArgs {
+    pub node: u32,
+    pub draining: bool,
+}
+impl<'a> Default for SetNodeDrainingArgs {
+  #[inline]
+  fn default() -> Self {
+    SetNodeDrainingArgs {
+      node: 0,
+      draining: false,
+    }
+  }
+}
+
+pub struct SetNodeDrainingBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SetNodeDrainingBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(SetNodeDraining::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_draining(&mut self, draining: bool) {
+    self.fbb_.push_slot::<bool>(SetNodeDraining::VT_DRAINING, draining, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SetNodeDrainingBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SetNodeDrainingBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SetNodeDraining<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SetNodeDraining<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SetNodeDraining");
+      ds.field("node", &self.node());
+      ds.field("draining", &self.draining());
+      ds.finish()
+  }
+}
+pub enum RemoveNodeOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct RemoveNode<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for RemoveNode<'a> {
+  type Inner = RemoveNode<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> RemoveNode<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    RemoveNode { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RemoveNodeArgs
+  ) -> ::flatbuffers::WIPOffset<RemoveNode<'bldr>> {
+    let mut builder = RemoveNodeBuilder::new(_fbb);
+    builder.add_node(args.node);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RemoveNode::VT_NODE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for RemoveNode<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("node", Self::VT_NODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RemoveNodeArgs {
+    pub node: u32,
+}
+impl<'a> Default for RemoveNodeArgs {
+  #[inline]
+  fn default() -> Self {
+    RemoveNodeArgs {
+      node: 0,
+    }
+  }
+}
+
+pub struct RemoveNodeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RemoveNodeBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u32) {
+    self.fbb_.push_slot::<u32>(RemoveNode::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RemoveNodeBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RemoveNodeBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<RemoveNode<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for RemoveNode<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("RemoveNode");
+      ds.field("node", &self.node());
+      ds.finish()
+  }
+}
+pub enum SetTargetSlowOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SetTargetSlow<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SetTargetSlow<'a> {
+  type Inner = SetTargetSlow<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SetTargetSlow<'a> {
+  pub const VT_TARGET: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SLOW: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SetTargetSlow { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SetTargetSlowArgs
+  ) -> ::flatbuffers::WIPOffset<SetTargetSlow<'bldr>> {
+    let mut builder = SetTargetSlowBuilder::new(_fbb);
+    builder.add_target(args.target);
+    builder.add_slow(args.slow);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn target(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(SetTargetSlow::VT_TARGET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn slow(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(SetTargetSlow::VT_SLOW, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SetTargetSlow<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("target", Self::VT_TARGET, false)?
+     .visit_field::<bool>("slow", Self::VT_SLOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SetTargetSlowArgs {
+    pub target: u32,
+    pub slow: bool,
+}
+impl<'a> Default for SetTargetSlowArgs {
+  #[inline]
+  fn default() -> Self {
+    SetTargetSlowArgs {
+      target: 0,
+      slow: false,
+    }
+  }
+}
+
+pub struct SetTargetSlowBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SetTargetSlowBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_target(&mut self, target: u32) {
+    self.fbb_.push_slot::<u32>(SetTargetSlow::VT_TARGET, target, 0);
+  }
+  #[inline]
+  pub fn add_slow(&mut self, slow: bool) {
+    self.fbb_.push_slot::<bool>(SetTargetSlow::VT_SLOW, slow, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SetTargetSlowBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SetTargetSlowBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SetTargetSlow<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SetTargetSlow<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SetTargetSlow");
+      ds.field("target", &self.target());
+      ds.field("slow", &self.slow());
+      ds.finish()
+  }
+}
+pub enum StartScrubOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct StartScrub<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for StartScrub<'a> {
+  type Inner = StartScrub<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> StartScrub<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    StartScrub { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args StartScrubArgs
+  ) -> ::flatbuffers::WIPOffset<StartScrub<'bldr>> {
+    let mut builder = StartScrubBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for StartScrub<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StartScrubArgs {
+}
+impl<'a> Default for StartScrubArgs {
+  #[inline]
+  fn default() -> Self {
+    StartScrubArgs {
+    }
+  }
+}
+
+pub struct StartScrubBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StartScrubBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StartScrubBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StartScrubBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<StartScrub<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for StartScrub<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("StartScrub");
+      ds.finish()
+  }
+}
+pub enum SetRebalanceOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SetRebalance<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SetRebalance<'a> {
+  type Inner = SetRebalance<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SetRebalance<'a> {
+  pub const VT_ON: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SetRebalance { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SetRebalanceArgs
+  ) -> ::flatbuffers::WIPOffset<SetRebalance<'bldr>> {
+    let mut builder = SetRebalanceBuilder::new(_fbb);
+    builder.add_on(args.on);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn on(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(SetRebalance::VT_ON, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SetRebalance<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<bool>("on", Self::VT_ON, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SetRebalanceArgs {
+    pub on: bool,
+}
+impl<'a> Default for SetRebalanceArgs {
+  #[inline]
+  fn default() -> Self {
+    SetRebalanceArgs {
+      on: false,
+    }
+  }
+}
+
+pub struct SetRebalanceBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SetRebalanceBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_on(&mut self, on: bool) {
+    self.fbb_.push_slot::<bool>(SetRebalance::VT_ON, on, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SetRebalanceBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SetRebalanceBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SetRebalance<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SetRebalance<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SetRebalance");
+      ds.field("on", &self.on());
+      ds.finish()
+  }
+}
+pub enum NoteDurableOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct NoteDurable<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for NoteDurable<'a> {
+  type Inner = NoteDurable<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> NoteDurable<'a> {
+  pub const VT_TARGETS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    NoteDurable { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args NoteDurableArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<NoteDurable<'bldr>> {
+    let mut builder = NoteDurableBuilder::new(_fbb);
+    if let Some(x) = args.targets { builder.add_targets(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn targets(&self) -> Option<::flatbuffers::Vector<'a, DurablePosition>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, DurablePosition>>>(NoteDurable::VT_TARGETS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for NoteDurable<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, DurablePosition>>>("targets", Self::VT_TARGETS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct NoteDurableArgs<'a> {
+    pub targets: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, DurablePosition>>>,
+}
+impl<'a> Default for NoteDurableArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    NoteDurableArgs {
+      targets: None,
+    }
+  }
+}
+
+pub struct NoteDurableBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NoteDurableBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_targets(&mut self, targets: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , DurablePosition>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NoteDurable::VT_TARGETS, targets);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NoteDurableBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    NoteDurableBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<NoteDurable<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for NoteDurable<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("NoteDurable");
+      ds.field("targets", &self.targets());
+      ds.finish()
+  }
+}
+pub enum FileReportsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct FileReports<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FileReports<'a> {
+  type Inner = FileReports<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FileReports<'a> {
+  pub const VT_GROUPS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FileReports { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args FileReportsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<FileReports<'bldr>> {
+    let mut builder = FileReportsBuilder::new(_fbb);
+    if let Some(x) = args.groups { builder.add_groups(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn groups(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupReports<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupReports>>>>(FileReports::VT_GROUPS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for FileReports<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<GroupReports>>>>("groups", Self::VT_GROUPS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FileReportsArgs<'a> {
+    pub groups: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<GroupReports<'a>>>>>,
+}
+impl<'a> Default for FileReportsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    FileReportsArgs {
+      groups: None,
+    }
+  }
+}
+
+pub struct FileReportsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FileReportsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_groups(&mut self, groups: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<GroupReports<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(FileReports::VT_GROUPS, groups);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FileReportsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FileReportsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FileReports<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FileReports<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FileReports");
+      ds.field("groups", &self.groups());
+      ds.finish()
+  }
+}
 pub enum LogRecordOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -17495,6 +24086,118 @@ impl<'a> LogRecord<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn command_as_allow_mutations(&self) -> Option<AllowMutations<'a>> {
+    if self.command_type() == Command::AllowMutations {
+      let u = self.command();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { AllowMutations::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn command_as_set_node_draining(&self) -> Option<SetNodeDraining<'a>> {
+    if self.command_type() == Command::SetNodeDraining {
+      let u = self.command();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { SetNodeDraining::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn command_as_remove_node(&self) -> Option<RemoveNode<'a>> {
+    if self.command_type() == Command::RemoveNode {
+      let u = self.command();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { RemoveNode::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn command_as_set_target_slow(&self) -> Option<SetTargetSlow<'a>> {
+    if self.command_type() == Command::SetTargetSlow {
+      let u = self.command();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { SetTargetSlow::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn command_as_start_scrub(&self) -> Option<StartScrub<'a>> {
+    if self.command_type() == Command::StartScrub {
+      let u = self.command();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { StartScrub::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn command_as_set_rebalance(&self) -> Option<SetRebalance<'a>> {
+    if self.command_type() == Command::SetRebalance {
+      let u = self.command();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { SetRebalance::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn command_as_note_durable(&self) -> Option<NoteDurable<'a>> {
+    if self.command_type() == Command::NoteDurable {
+      let u = self.command();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { NoteDurable::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn command_as_file_reports(&self) -> Option<FileReports<'a>> {
+    if self.command_type() == Command::FileReports {
+      let u = self.command();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { FileReports::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for LogRecord<'_> {
@@ -17519,6 +24222,14 @@ impl ::flatbuffers::Verifiable for LogRecord<'_> {
           Command::Mutate => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Mutate>>("Command::Mutate", pos),
           Command::DropDone => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<DropDone>>("Command::DropDone", pos),
           Command::Digest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Digest>>("Command::Digest", pos),
+          Command::AllowMutations => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AllowMutations>>("Command::AllowMutations", pos),
+          Command::SetNodeDraining => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetNodeDraining>>("Command::SetNodeDraining", pos),
+          Command::RemoveNode => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<RemoveNode>>("Command::RemoveNode", pos),
+          Command::SetTargetSlow => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetTargetSlow>>("Command::SetTargetSlow", pos),
+          Command::StartScrub => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<StartScrub>>("Command::StartScrub", pos),
+          Command::SetRebalance => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetRebalance>>("Command::SetRebalance", pos),
+          Command::NoteDurable => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<NoteDurable>>("Command::NoteDurable", pos),
+          Command::FileReports => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FileReports>>("Command::FileReports", pos),
           _ => Ok(()),
         }
      })?
@@ -17668,6 +24379,62 @@ impl ::core::fmt::Debug for LogRecord<'_> {
         },
         Command::Digest => {
           if let Some(x) = self.command_as_digest() {
+            ds.field("command", &x)
+          } else {
+            ds.field("command", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Command::AllowMutations => {
+          if let Some(x) = self.command_as_allow_mutations() {
+            ds.field("command", &x)
+          } else {
+            ds.field("command", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Command::SetNodeDraining => {
+          if let Some(x) = self.command_as_set_node_draining() {
+            ds.field("command", &x)
+          } else {
+            ds.field("command", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Command::RemoveNode => {
+          if let Some(x) = self.command_as_remove_node() {
+            ds.field("command", &x)
+          } else {
+            ds.field("command", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Command::SetTargetSlow => {
+          if let Some(x) = self.command_as_set_target_slow() {
+            ds.field("command", &x)
+          } else {
+            ds.field("command", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Command::StartScrub => {
+          if let Some(x) = self.command_as_start_scrub() {
+            ds.field("command", &x)
+          } else {
+            ds.field("command", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Command::SetRebalance => {
+          if let Some(x) = self.command_as_set_rebalance() {
+            ds.field("command", &x)
+          } else {
+            ds.field("command", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Command::NoteDurable => {
+          if let Some(x) = self.command_as_note_durable() {
+            ds.field("command", &x)
+          } else {
+            ds.field("command", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Command::FileReports => {
+          if let Some(x) = self.command_as_file_reports() {
             ds.field("command", &x)
           } else {
             ds.field("command", &"InvalidFlatbuffer: Union discriminant does not match value.")
