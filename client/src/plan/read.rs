@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use protocol::checksum::first_bad_cell;
 use protocol::cluster_map::{ClusterMap, GroupRecord, Member, Role};
+use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, Generation, GroupId, Handle, MapVersion, TargetId};
 use protocol::layout::cells_touched;
 use protocol::limits::CELL_LOG2_ALLOWED;
@@ -350,14 +351,14 @@ impl ReadOp {
     /// A member lacks some of the bytes: it has only the first `have`.
     fn on_missing(&mut self, sent: Sent, have: usize) -> Step<ReadDone> {
         const WHY: &str = "the bytes are not there";
-        if sent.member.role != Role::Primary {
+        if guard::holds(Guard::HoleFromPrimary) && sent.member.role != Role::Primary {
             if self.denied {
                 self.set_bad(sent.member, WHY.into());
             }
             self.wants_primary = true;
             return Step::TryNow;
         }
-        if sent.map_version < self.task.stamp {
+        if guard::holds(Guard::FreshnessStamp) && sent.map_version < self.task.stamp {
             self.failover.on_view_failed(sent.view);
             return Step::RefreshMap;
         }
@@ -407,8 +408,10 @@ fn check(task: &ReadTask, reply: &ReadReply, payload: &[u8]) -> Result<Range<usi
         return Err("answer does not cover the cells that were asked for".into());
     }
     match first_bad_cell(task.key, first, reply.cell_log2, payload, &reply.sums) {
-        Some(cell) => Err(format!("cell {cell} does not match its checksum")),
-        None => Ok((task.offset - start) as usize..(end - start) as usize),
+        Some(cell) if guard::holds(Guard::ReadSums) => {
+            Err(format!("cell {cell} does not match its checksum"))
+        }
+        _ => Ok((task.offset - start) as usize..(end - start) as usize),
     }
 }
 

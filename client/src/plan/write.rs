@@ -5,7 +5,8 @@
 
 use protocol::checksum::CellSum;
 use protocol::cluster_map::{ClusterMap, GroupRecord, Member};
-use protocol::ids::{ChunkKey, GroupId, Handle, OpId};
+use protocol::guard::{self, Guard};
+use protocol::ids::{ChunkKey, GroupId, Handle, OpId, Seq};
 use protocol::message::chunk::{WriteClass, WriteReply, WriteRequest};
 use protocol::status::{Class, Status};
 use protocol::time::Nanos;
@@ -160,7 +161,7 @@ impl WriteOp {
         WriteRequest {
             group: task.group,
             key: task.key,
-            op: task.op,
+            op: self.op(attempt),
             attempt: u8::try_from(attempt).unwrap_or(u8::MAX),
             class: task.class,
             offset: task.offset,
@@ -173,6 +174,15 @@ impl WriteOp {
             sums: task.sums.clone(),
             aux: Vec::new(),
         }
+    }
+
+    /// One operation whatever the attempt, so that it takes effect once.
+    fn op(&self, attempt: u32) -> OpId {
+        let op = self.task.op;
+        if guard::holds(Guard::SameOpId) {
+            return op;
+        }
+        OpId { seq: Seq(op.seq.0 + u64::from(attempt)), ..op }
     }
 
     fn on_reply(&mut self, sent: Sent, reply: &WriteReply) -> Step<WriteReply> {

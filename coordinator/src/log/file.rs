@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use protocol::guard::{self, Guard};
 use protocol::ids::ClusterId;
 
 use super::format::{
@@ -247,7 +248,7 @@ impl Log for FileLog {
     fn purge(&mut self, below: u64) -> Result<(), LogError> {
         // A segment's entries end where the next one begins; the open segment is never removed.
         while let [oldest, next, ..] = self.segments.make_contiguous() {
-            if next.previous.index >= below {
+            if guard::holds(Guard::PurgeBound) && next.previous.index >= below {
                 break;
             }
             fs::remove_file(&oldest.path).map_err(io(&oldest.path, "remove"))?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use protocol::cluster_map::{GroupRecord, Member, Role, TargetRecord};
+use protocol::guard::{self, Guard};
 use protocol::ids::{NodeId, TargetId};
 use protocol::limits::GROUP_MEMBERS_MAX;
 use protocol::message::command::Command;
@@ -40,7 +41,9 @@ impl<'a> Standing<'a> {
         };
         for member in group.serving() {
             let up = standing.back(member);
-            let current = up.is_some_and(|record| record.generation == member.generation);
+            let current = up.is_some_and(|record| {
+                record.generation == member.generation || !guard::holds(Guard::RegisterEpoch)
+            });
             standing.serving += 1;
             standing.restarted += usize::from(up.is_some() && !current);
             standing.alive.extend(current.then_some(*member));
@@ -100,8 +103,7 @@ impl<'a> Standing<'a> {
         let mut members = Vec::new();
         let mut evicted = self.group.evicted.clone();
         for member in &self.group.members {
-            let whole =
-                member.role != Role::Syncing && !self.view.distrusted.contains(&member.target);
+            let whole = member.role != Role::Syncing && !self.distrusts(member.target);
             match self.back(member).filter(|_| whole) {
                 Some(record) => members.push(Member { generation: record.generation, ..*member }),
                 None => evicted.push(member.target),
@@ -115,10 +117,16 @@ impl<'a> Standing<'a> {
         self.change(members, evicted, false)
     }
 
+    /// True for a target that is never believed, only copied to.
+    fn distrusts(&self, target: TargetId) -> bool {
+        guard::holds(Guard::RolledBackDisk) && self.view.distrusted.contains(&target)
+    }
+
     /// The target, when it is up and its node spoke.
     fn up(&self, target: TargetId) -> Option<&'a TargetRecord> {
         let record = self.mapped_up(target)?;
-        self.view.live.contains(&record.node).then_some(record)
+        let spoke = self.view.live.contains(&record.node) || !guard::holds(Guard::SpokenTo);
+        spoke.then_some(record)
     }
 
     /// The member's target, when it is up and its node spoke; a newer generation is a word of its

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use protocol::guard::{self, Guard};
 use protocol::ids::MapVersion;
 use protocol::message::command::{Command, Stamp};
 use protocol::message::encode_command;
@@ -152,7 +153,9 @@ impl<L: Log, K: Kv> Driver<L, K> {
         inspections: Vec<Inspection<K>>,
     ) -> Result<(), ProposeError> {
         if !round.entries.is_empty() {
-            self.log.append(&round.entries)?;
+            if guard::holds(Guard::LogFirst) {
+                self.log.append(&round.entries)?;
+            }
             let mut answers = Vec::with_capacity(round.commands.len());
             for (stamp, command, reply) in round.commands {
                 let outcome = self.state.apply(stamp, &command);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use protocol::guard::{self, Guard};
 use protocol::ids::{Fid, GroupId, Ino};
 use protocol::layout::{Layout, Segment};
 use protocol::limits::{CELL_LOG2_DEFAULT, CHUNK_LOG2_DEFAULT, RESERVE_MAX};
@@ -140,7 +141,7 @@ impl<K: Kv> State<K> {
         }
         permission::access(&inode, &asker.caller, WRITE)?;
         let Body::File(file) = &mut inode.body else { return Err(Status::IsDirectory.into()) };
-        if trunc_gen < file.trunc_gen {
+        if guard::holds(Guard::StaleSize) && trunc_gen < file.trunc_gen {
             return Err(Status::StaleFile.into());
         }
         if trunc_gen > file.trunc_gen || end > len_max(&file.layout) {

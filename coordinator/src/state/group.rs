@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use protocol::cluster_map::{GroupRecord, Member, Plan, Role};
+use protocol::guard::{self, Guard};
 use protocol::ids::{Epoch, GroupId, TargetId};
 use protocol::limits::GROUP_MEMBERS_MAX;
 use protocol::status::Status;
@@ -74,7 +75,7 @@ impl<K: Kv> State<K> {
         change: &Change<'_>,
     ) -> Step<Outcome> {
         let group = self.map.groups.get(&id).ok_or(Status::NotFound)?;
-        if group.epoch != expected_epoch {
+        if guard::holds(Guard::ExpectedEpoch) && group.epoch != expected_epoch {
             return Err(Status::Conflict.into());
         }
         self.check_members(change)?;
@@ -114,7 +115,8 @@ impl<K: Kv> State<K> {
         let group = self.map.groups.get(&id).ok_or(Status::NotFound)?;
         let member = group.member(target).filter(|member| member.role == Role::Syncing);
         let serves = member.is_some_and(|member| self.serves(member));
-        if group.epoch != epoch || group.down || !serves {
+        let complete = group.epoch == epoch || !guard::holds(Guard::PromoteComplete);
+        if !complete || group.down || !serves {
             return Err(Status::Conflict.into());
         }
         self.next_epoch(id, |group| {
@@ -162,7 +164,8 @@ impl<K: Kv> State<K> {
             || !named.is_disjoint(&evicted);
         let unknown = named.union(&evicted).any(|target| !self.map.targets.contains_key(target));
         let primaries = members.iter().filter(|member| member.role == Role::Primary).count();
-        if twice || unknown || primaries != 1 {
+        let leaderless = guard::holds(Guard::LastServing) && primaries != 1;
+        if twice || unknown || leaderless {
             return Err(Status::Invalid.into());
         }
         if members.len() > GROUP_MEMBERS_MAX || evicted.len() > GROUP_EVICTED_MAX {
@@ -193,7 +196,8 @@ impl<K: Kv> State<K> {
             let distrusted = self.distrusted.contains(&member.target);
             // A restarted member lacks what the others acknowledged meanwhile; it is complete only
             // when all of them restarted, and then only if its journal could be trusted.
-            if before.is_none() || (restarted && (one_serves || distrusted)) {
+            let newcomer = guard::holds(Guard::PrimaryServed) && before.is_none();
+            if newcomer || (restarted && (one_serves || distrusted)) {
                 return Err(Status::Conflict.into());
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! Every operation first reads and checks, then writes: a refused one has written nothing.
 
+use protocol::guard::{self, Guard};
 use protocol::ids::{Ino, SessionId};
 use protocol::limits::NAME_LEN_MAX;
 use protocol::message::command::{Caller, Stamp};
@@ -104,7 +105,7 @@ impl<K: Kv> State<K> {
     pub(super) fn drop_name(&mut self, asker: &Asker, ino: Ino, mut inode: Inode) {
         inode.nlink = inode.nlink.saturating_sub(1);
         inode.ctime = asker.now;
-        if inode.nlink > 0 {
+        if guard::holds(Guard::LinkCount) && inode.nlink > 0 {
             inode::store(&mut self.kv, ino, &inode);
             return;
         }

@@ -4,6 +4,7 @@
 //! is remembered is answered with its first outcome. The newest [`SESSION_WINDOW`] numbers are
 //! remembered; an older one that is not is refused, because it may have been carried out.
 
+use protocol::guard::{self, Guard};
 use protocol::ids::{Ino, Seq, SessionId};
 use protocol::limits::{MUTATE_OPS_MAX, SESSION_WINDOW};
 use protocol::message::command::{Caller, Stamp};
@@ -160,7 +161,8 @@ impl<K: Kv> State<K> {
     /// Answers an operation that was carried out before from memory, carries out any other.
     fn once(&mut self, asker: &Asker, seq: Seq, op: &NamespaceOp) -> Step<Made> {
         let key = key::window(asker.session, seq.0);
-        if let Some(value) = self.kv.get(&key)? {
+        let known = self.kv.get(&key)?.filter(|_| guard::holds(Guard::RememberedOutcome));
+        if let Some(value) = known {
             return Ok(Made::from_row(&key, &value)?);
         }
         let seq_max = self.sessions.get(&asker.session).map_or(0, |session| session.seq_max);

@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 
 use protocol::cluster_map::Role;
+use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, TargetId, Version};
 use protocol::message::chunk::{AdoptReply, Pending};
 use protocol::message::cluster::ActivatedRequest;
@@ -126,7 +127,7 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
 
 fn finish<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     member.phase = Phase::Ready;
-    if member.record.writable() {
+    if member.record.writable() || !guard::holds(Guard::PendingFreeze) {
         member.through = Version { epoch: member.epoch(), counter: 0 };
         let (group, through) = (member.group, member.through);
         cx.out.push(Effect::CommitThrough { group, through });
@@ -149,8 +150,12 @@ fn foreign<P>(
     target: TargetId,
     theirs: &[Pending],
 ) -> Vec<(ChunkKey, Version)> {
+    if !guard::holds(Guard::DiscardUnknown) {
+        return Vec::new();
+    }
     let syncing = member.role_of(target) == Some(Role::Syncing);
-    if !syncing && !member.record.writable() {
+    let frozen = guard::holds(Guard::PendingFreeze) && !member.record.writable();
+    if !syncing && frozen {
         return Vec::new();
     }
     let is_foreign = |pending: &Pending| match cx.index.info(member.group, pending.key) {
@@ -170,7 +175,8 @@ fn missing<P>(
     target: TargetId,
     reply: &AdoptReply,
 ) -> Vec<ChunkKey> {
-    if !member.record.writable() || member.role_of(target) != Some(Role::Backup) {
+    let frozen = guard::holds(Guard::PendingFreeze) && !member.record.writable();
+    if frozen || member.role_of(target) != Some(Role::Backup) {
         return Vec::new();
     }
     let identity = |pending: &Pending| (pending.key, pending.version);

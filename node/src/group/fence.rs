@@ -5,7 +5,8 @@
 //! durable after the new primary asked for pendings would be unknown to it and yet fall under its
 //! first mark. Only then the epoch goes to the journal.
 
-use protocol::cluster_map::GroupRecord;
+use protocol::cluster_map::{GroupRecord, Member as Entry};
+use protocol::guard::{self, Guard};
 use protocol::ids::Epoch;
 use protocol::message::chunk::AdoptReply;
 use protocol::status::Status;
@@ -27,7 +28,9 @@ pub fn on_record<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, record: &
     }
     leave(member, cx);
     let me = cx.core.config;
-    let own = record.member(me.target).filter(|own| own.generation == me.generation);
+    let mine =
+        |own: &&Entry| own.generation == me.generation || !guard::holds(Guard::PrimaryGeneration);
+    let own = record.member(me.target).filter(mine);
     member.role = own.map(|own| own.role);
     member.record = record.clone();
     member.phase = Phase::Fencing;

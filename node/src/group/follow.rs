@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use protocol::cluster_map::Role;
+use protocol::guard::{self, Guard};
 use protocol::ids::Lsn;
 use protocol::ids::{ChunkKey, Epoch, GroupId, NodeId, TargetId, Version};
 use protocol::message::chunk::{
@@ -35,7 +36,7 @@ pub fn on_replicate<P>(
     check_sender(member, cx, asked, Some(request.primary))?;
     check_adopted(member, asked)?;
     raise_mark(member, cx, request.committed_through);
-    if !intact {
+    if guard::holds(Guard::WriteSums) && !intact {
         return Err(Status::PayloadCorrupt.into());
     }
     let (key, version, len) = (request.key, request.version, request.len);
@@ -110,7 +111,7 @@ pub fn on_adopt<P>(
         return Err(Refusal::new(Status::Conflict, "the primary is another incarnation"));
     }
     note_work(member, cx, asked);
-    if member.phase == Phase::Ready {
+    if member.phase == Phase::Ready || !guard::holds(Guard::DurableAdoption) {
         let reply = fence::adopt_reply(member, cx);
         cx.reply(asked.reply, asked.epoch, Ok(ReplyBody::Adopt(reply)));
     } else if member.follow.adopts.len() < ADOPTS_WAITING_MAX {
@@ -182,8 +183,13 @@ pub fn on_quarantine<P>(
         let info = cx.index.info(member.group, *key);
         info.is_some_and(|info| info.version.epoch < asked.epoch)
     };
-    let keys = request.keys.into_iter().filter(is_old).collect();
-    answer_later(member, cx, asked, Task::Quarantine(request.group, keys));
+    let keys: Vec<ChunkKey> = request.keys.into_iter().filter(is_old).collect();
+    let task = if guard::holds(Guard::Quarantine) {
+        Task::Quarantine(request.group, keys)
+    } else {
+        Task::Drop(request.group, keys.iter().map(|key: &ChunkKey| key.fid).collect())
+    };
+    answer_later(member, cx, asked, task);
     Ok(())
 }
 
@@ -262,7 +268,7 @@ fn check_sender<P>(
     asked: &Asked,
     named: Option<TargetId>,
 ) -> Result<(), Refusal> {
-    if asked.epoch < member.epoch() {
+    if guard::holds(Guard::EpochCheck) && asked.epoch < member.epoch() {
         return Err(Status::StaleEpoch.into());
     }
     if asked.epoch > member.epoch() {
@@ -271,10 +277,11 @@ fn check_sender<P>(
     let primary = member.record.primary().map(|primary| primary.target);
     let node = primary.and_then(|primary| cx.core.node_of(primary));
     let same_target = named.is_none() || named == primary;
-    if node.is_none() || node != asked.node || !same_target || member.is_primary() {
+    let stranger = node.is_none() || node != asked.node || !same_target || member.is_primary();
+    if guard::holds(Guard::OnlyPrimary) && stranger {
         return Err(Refusal::new(Status::BadRole, "sender does not host the group's primary"));
     }
-    if cx.core.fenced {
+    if guard::holds(Guard::FencedSilence) && cx.core.fenced {
         // The index may show versions that the failed device never kept: nothing it says counts.
         return Err(Status::Fenced.into());
     }
@@ -282,7 +289,8 @@ fn check_sender<P>(
 }
 
 fn check_adopted<P>(member: &Member<P>, asked: &Asked) -> Result<(), Refusal> {
-    if member.phase != Phase::Ready || member.adopted != asked.epoch {
+    let adopted = member.adopted == asked.epoch || !guard::holds(Guard::EpochCheck);
+    if member.phase != Phase::Ready || !adopted {
         return Err(Status::NotActive.into());
     }
     Ok(())
@@ -290,8 +298,11 @@ fn check_adopted<P>(member: &Member<P>, asked: &Asked) -> Result<(), Refusal> {
 
 /// True when the version, or one that replaced it in this epoch, is durable here.
 fn has_already(info: Option<&ChunkInfo>, request: &ReplicateRequest, epoch: Epoch) -> bool {
-    let Some(info) = info.filter(|info| !info.suspect) else { return false };
-    let replaced = info.version > request.version && info.version.epoch == epoch;
+    let trusted = |info: &&ChunkInfo| !info.suspect || !guard::holds(Guard::SuspectLoses);
+    let Some(info) = info.filter(trusted) else { return false };
+    let replaced = guard::holds(Guard::CopyRecheck)
+        && info.version > request.version
+        && info.version.epoch == epoch;
     info.version == request.version || replaced
 }
 

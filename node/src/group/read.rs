@@ -4,6 +4,7 @@
 //! what is committed here, in any epoch, without a lease; a short copy says that it is short. All
 //! other reads are served by the primary of an active epoch under its node's lease.
 
+use protocol::guard::{self, Guard};
 use protocol::ids::Epoch;
 use protocol::limits::READ_LEN_MAX;
 use protocol::message::chunk::{ReadRequest, VerifyRequest};
@@ -37,10 +38,10 @@ pub fn admit<P>(
     if info.suspect {
         return Err(Refusal::new(Status::Corrupt, "the chunk here is suspect"));
     }
-    if request.trunc_gen < info.trunc_gen {
+    if guard::holds(Guard::TruncateGeneration) && request.trunc_gen < info.trunc_gen {
         return Err(Status::StaleFile.into());
     }
-    if request.growth_only && info.mutated {
+    if guard::holds(Guard::GrowthOnlyRead) && request.growth_only && info.mutated {
         return Err(Status::NotGrowthOnly.into());
     }
     let newest = covering(member, &info, request)?;
@@ -85,7 +86,7 @@ fn check_lease<P>(member: &Member<P>, cx: &Cx<'_, P>, epoch: Epoch) -> Result<()
     if member.phase != Phase::Ready || !member.record.active {
         return Err(Status::NotActive.into());
     }
-    if cx.core.lease <= cx.now {
+    if guard::holds(Guard::LeaseCheck) && cx.core.lease <= cx.now {
         return Err(Refusal::new(Status::NotReady, "the node's lease has run out"));
     }
     Ok(())
@@ -108,6 +109,9 @@ fn covering<P>(
         return Ok(false);
     }
     if pending && covers(info.chunk_len) {
+        if !guard::holds(Guard::DirtyRead) {
+            return Ok(true);
+        }
         let frozen = member.is_primary() && !member.record.writable();
         return Err(if frozen { Status::Frozen } else { Status::Dirty }.into());
     }

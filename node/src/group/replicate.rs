@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use protocol::checksum::CellSum;
 use protocol::cluster_map::Role;
+use protocol::guard::{self, Guard};
 use protocol::ids::{TargetId, Version};
 use protocol::message::chunk::{ReplicateMode, ReplicateRequest, WriteReply, WriteRequest};
 use protocol::status::Status;
@@ -156,7 +157,11 @@ pub fn on_answer<P: Clone>(
             write.waiting.remove(&target);
         }
         Answer::Refused(Status::Conflict) if role == Some(Role::Syncing) => {
-            write.wholes.insert(target);
+            if guard::holds(Guard::WholeChunk) {
+                write.wholes.insert(target);
+            } else {
+                write.waiting.remove(&target);
+            }
         }
         Answer::Refused(Status::Corrupt) => {
             write.wholes.insert(target);
@@ -288,7 +293,8 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, version: Versio
     for target in std::mem::take(&mut write.wholes) {
         calls::start(member, cx, target, CallKind::Whole(version, key));
     }
-    let everywhere = member.writes.in_flight[&version].waiting.is_empty();
+    let waiting = &member.writes.in_flight[&version].waiting;
+    let everywhere = waiting.is_empty() || !guard::holds(Guard::WaitForAll);
     if everywhere {
         commit(member, cx, version);
     }

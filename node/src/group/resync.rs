@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use protocol::cluster_map::Role;
+use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, TargetId};
 use protocol::message::chunk::{InventoryEntry, InventoryReply};
 use protocol::message::cluster::SyncDoneRequest;
@@ -180,6 +181,8 @@ fn compare<P>(
 
 fn differs(own: &InventoryEntry, theirs: Option<&InventoryEntry>) -> bool {
     theirs.is_none_or(|theirs| {
-        theirs.suspect || theirs.version != own.version || theirs.hash != own.hash
+        (theirs.suspect && guard::holds(Guard::SuspectLoses))
+            || theirs.version != own.version
+            || theirs.hash != own.hash
     })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, OpId, Version};
 use protocol::layout::cells_touched;
 use protocol::limits::{
@@ -50,7 +51,7 @@ pub fn admit<P: Clone>(
 ) -> Result<(), Refusal> {
     check_group(member, cx, &asked)?;
     check_form(&request)?;
-    if !intact {
+    if guard::holds(Guard::WriteSums) && !intact {
         return Err(Status::PayloadCorrupt.into());
     }
     let key = request.key;
@@ -120,10 +121,11 @@ fn check_group<P>(member: &Member<P>, cx: &Cx<'_, P>, asked: &Asked) -> Result<(
     if cx.core.fenced {
         return Err(Status::Fenced.into());
     }
-    if !member.record.writable() {
+    if guard::holds(Guard::MinWrite) && !member.record.writable() {
         return Err(Status::NotWritable.into());
     }
-    if member.phase != Phase::Ready || !member.record.active {
+    let active = member.phase == Phase::Ready && member.record.active;
+    if guard::holds(Guard::ActivationFirst) && !active {
         return Err(Status::NotActive.into());
     }
     expired(cx, asked)
@@ -183,7 +185,7 @@ fn decide<P>(member: &Member<P>, cx: &Cx<'_, P>, queued: &Queued<P>) -> Result<D
     let Some(info) = cx.index.info(member.group, request.key) else {
         return grow(Version::ZERO, 0, request);
     };
-    if request.trunc_gen < info.trunc_gen {
+    if guard::holds(Guard::TruncateGeneration) && request.trunc_gen < info.trunc_gen {
         return Err(Status::StaleFile.into());
     }
     if let Some(decision) = seen_before(member, cx, &info, request)? {
@@ -208,10 +210,11 @@ fn seen_before<P>(
     let newest = info.ops.iter().find(|(op, ..)| op.session == request.op.session);
     let Some(&(op, version, chunk_len)) = newest else {
         // The session may have been pushed out of a full table: its fate is not known any more.
-        let forgotten = request.attempt > 0 && info.ops.len() >= CHUNK_OP_SESSIONS_MAX;
+        let full = info.ops.len() >= CHUNK_OP_SESSIONS_MAX;
+        let forgotten = guard::holds(Guard::OpTableFull) && request.attempt > 0 && full;
         return if forgotten { Err(Status::Unknown.into()) } else { Ok(None) };
     };
-    if request.op.seq > op.seq {
+    if request.op.seq > op.seq || !guard::holds(Guard::OpTable) {
         return Ok(None);
     }
     // An operation this primary does not drive and has not committed is frozen or being settled.

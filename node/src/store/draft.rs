@@ -5,6 +5,7 @@
 use std::ops::RangeInclusive;
 
 use protocol::checksum::CellSum;
+use protocol::guard::{self, Guard};
 use protocol::ids::ChunkKey;
 
 use super::descriptor::{encode_page, page_hash};
@@ -87,7 +88,11 @@ pub(super) fn assign(
         .map(|touched| Placed {
             touched: *touched,
             old: window.old(touched.cell),
-            place: if stored(touched) { place(touched) } else { 0 },
+            place: match window.old(touched.cell) {
+                Some(old) if !guard::holds(Guard::PartialCellCopy) && old.place != 0 => old.place,
+                _ if stored(touched) => place(touched),
+                _ => 0,
+            },
         })
         .collect()
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::rc::Rc;
 
+use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, Fid, GroupId, Version};
 
 use super::bytes::{Reader, Writer};
@@ -240,7 +241,11 @@ impl Index {
         self.change(name, |entry| {
             entry.quarantined = false;
             entry.pendings.push(state);
-            entry.commit_through(through);
+            if guard::holds(Guard::FreeAfterCommit) {
+                entry.commit_through(through);
+            } else {
+                entry.committed = entry.pendings.pop();
+            }
         })
     }
 

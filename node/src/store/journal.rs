@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use protocol::guard::{self, Guard};
 use protocol::ids::{GroupId, Lsn, Version};
 
 use super::batch::{BATCH_HEADER_LEN, padded_len};
@@ -115,7 +116,8 @@ impl Journal {
     pub(super) fn has_room(&self, len: usize, room: Room) -> bool {
         // Half of the reserve is left for the commit marks that ride with any batch.
         let spared = match room {
-            Room::Ordinary => self.reserve,
+            Room::Ordinary if guard::holds(Guard::JournalReserve) => self.reserve,
+            Room::Ordinary => self.reserve / 2,
             Room::Reserved => self.reserve / 2,
         };
         self.used() + padded_len(len) + spared <= self.ring_size

@@ -4,6 +4,7 @@
 //! been acknowledged is the torn end of the journal, and is cut.
 
 use protocol::checksum::sum128;
+use protocol::guard::{self, Guard};
 use protocol::ids::{Generation, Lsn, TargetId};
 use protocol::limits::IO_ALIGN;
 
@@ -48,9 +49,11 @@ impl<D: Disk> Scan<'_, D> {
                 return replay;
             }
             let damaged = Lsn(replay.end.lsn.0 + 1);
-            let Some(later) = self.next_header(&replay.end).await else {
+            let later = self.next_header(&replay.end).await;
+            let Some(later) = later.filter(|_| guard::holds(Guard::JournalDamage)) else {
                 // A durable batch is damaged and nothing valid follows it.
-                replay.intact &= replay.durable < damaged;
+                let torn = replay.durable < damaged && guard::holds(Guard::TornTail);
+                replay.intact &= torn || !guard::holds(Guard::JournalDamage);
                 return replay;
             };
             // A batch is written only after the one before is durable: this one was, so the

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use protocol::guard::{self, Guard};
 use protocol::ids::Lsn;
 
 use super::allocator::{Allocator, Overlap};
@@ -87,7 +88,9 @@ impl Space {
     pub(super) fn settle(&mut self, durable: Lsn) {
         let oldest = self.readers.first().copied().unwrap_or(u64::MAX);
         while let Some(first) = self.waiting.front() {
-            if first.durable > durable || first.readers_before > oldest {
+            let unsaved = guard::holds(Guard::FreeAfterDurable) && first.durable > durable;
+            let pinned = guard::holds(Guard::ReadPin) && first.readers_before > oldest;
+            if unsaved || pinned {
                 break;
             }
             let run = first.run;
