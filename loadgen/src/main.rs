@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use loadgen::sim::command;
 
 #[derive(Parser)]
 #[command(name = "lanefs-loadgen", about = "Puts lanefs under test and measures it.")]
@@ -49,6 +50,11 @@ enum Command {
         /// Guards to remove; all when none is named.
         guards: Vec<String>,
     },
+    /// Runs whole clusters in simulated time, with faults, each from one seed.
+    Sim(command::Sim),
+    /// Runs the seeds that arrive on standard input; started by `sim`.
+    #[command(hide = true)]
+    SimWorker(command::Worker),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +75,8 @@ fn run() -> ExitCode {
         Some(Command::Bars { parent, memory, json }) => {
             loadgen::bars::run(&parent, &memory, json.as_deref())
         }
+        Some(Command::Sim(sim)) => return exit(sim.run()),
+        Some(Command::SimWorker(worker)) => return exit(worker.run()),
         Some(Command::Mutants { root, released, guards }) => {
             return exit(loadgen::mutants::run(&root, released.as_deref(), &guards));
         }

@@ -20,13 +20,12 @@ use super::disk::SimDisk;
 use super::env::SimEnv;
 use super::executor::{Executor, ProcessId, Stop};
 use super::net::Fabric;
+use super::profile::Shape;
 use super::rng::SimRng;
 
 /// Longest time a cluster may take to become healthy once nothing is broken any more: the time a
 /// member stays out that its primary had removed, the grace of a coordinator start, and resync.
 const HEALING: Duration = Duration::from_secs(90);
-/// Size of a simulated container, in bytes.
-const CONTAINER_LEN: u64 = 64 << 20;
 /// The simulated cluster's identity.
 pub const CLUSTER: ClusterId = ClusterId(0x001a_9ef5);
 
@@ -56,11 +55,18 @@ pub fn target_of(node: NodeId) -> TargetId {
 }
 
 impl SimCluster {
-    /// Starts a cluster and runs it until every group is active.
+    /// Starts a small cluster and runs it until every group is active.
     pub fn start(seed: u64, nodes: u32) -> SimCluster {
+        let cluster = SimCluster::make(seed, &Shape::small(nodes));
+        cluster.run_until_healthy();
+        cluster
+    }
+
+    /// Starts the processes of a cluster.
+    pub fn make(seed: u64, shape: &Shape) -> SimCluster {
         let rng = SimRng::new(seed);
         let executor = Executor::new(rng.fork());
-        let coordinator = SimCoordinator::start(&executor, rng.fork(), CLUSTER, nodes);
+        let coordinator = SimCoordinator::start(&executor, rng.fork(), shape);
         let mut cluster = SimCluster {
             fabric: Fabric::new(executor.clone(), rng.fork()),
             executor,
@@ -70,12 +76,11 @@ impl SimCluster {
             starts: 0,
             rng,
         };
-        for node in (1..=nodes).map(NodeId) {
-            let disk = SimDisk::new(&cluster.executor, cluster.rng.fork(), CONTAINER_LEN);
+        for node in (1..=shape.nodes).map(NodeId) {
+            let disk = SimDisk::new(&cluster.executor, cluster.rng.fork(), shape.container_len);
             cluster.disks.insert(node, disk);
             cluster.start_node(node);
         }
-        cluster.run_until_healthy();
         cluster
     }
 

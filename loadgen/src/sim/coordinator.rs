@@ -14,12 +14,14 @@ use coordinator::state::{Outcome, State};
 use node::io::Nanos;
 use node::shard::{ControlEvent, ShardReport};
 use protocol::cluster_map::{ClusterMap, Member, NodeState, TargetState};
-use protocol::ids::{ClusterId, Epoch, GroupId, MapVersion, NodeId};
+use protocol::ids::{Epoch, GroupId, MapVersion, NodeId};
 use protocol::message::cluster::TargetReport;
 use protocol::message::command::{Caller, Command, Stamp};
 
+use super::cluster::CLUSTER;
 use super::control::SimControl;
 use super::executor::{Executor, ProcessId};
+use super::profile::Shape;
 use super::rng::SimRng;
 
 /// The coordinator's process.
@@ -49,8 +51,8 @@ struct Inner {
 }
 
 impl SimCoordinator {
-    /// Starts an empty cluster that waits for `targets` targets.
-    pub fn start(executor: &Executor, rng: SimRng, cluster: ClusterId, targets: u32) -> Self {
+    /// Starts an empty cluster that waits for all nodes of its shape.
+    pub fn start(executor: &Executor, rng: SimRng, shape: &Shape) -> Self {
         let state = State::open(Memory::default());
         let inner = Inner {
             state: state.unwrap_or_else(|error| panic!("an empty table is readable: {error}")),
@@ -67,11 +69,11 @@ impl SimCoordinator {
         let coordinator =
             SimCoordinator { inner: Rc::new(RefCell::new(inner)), executor: executor.clone() };
         coordinator.propose(&Command::Initialize {
-            cluster,
-            replicas: 3,
-            min_write: 2,
-            groups_per_target: 8,
-            targets_expected: targets,
+            cluster: CLUSTER,
+            replicas: shape.replicas,
+            min_write: shape.min_write,
+            groups_per_target: shape.groups_per_target,
+            targets_expected: shape.nodes,
             owner: Caller { uid: 0, gid: 0, admin: true },
         });
         let ticking = coordinator.clone();
@@ -99,7 +101,7 @@ impl SimCoordinator {
             inner.note_epochs();
             outcome
         };
-        self.executor.record(format!("{command:?} {outcome:?}").as_bytes());
+        self.executor.tell(|| format!("{command:?} {outcome:?}"));
         self.push();
         outcome
     }

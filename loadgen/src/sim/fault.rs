@@ -2,9 +2,7 @@
 //!
 //! Every fault that is begun has its end on the schedule; [`Chaos::heal`] brings all ends forward.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 use std::time::Duration;
 
 use node::io::Nanos;
@@ -13,10 +11,9 @@ use protocol::ids::NodeId;
 use super::cluster::{SimCluster, process_of};
 use super::coordinator::COORDINATOR;
 use super::executor::ProcessId;
+use super::profile::Profile;
 use super::rng::SimRng;
 
-/// Shortest and longest time between two faults, in milliseconds.
-const PAUSE_MS: (u64, u64) = (50, 1800);
 /// Longest time a node stays dead, in milliseconds.
 const DEAD_MS_MAX: u64 = 8000;
 /// Longest time anything else stays broken, in milliseconds.
@@ -36,11 +33,8 @@ pub struct Chaos {
     dead: BTreeSet<NodeId>,
     mends: BTreeMap<(Nanos, u64), Mend>,
     mend_next: u64,
-    story: Story,
+    pause_ms: (u64, u64),
 }
-
-/// What was broken and mended when, in words; outlives a run that fails.
-pub type Story = Rc<RefCell<Vec<String>>>;
 
 /// How a fault ends.
 #[derive(Clone, Copy, Debug)]
@@ -55,16 +49,16 @@ enum Mend {
 
 impl Chaos {
     /// Takes charge of a healthy cluster and of the ways to these clients.
-    pub fn new(cluster: SimCluster, nodes: u32, clients: Vec<ProcessId>, story: &Story) -> Chaos {
+    pub fn new(cluster: SimCluster, profile: &Profile, clients: Vec<ProcessId>) -> Chaos {
         Chaos {
             rng: cluster.fork_rng(),
             cluster,
             clients,
-            nodes: (1..=nodes).map(NodeId).collect(),
+            nodes: (1..=profile.shape.nodes).map(NodeId).collect(),
             dead: BTreeSet::new(),
             mends: BTreeMap::new(),
             mend_next: 0,
-            story: Rc::clone(story),
+            pause_ms: profile.fault_pause_ms,
         }
     }
 
@@ -72,7 +66,7 @@ impl Chaos {
     pub fn rage(&mut self, time: Duration) {
         let end = self.cluster.executor().now().after(time);
         while self.cluster.executor().now() < end {
-            let (low, high) = PAUSE_MS;
+            let (low, high) = self.pause_ms;
             let next = self.after_ms(self.rng.between(low, high));
             self.mend_until(next);
             self.strike();
@@ -229,8 +223,7 @@ impl Chaos {
         usize::try_from(self.rng.below(bound as u64)).unwrap_or(0)
     }
 
-    fn tell(&mut self, what: impl Into<String>) {
-        let ms = self.cluster.executor().now().0 / 1_000_000;
-        self.story.borrow_mut().push(format!("{ms:>6} ms: {}", what.into()));
+    fn tell(&self, what: impl Into<String>) {
+        self.cluster.executor().tell(|| what.into());
     }
 }

@@ -14,8 +14,14 @@ pub mod env;
 pub mod executor;
 pub mod fault;
 pub mod net;
+pub mod profile;
 pub mod rng;
 pub mod workload;
+
+pub mod campaign;
+pub mod command;
+pub mod mark;
+pub mod run;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

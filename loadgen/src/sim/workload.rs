@@ -5,28 +5,25 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use client::plan::Failure;
+use node::io::Nanos;
 use protocol::ids::{ChunkKey, Fid, GroupId};
 
 use super::check::Ledger;
 use super::client::SimClient;
 use super::cluster::SimCluster;
 use super::executor::{Executor, ProcessId};
+use super::profile::Load;
 use super::rng::SimRng;
 
 /// Process of the workload itself.
 const WORKLOAD: ProcessId = ProcessId(900);
-/// Tasks of each client: they write one chunk after the other, or read.
-const WRITERS: u64 = 2;
-const READERS: u64 = 2;
-/// Longest piece, pieces of a chunk, and longest pause between two operations.
-const PIECE_LEN_MAX: u64 = 40_000;
-const PIECES_MAX: u64 = 10;
-const PAUSE_MS_MAX: u64 = 150;
-
 /// All tasks of the clients.
 pub struct Workload {
     executor: Executor,
     ledger: Rc<Ledger>,
+    load: Load,
+    /// Time between two operations of one task.
+    interval: Duration,
     groups: Vec<GroupId>,
     stopping: Cell<bool>,
     running: Cell<u64>,
@@ -41,29 +38,44 @@ struct Worker {
     seq: Rc<Cell<u64>>,
     /// Differs for each task, so that files do.
     number: u64,
+    /// When the next operation is due.
+    next: Cell<Nanos>,
 }
 
 impl Workload {
     /// Starts the tasks of some clients.
-    pub fn start(cluster: &SimCluster, ledger: &Rc<Ledger>, clients: &[Rc<SimClient>]) -> Rc<Self> {
+    pub fn start(
+        cluster: &SimCluster,
+        ledger: &Rc<Ledger>,
+        load: &Load,
+        clients: &[Rc<SimClient>],
+    ) -> Rc<Self> {
+        let mut groups: Vec<_> = cluster.coordinator().map().groups.keys().copied().collect();
+        groups.truncate(if load.groups == 0 { groups.len() } else { load.groups });
+        let tasks = load.clients * (load.writers + load.readers);
+        let interval =
+            Duration::from_secs(tasks) / u32::try_from(load.operations_per_s).unwrap_or(1);
         let workload = Rc::new(Workload {
             executor: cluster.executor().clone(),
             ledger: Rc::clone(ledger),
-            groups: cluster.coordinator().map().groups.keys().copied().collect(),
+            load: load.clone(),
+            interval,
+            groups,
             stopping: Cell::new(false),
             running: Cell::new(0),
         });
         for (place, client) in (0u64..).zip(clients) {
             let seq = Rc::new(Cell::new(0));
-            for turn in 0..WRITERS + READERS {
+            for turn in 0..load.writers + load.readers {
                 let worker = Worker {
                     all: Rc::clone(&workload),
                     client: Rc::clone(client),
                     rng: cluster.fork_rng(),
                     seq: Rc::clone(&seq),
-                    number: place * WRITERS + turn,
+                    number: place * (load.writers + load.readers) + turn,
+                    next: Cell::new(cluster.executor().now()),
                 };
-                worker.start(turn < WRITERS);
+                worker.start(turn < load.writers);
             }
         }
         workload
@@ -104,6 +116,7 @@ impl Worker {
         let executor = all.executor.clone();
         executor.spawn(WORKLOAD, async move {
             let mut file = self.number << 32;
+            self.all.executor.sleep(self.part_of(self.all.interval)).await;
             while !self.all.stopping.get() {
                 file += 1;
                 if writes {
@@ -123,7 +136,7 @@ impl Worker {
         let group = groups[self.below(groups.len())];
         let key = ChunkKey { fid, index: 0 };
         let mut len = 0usize;
-        for _ in 0..=self.rng.below(PIECES_MAX) {
+        for _ in 0..=self.rng.below(self.all.load.pieces_max) {
             let bytes = self.piece();
             self.seq.set(self.seq.get() + 1);
             let seq = self.seq.get();
@@ -191,16 +204,27 @@ impl Worker {
 
     /// Bytes that occur nowhere else.
     fn piece(&self) -> Vec<u8> {
-        let len = 1 + self.below(usize::try_from(PIECE_LEN_MAX).unwrap_or(1));
+        let max = self.all.load.piece_len_max;
+        // Mostly small, at times long.
+        let max = if self.rng.below(4) == 0 { max } else { max / 8 };
+        let len = 1 + self.below(usize::try_from(max).unwrap_or(1));
         let mut bytes: Vec<u8> =
             (0..len.div_ceil(8)).flat_map(|_| self.rng.draw().to_le_bytes()).collect();
         bytes.truncate(len);
         bytes
     }
 
+    /// Waits until the next operation is due; what is late is left out.
     async fn pause(&self) {
-        let pause = Duration::from_millis(self.rng.below(PAUSE_MS_MAX));
-        self.all.executor.sleep(pause).await;
+        let due = self.next.get().after(self.all.interval).max(self.all.executor.now());
+        self.next.set(due);
+        let jitter = self.part_of(self.all.interval) / 8;
+        self.all.executor.until(due.after(jitter)).await;
+    }
+
+    fn part_of(&self, time: Duration) -> Duration {
+        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(self.rng.below(us))
     }
 
     fn below(&self, bound: usize) -> usize {

@@ -1,0 +1,170 @@
+//! Many runs, in processes of their own: a run that breaks a promise ends its process.
+//!
+//! Owns which seed is run where, and the report. Knows nothing of what a run does. Start at
+//! [`Campaign::run`].
+
+mod child;
+mod report;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::mark::Marks;
+use super::profile::Mode;
+use super::run::Plan;
+
+pub use worker::serve;
+
+/// Share of the runs that must meet each situation, in percent.
+const COVERAGE_MIN_PERCENT: u64 = 1;
+
+/// Which runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Campaign {
+    /// First seed; the others follow it.
+    pub seed_first: u64,
+    /// How many seeds.
+    pub seeds: u64,
+    /// No run starts later than this after the first one.
+    pub time: Option<Duration>,
+    /// What faults may do.
+    pub mode: Mode,
+    /// Processes.
+    pub jobs: usize,
+    /// Fails when a situation is met in too few runs.
+    pub coverage_required: bool,
+}
+
+/// Why a campaign failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CampaignError {
+    /// A process for the runs cannot be started or does not answer as it should.
+    #[error("a process for simulated runs: {0}")]
+    Process(#[from] std::io::Error),
+    /// Promises were broken.
+    #[error("{0} of the seeds are red; each line above names the command that repeats one")]
+    Red(usize),
+    /// Situations were met too rarely.
+    #[error("met in less than {COVERAGE_MIN_PERCENT} % of the runs: {0}")]
+    Coverage(String),
+}
+
+/// What a process said about one seed.
+enum Told {
+    /// No promise was broken.
+    Green(Box<Green>),
+    /// How it ended, in one line.
+    Red { seed: u64, why: String },
+    /// The process cannot be run at all.
+    Broken(std::io::Error),
+}
+
+/// A run without a broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Green {
+    seed: u64,
+    hash: u64,
+    profile: String,
+    simulated: Duration,
+    real: Duration,
+    acknowledged: u64,
+    read: u64,
+    polls: u64,
+    marks: Marks,
+}
+
+/// Sums over all runs.
+#[derive(Default)]
+struct Totals {
+    seeds: u64,
+    simulated: Duration,
+    busy: Duration,
+    acknowledged: u64,
+    read: u64,
+    polls: u64,
+    profiles: BTreeMap<String, u64>,
+    /// Runs that met each situation, and how often all together.
+    marks: BTreeMap<String, (u64, u64)>,
+    red: Vec<u64>,
+}
+
+impl Campaign {
+    /// Runs all seeds and prints what they did.
+    ///
+    /// # Errors
+    /// [`CampaignError::Red`] when a promise was broken, [`CampaignError::Coverage`] when that is
+    /// asked for and a situation was met too rarely.
+    #[expect(clippy::disallowed_methods, reason = "real time is the budget of the runs")]
+    pub fn run(&self) -> Result<(), CampaignError> {
+        let begin = Instant::now();
+        let (tell, told) = mpsc::channel();
+        let (next, seeds) = mpsc::sync_channel(0);
+        let seeds = std::sync::Arc::new(std::sync::Mutex::new(seeds));
+        let mut totals = Totals::default();
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs {
+                let (seeds, tell) = (std::sync::Arc::clone(&seeds), tell.clone());
+                scope.spawn(move || child::work(self.mode, &seeds, &tell));
+            }
+            drop((tell, seeds));
+            scope.spawn(move || {
+                for seed in self.seed_first..self.seed_first + self.seeds {
+                    let late = self.time.is_some_and(|time| begin.elapsed() > time);
+                    // An error means that no process is left to run one.
+                    if late || next.send(seed).is_err() {
+                        return;
+                    }
+                }
+            });
+            for told in told {
+                self.take(told, &mut totals)?;
+            }
+            Ok::<_, CampaignError>(())
+        })?;
+        report::print(&totals, begin.elapsed());
+        self.judge(&totals)
+    }
+
+    fn take(&self, told: Told, totals: &mut Totals) -> Result<(), CampaignError> {
+        match told {
+            Told::Green(green) => totals.add(&green),
+            Told::Red { seed, why } => {
+                totals.seeds += 1;
+                totals.red.push(seed);
+                report::print_red(&Plan { seed, mode: self.mode }, &why);
+            }
+            Told::Broken(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn judge(&self, totals: &Totals) -> Result<(), CampaignError> {
+        if !totals.red.is_empty() {
+            return Err(CampaignError::Red(totals.red.len()));
+        }
+        let rare = report::rare(totals);
+        if self.coverage_required && !rare.is_empty() {
+            return Err(CampaignError::Coverage(rare.join(", ")));
+        }
+        Ok(())
+    }
+}
+
+impl Totals {
+    fn add(&mut self, green: &Green) {
+        self.seeds += 1;
+        self.simulated += green.simulated;
+        self.busy += green.real;
+        self.acknowledged += green.acknowledged;
+        self.read += green.read;
+        self.polls += green.polls;
+        *self.profiles.entry(green.profile.clone()).or_default() += 1;
+        for (name, count) in green.marks.iter() {
+            let (runs, all) = self.marks.entry(name.to_owned()).or_default();
+            *runs += 1;
+            *all += count;
+        }
+    }
+}
