@@ -156,7 +156,7 @@ impl Ledger {
                     node_of(&member).and_then(|node| self.stores.borrow().get(&node).cloned());
                 let Some(store) = store else { panic!("every node runs at the end") };
                 let len = u32::try_from(acknowledged).unwrap_or(u32::MAX);
-                let mode = ReadMode { newest: true, verify: true };
+                let mode = ReadMode { newest: true, verify: true, suspect: false };
                 match store.read(group, key, 0, len, mode).await {
                     Ok(out) => self.on_read(group, key, 0, &out.payload.to_vec()),
                     Err(error) => panic!("every replica is readable: {key} on {member:?}: {error}"),

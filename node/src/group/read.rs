@@ -35,9 +35,6 @@ pub fn admit<P>(
         check_lease(member, cx, asked.epoch)?;
     }
     let info = cx.index.info(member.group, request.key).ok_or(Status::ChunkNotFound)?;
-    if info.suspect {
-        return Err(Refusal::new(Status::Corrupt, "the chunk here is suspect"));
-    }
     if guard::holds(Guard::TruncateGeneration) && request.trunc_gen < info.trunc_gen {
         return Err(Status::StaleFile.into());
     }
@@ -92,8 +89,8 @@ fn check_lease<P>(member: &Member<P>, cx: &Cx<'_, P>, epoch: Epoch) -> Result<()
     Ok(())
 }
 
-/// Finds a committed version that covers the range: true for the newest, which the store itself
-/// may still hold to be pending.
+/// Finds a committed version that covers the range and is trusted: true for the newest, which the
+/// store itself may still hold to be pending.
 fn covering<P>(
     member: &Member<P>,
     info: &ChunkInfo,
@@ -102,11 +99,13 @@ fn covering<P>(
     let end = u64::from(request.offset) + u64::from(request.len);
     let covers = |len: u32| end <= u64::from(len);
     let pending = info.committed.is_none_or(|(version, _)| version != info.version);
+    let suspect = || Err(Refusal::new(Status::Corrupt, "the version here is suspect"));
     if member.is_committed(info.version) && covers(info.chunk_len) {
-        return Ok(pending);
+        // The version before is older than what may have been acknowledged.
+        return if info.suspect { suspect() } else { Ok(pending) };
     }
     if info.committed.is_some_and(|(_, len)| covers(len)) {
-        return Ok(false);
+        return if info.committed_suspect { suspect() } else { Ok(false) };
     }
     if pending && covers(info.chunk_len) {
         if !guard::holds(Guard::DirtyRead) {

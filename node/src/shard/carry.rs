@@ -167,7 +167,7 @@ impl<E: Env, C: Control> Driver<E, C> {
     /// Reads the newest version of a chunk together with the facts of exactly that version.
     async fn read_whole(&self, whole: &Whole) -> Result<(ChunkInfo, ReadOut<E::Disk>), StoreError> {
         let info = self.store.info(whole.group, whole.key).ok_or(StoreError::NotFound)?;
-        let mode = ReadMode { newest: true, verify: true };
+        let mode = ReadMode { newest: true, verify: true, suspect: false };
         let out = self.store.read(whole.group, whole.key, 0, info.chunk_len, mode).await?;
         if out.version != info.version {
             return Err(StoreError::Busy); // Written meanwhile: its operations would not match.
@@ -176,7 +176,7 @@ impl<E: Env, C: Control> Driver<E, C> {
     }
 
     async fn serve_read(&self, to: ReplyTo, epoch: Epoch, read: ReadTask) {
-        let mode = ReadMode { newest: read.newest, verify: read.verify };
+        let mode = ReadMode { newest: read.newest, verify: read.verify, suspect: false };
         match self.store.read(read.group, read.key, read.offset, read.len, mode).await {
             Ok(out) => {
                 let reply = ReadReply {

@@ -61,7 +61,7 @@ impl<D: Disk> Store<D> {
         let cells = match base {
             Some(base) => {
                 let end = end.min(base.cell_count()).max(first);
-                self.load_cells(op.key, base, first..end).await?
+                self.load_cells((op.group, op.key), base, first..end).await?
             }
             None => Vec::new(),
         };

@@ -11,6 +11,7 @@ use protocol::limits::IO_ALIGN;
 use super::Store;
 use super::descriptor::decode_page;
 use super::extent::{UNIT, units_for};
+use super::index::Name;
 use super::state::{CELLS_PER_PAGE, Cell, Cells, ChunkState, PageRef};
 use super::types::StoreError;
 use super::wait::join_all;
@@ -71,10 +72,11 @@ impl<D: Disk> Store<D> {
     /// Sums and places of a range of cells.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when a descriptor page is not the one that was written.
+    /// [`StoreError::Corrupt`] when a descriptor page is not the one that was written; the version
+    /// is suspect from then on.
     pub(super) async fn load_cells(
         &self,
-        key: ChunkKey,
+        name: Name,
         state: &ChunkState,
         range: Range<u32>,
     ) -> Result<Vec<Cell>, StoreError> {
@@ -90,7 +92,10 @@ impl<D: Disk> Store<D> {
                     let start = number * CELLS_PER_PAGE;
                     let corrupt = StoreError::Corrupt { cell: start };
                     let page = pages.get(number as usize).ok_or(corrupt.clone())?;
-                    let all = self.load_page(key, number, *page).await?;
+                    let Some(all) = self.load_page(name.1, number, *page).await? else {
+                        self.distrust(name, state);
+                        return Err(corrupt);
+                    };
                     let from = range.start.saturating_sub(start) as usize;
                     let to = (range.end - start).min(CELLS_PER_PAGE) as usize;
                     cells.extend_from_slice(all.get(from..to).ok_or(corrupt)?);
@@ -100,21 +105,25 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    /// One page; `None` when the device holds something else there, also when asked again.
     async fn load_page(
         &self,
         key: ChunkKey,
         number: u32,
         page: PageRef,
-    ) -> Result<Rc<[Cell]>, StoreError> {
+    ) -> Result<Option<Rc<[Cell]>>, StoreError> {
         if let Some(cells) = self.cache.borrow_mut().find(page) {
-            return Ok(cells);
+            return Ok(Some(cells));
         }
-        let bytes = self.disk.read(page.place * u64::from(UNIT), IO_ALIGN).await?;
-        let cells: Rc<[Cell]> = decode_page(&bytes, key, number, page.hash)
-            .ok_or(StoreError::Corrupt { cell: number * CELLS_PER_PAGE })?
-            .into();
-        self.cache.borrow_mut().insert(page, Rc::clone(&cells));
-        Ok(cells)
+        for _ in 0..2 {
+            let bytes = self.disk.read(page.place * u64::from(UNIT), IO_ALIGN).await?;
+            if let Some(cells) = decode_page(&bytes, key, number, page.hash) {
+                let cells: Rc<[Cell]> = cells.into();
+                self.cache.borrow_mut().insert(page, Rc::clone(&cells));
+                return Ok(Some(cells));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads runs of cells, several at a time; holes are `None`.

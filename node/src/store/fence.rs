@@ -7,6 +7,8 @@ use crate::io::Disk;
 /// Whether the store takes work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// Not yet: recovery is under way and nothing may be recorded.
+    Opening,
     /// Yes.
     Open,
     /// Only what is already here is finished.

@@ -5,7 +5,7 @@
 //! refers to any more; when those may be used again is not decided here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::rc::Rc;
 
 use protocol::guard::{self, Guard};
@@ -45,6 +45,7 @@ pub(super) struct Index {
     entries: BTreeMap<Name, Entry>,
     groups: BTreeMap<GroupId, GroupInfo>,
     with_pendings: BTreeSet<Name>,
+    with_suspects: BTreeSet<Name>,
     image_len: u64,
     pub(super) snapshot: Option<Snapshot>,
 }
@@ -146,6 +147,10 @@ impl Index {
                 self.change((group, key), |entry| entry.quarantined = true)
             }
             Record::DropFid { group, fid } => self.drop_fid(group, fid),
+            Record::Suspect { group, key, version } => {
+                self.suspect((group, key), |state| state.version == version);
+                Vec::new()
+            }
         }
     }
 
@@ -164,7 +169,7 @@ impl Index {
         self.change(name, |entry| *entry = Entry::default());
     }
 
-    /// Marks every version recorded after `lsn` for which the test holds as not trusted.
+    /// Marks every version of a chunk for which the test holds as not trusted.
     pub(super) fn suspect(&mut self, name: Name, test: impl Fn(&ChunkState) -> bool) {
         self.change(name, |entry| {
             for state in entry.committed.iter_mut().chain(&mut entry.pendings) {
@@ -173,6 +178,12 @@ impl Index {
                 }
             }
         });
+    }
+
+    /// True when this version is here and not suspect.
+    pub(super) fn trusts(&self, name: Name, version: Version) -> bool {
+        let mut states = self.entries.get(&name).into_iter().flat_map(Entry::states);
+        states.any(|state| state.version == version && !state.suspect)
     }
 
     pub(super) fn entry(&self, group: GroupId, key: ChunkKey) -> Option<&Entry> {
@@ -215,8 +226,12 @@ impl Index {
 
     /// Chunks of a group that have pending versions, ascending.
     pub(super) fn pending_names(&self, group: GroupId) -> impl Iterator<Item = Name> {
-        let last = ChunkKey { fid: Fid(u64::MAX), index: u32::MAX };
-        self.with_pendings.range((group, ChunkKey::default())..=(group, last)).copied()
+        self.with_pendings.range(all_of(group)).copied()
+    }
+
+    /// Chunks of a group that have suspect versions, ascending.
+    pub(super) fn suspect_names(&self, group: GroupId) -> impl Iterator<Item = Name> {
+        self.with_suspects.range(all_of(group)).copied()
     }
 
     pub(super) fn group(&self, group: GroupId) -> GroupInfo {
@@ -283,14 +298,26 @@ impl Index {
         freed.remove_all(entry.owned().runs());
         let len_after = if entry.is_empty() { 0 } else { entry.encoded_len() };
         self.image_len = self.image_len + len_after as u64 - len_before as u64;
-        if entry.pendings.is_empty() {
-            self.with_pendings.remove(&name);
-        } else {
-            self.with_pendings.insert(name);
-        }
+        note(&mut self.with_pendings, name, !entry.pendings.is_empty());
+        note(&mut self.with_suspects, name, entry.states().any(|state| state.suspect));
         if entry.is_empty() {
             self.entries.remove(&name);
         }
         freed.into_runs()
+    }
+}
+
+/// Every name of a group.
+fn all_of(group: GroupId) -> RangeInclusive<Name> {
+    let last = ChunkKey { fid: Fid(u64::MAX), index: u32::MAX };
+    (group, ChunkKey::default())..=(group, last)
+}
+
+/// Keeps a name in a set while something holds for it.
+fn note(set: &mut BTreeSet<Name>, name: Name, holds: bool) {
+    if holds {
+        set.insert(name);
+    } else {
+        set.remove(&name);
     }
 }

@@ -36,6 +36,7 @@ mod snapshot;
 mod space;
 mod state;
 mod superblock;
+mod suspect;
 mod types;
 mod wait;
 mod write;

@@ -5,6 +5,7 @@ use protocol::message::chunk::{InventoryEntry, Pending};
 
 use super::Store;
 use super::extent::{ExtentSet, UNIT};
+use super::suspect::counts;
 use super::types::{ChunkInfo, GroupInfo};
 use crate::io::Disk;
 
@@ -22,6 +23,7 @@ impl<D: Disk> Store<D> {
             committed: entry.committed.as_ref().map(|state| (state.version, state.len)),
             mutated: newest.mutated,
             suspect: newest.suspect,
+            committed_suspect: entry.committed.as_ref().is_some_and(|state| state.suspect),
             trunc_gen: newest.trunc_gen,
             cell_log2: newest.cell_log2,
             chunk_log2: newest.chunk_log2,
@@ -55,21 +57,23 @@ impl<D: Disk> Store<D> {
     }
 
     /// Durable versions of a group that are not known to be committed, ascending by key and
-    /// version.
+    /// version. A suspect one is left out: it does not count as held.
     pub fn pendings(&self, group: GroupId) -> Vec<Pending> {
         let (index, durable) = (self.index.borrow(), self.durable_lsn());
         let mut pendings = Vec::new();
         for (group, key) in index.pending_names(group) {
             let Some(entry) = index.served(group, key) else { continue };
-            pendings.extend(entry.pendings.iter().filter(|state| state.lsn <= durable).map(
-                |state| Pending {
-                    key,
-                    version: state.version,
-                    chunk_len: state.len,
-                    op: state.op,
-                    hash: state.content,
-                },
-            ));
+            pendings.extend(
+                entry.pendings.iter().filter(|state| state.lsn <= durable && counts(state)).map(
+                    |state| Pending {
+                        key,
+                        version: state.version,
+                        chunk_len: state.len,
+                        op: state.op,
+                        hash: state.content,
+                    },
+                ),
+            );
         }
         pendings
     }

@@ -9,8 +9,9 @@ use protocol::message::chunk::VerifyReply;
 
 use super::Store;
 use super::cells::{Run, runs_of};
-use super::index::Entry;
+use super::index::{Entry, Name};
 use super::state::{Cell, ChunkState};
+use super::suspect::check_trusted;
 use super::types::{ReadMode, ReadOut, StoreError};
 use crate::io::{Disk, Payload, Piece};
 
@@ -37,7 +38,8 @@ impl<D: Disk> Store<D> {
     /// - [`StoreError::Dirty`]: only a pending version covers the range. Ask the primary.
     /// - [`StoreError::Short`]: the committed chunk ends before the range does.
     /// - [`StoreError::Corrupt`]: a descriptor, or with [`ReadMode::verify`] a cell, does not
-    ///   match its checksum. Read elsewhere. A suspect chunk is always verified.
+    ///   match its checksum. Read elsewhere.
+    /// - [`StoreError::Suspect`]: the version that would be read is not trusted. Read elsewhere.
     ///
     /// # Cancel safety
     /// The store is unchanged.
@@ -54,10 +56,10 @@ impl<D: Disk> Store<D> {
         mode: ReadMode,
     ) -> Result<ReadOut<D>, StoreError> {
         let end = offset.checked_add(len).ok_or(StoreError::Refused("range overflows"))?;
-        let state = self.readable(group, key, end, mode.newest)?;
+        let state = self.readable(group, key, end, mode)?;
         let _pin = self.pin();
         let (first, count) = cells_touched(state.cell_log2, offset, len);
-        let cells = self.load_cells(key, &state, first..first + count).await?;
+        let cells = self.load_cells((group, key), &state, first..first + count).await?;
         let runs = runs_of(&state, first, &cells);
         let payload = self.read_payload(&runs).await?;
         let sums: Vec<_> = cells.iter().map(|cell| cell.sum).collect();
@@ -74,7 +76,7 @@ impl<D: Disk> Store<D> {
         })
     }
 
-    /// Reads the newest durable version from the device and checks every cell.
+    /// Reads the newest durable version from the device, suspect or not, and checks every cell.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] and [`StoreError::Corrupt`] as [`Store::read`]; a cell that the
@@ -83,8 +85,9 @@ impl<D: Disk> Store<D> {
     /// # Cancel safety
     /// The store is unchanged.
     pub async fn verify(&self, group: GroupId, key: ChunkKey) -> Result<VerifyReply, StoreError> {
-        let state = self.readable(group, key, 0, true)?;
-        let (cells, bad_cells) = self.check_state(key, &state).await?;
+        let mode = ReadMode { newest: true, verify: true, suspect: true };
+        let state = self.readable(group, key, 0, mode)?;
+        let (cells, bad_cells) = self.check_state((group, key), &state).await?;
         Ok(VerifyReply {
             version: state.version,
             chunk_len: state.len,
@@ -97,14 +100,14 @@ impl<D: Disk> Store<D> {
     /// Checks every cell of one version; also what those cells are.
     pub(super) async fn check_state(
         &self,
-        key: ChunkKey,
+        name: Name,
         state: &ChunkState,
     ) -> Result<(Vec<Cell>, Vec<u32>), StoreError> {
         let _pin = self.pin();
-        let cells = self.load_cells(key, state, 0..state.cell_count()).await?;
+        let cells = self.load_cells(name, state, 0..state.cell_count()).await?;
         let mut bad = Vec::new();
         for run in runs_of(state, 0, &cells) {
-            self.check_run(key, state, run, &cells, &mut bad).await;
+            self.check_run(name.1, state, run, &cells, &mut bad).await;
         }
         Ok((cells, bad))
     }
@@ -155,21 +158,25 @@ impl<D: Disk> Store<D> {
         group: GroupId,
         key: ChunkKey,
         end: u32,
-        newest: bool,
+        mode: ReadMode,
     ) -> Result<Rc<ChunkState>, StoreError> {
         let index = self.index.borrow();
         let entry = index.served(group, key).ok_or(StoreError::NotFound)?;
-        if newest {
+        let trusted = |state: &Rc<ChunkState>| {
+            if !mode.suspect {
+                check_trusted(state)?;
+            }
+            Ok(Rc::clone(state))
+        };
+        if mode.newest {
             let state = self.newest_durable(entry).ok_or(StoreError::NotFound)?;
-            return if end <= state.len {
-                Ok(Rc::clone(state))
-            } else {
-                Err(StoreError::Short { len: state.len })
-            };
+            let short = StoreError::Short { len: state.len };
+            return trusted(state)
+                .and_then(|state| (end <= state.len).then_some(state).ok_or(short));
         }
         let pending = entry.pendings.iter().any(|state| state.len >= end);
         match &entry.committed {
-            Some(state) if end <= state.len => Ok(Rc::clone(state)),
+            Some(state) if end <= state.len => trusted(state),
             _ if pending => Err(StoreError::Dirty),
             Some(state) => Err(StoreError::Short { len: state.len }),
             None if entry.pendings.is_empty() => Err(StoreError::NotFound),

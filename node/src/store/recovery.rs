@@ -87,6 +87,7 @@ impl<D: Disk> Store<D> {
             // A fresh image makes the verdict durable, and the damaged journal is not needed.
             store.checkpoint().await?;
         }
+        store.phase.set(Phase::Open);
         let recovered = Recovered {
             generation: store.generation,
             lsn: store.durable_lsn(),
@@ -129,7 +130,7 @@ impl<D: Disk> Store<D> {
             checkpoint_turn: Gates::default(),
             superblock_turn: Gates::default(),
             work: Bell::default(),
-            phase: Cell::new(Phase::Open),
+            phase: Cell::new(Phase::Opening),
             fence_reason: RefCell::new(None),
             writes_in_flight: Cell::new(0),
             flushes: Cell::new(0),
@@ -152,7 +153,7 @@ impl<D: Disk> Store<D> {
             if !guard::holds(Guard::TailVerification) {
                 continue;
             }
-            let good = self.check_state(name.1, &state).await.is_ok_and(|(_, bad)| bad.is_empty());
+            let good = self.check_state(name, &state).await.is_ok_and(|(_, bad)| bad.is_empty());
             if !good {
                 suspects += 1;
                 let version = state.version;

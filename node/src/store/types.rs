@@ -71,6 +71,9 @@ pub enum StoreError {
     /// The write is not of a form this store accepts.
     #[error("write refused: {0}")]
     Refused(&'static str),
+    /// The version is one this store does not trust itself: repair, replace or discard it.
+    #[error("the version here is suspect")]
+    Suspect,
     /// Bytes do not match their checksum.
     #[error("cell {cell} is corrupt")]
     Corrupt {
@@ -151,6 +154,9 @@ pub struct ReadMode {
     pub newest: bool,
     /// Check every cell before it is returned.
     pub verify: bool,
+    /// Also a suspect version, whose cells are then always checked: a repair takes good cells
+    /// wherever they are, nobody else may.
+    pub suspect: bool,
 }
 
 /// Bytes of a chunk and what is needed to check them.
@@ -180,8 +186,11 @@ pub struct ChunkInfo {
     pub committed: Option<(Version, u32)>,
     /// True when a mutation, truncation or non-growth pending was ever recorded.
     pub mutated: bool,
-    /// True when the store does not trust its own copy.
+    /// True when the store does not trust its newest version.
     pub suspect: bool,
+    /// True when the store does not trust its newest committed version. A suspect pending says
+    /// nothing of the committed version below it.
+    pub committed_suspect: bool,
     /// Truncation generation.
     pub trunc_gen: u32,
     /// Cell size, as a power of two.
@@ -212,7 +221,7 @@ impl StoreError {
             StoreError::Dirty => Status::Dirty,
             StoreError::BaseMismatch { .. } => Status::Conflict,
             StoreError::Refused(_) => Status::Invalid,
-            StoreError::Corrupt { .. } => Status::Corrupt,
+            StoreError::Suspect | StoreError::Corrupt { .. } => Status::Corrupt,
             StoreError::NoSpace => Status::NoSpace,
             StoreError::Busy => Status::Busy,
             StoreError::Open(_) => Status::Internal,

@@ -18,6 +18,7 @@ use super::grant::Grant;
 use super::journal::{Done, Room};
 use super::record::Record;
 use super::state::{ChunkState, OpEntry, remember_op};
+use super::suspect::check_trusted;
 use super::types::{Durable, InstallOp, StoreError, WriteOp};
 use crate::io::{Buffer, Disk};
 use crate::limits::{PENDING_CHAIN_MAX, STORE_WRITES_MAX};
@@ -40,6 +41,7 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// - [`StoreError::BaseMismatch`]: another version is here. Nothing was changed.
     /// - [`StoreError::Refused`]: the write is malformed. Nothing was changed.
+    /// - [`StoreError::Suspect`]: the version it builds on is not trusted. Nothing was changed.
     /// - [`StoreError::NoSpace`], [`StoreError::Busy`]: no room now. Nothing was changed.
     /// - [`StoreError::Corrupt`]: a partly overwritten cell does not verify. Nothing was changed.
     /// - [`StoreError::Disk`], [`StoreError::Fenced`]: the version may or may not be durable.
@@ -143,6 +145,9 @@ impl<D: Disk> Store<D> {
         if op.base != have || op.version <= have {
             return Err(StoreError::BaseMismatch { base: op.base, have });
         }
+        if let Some(newest) = newest {
+            check_trusted(newest)?;
+        }
         if entry.is_some_and(|entry| entry.pendings.len() >= PENDING_CHAIN_MAX) {
             return Err(StoreError::Busy);
         }
@@ -170,7 +175,7 @@ impl<D: Disk> Store<D> {
             cell_log2: op.cell_log2,
             chunk_log2: op.chunk_log2,
             mutated,
-            suspect: base.is_some_and(|base| base.suspect),
+            suspect: false,
             content: built.content,
             ops,
             cells: built.cells,

@@ -150,7 +150,7 @@ fn check(disk: &MemoryDisk, known: &Known, what: &str) {
             match read_all(&store, fid).await {
                 Ok(bytes) => assert_eq!(Some(&bytes), expected, "{what}: chunk {fid}"),
                 // What was never acknowledged may be torn, and says so; the one before is whole.
-                Err(StoreError::Corrupt { .. }) => {
+                Err(StoreError::Suspect) => {
                     assert!(info.suspect, "{what}: {fid}");
                     assert!(Some(counter) > acknowledged(fid), "{what}: {fid} is acknowledged");
                     store.discard(GROUP, &[(key(fid), info.version)]).await.unwrap();

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use futures_lite::future::block_on;
 use node::io::memory::MemoryDisk;
 use node::io::memory::disk::Faults;
-use node::store::{FormatOptions, Store, StoreError};
+use node::store::{FormatOptions, InstallOp, ReadMode, Store, StoreError};
 use protocol::ids::{ClusterId, NodeId, TargetId, Version};
 
 use crate::store_support::*;
@@ -93,10 +93,61 @@ fn data_that_was_not_written_makes_the_last_version_suspect() {
     let (store, recovered) = open(&disk);
     assert_eq!((recovered.intact, recovered.suspects), (true, 1));
     with_store(&store, async {
-        assert_eq!(read_all(&store, 5).await, Err(StoreError::Corrupt { cell: 0 }));
+        // The committed version is as good as it was; the suspect one is not even half good.
         assert_eq!(read_committed(&store, 5, 0, 16384).await.unwrap(), pattern(1, 16384));
+        assert_eq!(read_all(&store, 5).await, Err(StoreError::Suspect));
+        assert_eq!(store.verify(GROUP, key(5)).await.unwrap().bad_cells, [0]);
+        let info = store.info(GROUP, key(5)).unwrap();
+        assert_eq!((info.suspect, info.committed_suspect), (true, false));
+        assert_eq!(info.committed, Some((version(1), 16384)));
+        assert_eq!(store.suspects(GROUP), [(key(5), version(2))]);
+        assert_eq!(store.pendings(GROUP), [], "it does not count as held");
+        let more = Put { base: version(2), offset: 16384, ..Put::new(5, 3, pattern(3, 100)) };
+        assert_eq!(store.write(more.op(&disk)).await, Err(StoreError::Suspect));
         store.discard(GROUP, &[(key(5), version(2))]).await.unwrap();
         assert_eq!(read_all(&store, 5).await.unwrap(), pattern(1, 16384));
+        assert_eq!(store.suspects(GROUP), []);
+    });
+}
+
+#[test]
+fn a_suspect_version_is_replaced_by_a_whole_chunk_and_stays_suspect_until_then() {
+    let (disk, store) = fresh(20);
+    with_store(&store, async {
+        for (counter, offset) in [(1, 0), (2, 16384)] {
+            let base = if counter == 1 { Version::ZERO } else { version(1) };
+            let put = Put { base, offset, ..Put::new(5, counter, pattern(1, 16384)) };
+            store.write(put.op(&disk)).await.unwrap();
+        }
+        store.commit_through(GROUP, version(1));
+        store.mark_suspect(GROUP, key(5), version(1));
+        store.mark_suspect(GROUP, key(5), version(9));
+        let info = store.info(GROUP, key(5)).unwrap();
+        assert_eq!((info.suspect, info.committed_suspect), (false, true));
+        assert_eq!(read_all(&store, 5).await.unwrap().len(), 2 * 16384, "the pending is good");
+        let committed = read_committed(&store, 5, 0, 16384).await;
+        assert_eq!(committed, Err(StoreError::Suspect));
+        store.mark_suspect(GROUP, key(5), version(2));
+        store.write(Put::new(6, 3, pattern(3, 100)).op(&disk)).await.unwrap();
+    });
+    let disk = disk.crash(0);
+    let (store, recovered) = open(&disk);
+    assert!(recovered.intact);
+    let both = [(key(5), version(1)), (key(5), version(2))];
+    assert_eq!(store.suspects(GROUP), both, "the marks are in the journal");
+    with_store(&store, async {
+        let mode = ReadMode { newest: true, verify: false, suspect: true };
+        let out = store.read(GROUP, key(5), 16384, 100, mode).await.unwrap();
+        assert_eq!(out.payload.to_vec(), pattern(1, 16384), "cells are checked one by one");
+        let write = Put::new(5, 2, pattern(4, 20_000)).op(&disk);
+        let whole = InstallOp { write, ops: vec![], mutated: false, committed: false };
+        store.install(whole).await.unwrap();
+        assert_eq!(read_all(&store, 5).await.unwrap(), pattern(4, 20_000));
+        assert_eq!(store.suspects(GROUP), [(key(5), version(1))]);
+        store.commit_through(GROUP, version(2));
+        assert_eq!(store.suspects(GROUP), []);
+        assert_eq!(read_committed(&store, 5, 0, 20_000).await.unwrap(), pattern(4, 20_000));
+        assert!(store.space_equals_index());
     });
 }
 
@@ -135,7 +186,9 @@ fn rot_of_cells_and_descriptors_is_detected() {
     let (store, _) = open(&disk);
     with_store(&store, async {
         assert_eq!(read_all(&store, 5).await, Err(StoreError::Corrupt { cell: 0 }));
+        assert_eq!(read_all(&store, 5).await, Err(StoreError::Suspect), "and is known from now on");
         assert!(store.verify(GROUP, key(5)).await.is_err());
+        assert_eq!(store.suspects(GROUP), [(key(5), version(1))]);
     });
 }
 

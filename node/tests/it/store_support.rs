@@ -149,7 +149,7 @@ pub(crate) fn fresh(seed: u64) -> (MemoryDisk, Rc<Store<MemoryDisk>>) {
 /// Reads the newest version of a whole chunk, verified.
 pub(crate) async fn read_all<D: Disk>(store: &Store<D>, fid: u64) -> Result<Vec<u8>, StoreError> {
     let len = store.info(GROUP, key(fid)).ok_or(StoreError::NotFound)?.chunk_len;
-    let mode = ReadMode { newest: true, verify: true };
+    let mode = ReadMode { newest: true, verify: true, suspect: false };
     Ok(store.read(GROUP, key(fid), 0, len, mode).await?.payload.to_vec())
 }
 
@@ -159,7 +159,7 @@ pub(crate) async fn read_committed<D: Disk>(
     offset: u32,
     len: u32,
 ) -> Result<Vec<u8>, StoreError> {
-    let mode = ReadMode { newest: false, verify: true };
+    let mode = ReadMode { newest: false, verify: true, suspect: false };
     let out = store.read(GROUP, key(fid), offset, len, mode).await?;
     let skip = (offset - (out.first_cell << out.cell_log2)) as usize;
     Ok(out.payload.to_vec()[skip..skip + len as usize].to_vec())

@@ -27,6 +27,7 @@ pub(super) const RECORD_KINDS: &[Kind] = &[
     (5, "Discard", &[("group", 4), ("key", 12), ("version", 8)]),
     (6, "Quarantine", &[("group", 4), ("key", 12)]),
     (7, "DropFid", &[("group", 4), ("fid", 8)]),
+    (8, "Suspect", &[("group", 4), ("key", 12), ("version", 8)]),
 ];
 
 /// One change of the index.
@@ -46,6 +47,8 @@ pub(super) enum Record {
     Quarantine { group: GroupId, key: ChunkKey },
     /// Every chunk of the file is gone.
     DropFid { group: GroupId, fid: Fid },
+    /// The store found out that it cannot trust this version.
+    Suspect { group: GroupId, key: ChunkKey, version: Version },
 }
 
 impl Record {
@@ -80,6 +83,10 @@ impl Record {
             Record::DropFid { group, fid } => {
                 body.u32(group.0).u64(fid.0);
                 7
+            }
+            Record::Suspect { group, key, version } => {
+                body.u32(group.0).key(*key).version(*version);
+                8
             }
         };
         out.u8(kind).u8(0).u16(u16::try_from(body.len()).unwrap_or(u16::MAX)).raw(body.bytes());
@@ -117,6 +124,9 @@ impl Record {
             }
             6 => Record::Quarantine { group: from.group()?, key: from.key()? },
             7 => Record::DropFid { group: from.group()?, fid: Fid(from.u64()?) },
+            8 => {
+                Record::Suspect { group: from.group()?, key: from.key()?, version: from.version()? }
+            }
             _ => return None,
         };
         (reserved == 0 && body.is_empty()).then_some(record)

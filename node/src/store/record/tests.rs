@@ -43,6 +43,7 @@ fn all() -> Vec<Record> {
         Record::Discard { group, key, version: VERSION },
         Record::Quarantine { group, key },
         Record::DropFid { group, fid: Fid(0x0102) },
+        Record::Suspect { group, key, version: VERSION },
     ]
 }
 

@@ -173,6 +173,7 @@ impl ChunkIndex for FakeStore {
             committed: committed.map(|held| (held.version, held.bytes.len() as u32)),
             mutated: false,
             suspect: false,
+            committed_suspect: false,
             trunc_gen: 0,
             cell_log2: 14,
             chunk_log2: 22,
