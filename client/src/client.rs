@@ -8,6 +8,7 @@ use protocol::cluster_map::{ClusterMap, Role};
 use protocol::ids::{ChunkKey, Epoch, GroupId, TargetId};
 use protocol::message::chunk::{ShardStatsReply, ShardStatsRequest, VerifyReply, VerifyRequest};
 use protocol::message::cluster::{StatusReply, StatusRequest};
+use protocol::message::operate::{AdminOp, AdminReply, AdminRequest, PlansReply, PlansRequest};
 use protocol::tls::{TlsFiles, client_config};
 
 use crate::config::Config;
@@ -114,6 +115,25 @@ impl Client {
     /// Nothing is changed.
     pub async fn status(&self) -> Result<StatusReply, Error> {
         self.core().ask("status", &StatusRequest).await
+    }
+
+    /// Gives an operator's order; only administrators may.
+    ///
+    /// # Durability
+    /// On return the order survives a restart of the coordinator.
+    ///
+    /// # Cancel safety
+    /// The order may have been given; giving it again changes nothing.
+    pub async fn admin(&self, op: AdminOp) -> Result<AdminReply, Error> {
+        self.core().ask("order", &AdminRequest { op }).await
+    }
+
+    /// One page of the groups that have a plan or a syncing member, ascending.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn plans(&self, after: GroupId) -> Result<PlansReply, Error> {
+        self.core().ask("plans", &PlansRequest { after }).await
     }
 
     /// Counters of the shard that owns a target.

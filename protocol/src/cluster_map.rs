@@ -208,8 +208,8 @@ impl ClusterMap {
             return Err(MapGap { from: delta.from, have: self.version });
         }
         self.version = delta.to;
-        delta.removed_nodes.iter().for_each(|node| drop(self.nodes.remove(node)));
-        delta.removed_targets.iter().for_each(|target| drop(self.targets.remove(target)));
+        self.nodes.retain(|node, _| !delta.removed_nodes.contains(node));
+        self.targets.retain(|target, _| !delta.removed_targets.contains(target));
         self.nodes.extend(delta.nodes.iter().map(|node| (node.id, node.clone())));
         self.targets.extend(delta.targets.iter().map(|target| (target.id, target.clone())));
         self.groups.extend(delta.groups.iter().map(|group| (group.id, group.clone())));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::admin::AdminArgs;
 use super::units::parse_size;
 
 /// A distributed file system for bulk data.
@@ -103,7 +104,12 @@ pub enum Verb {
         /// Print one JSON document
         #[arg(long)]
         json: bool,
+        /// Show it again every second until interrupted
+        #[arg(short, long, conflicts_with = "json")]
+        watch: bool,
     },
+    /// Give an operator's orders and follow them
+    Admin(AdminArgs),
     /// Run a cluster on this machine
     Dev(DevArgs),
 }
@@ -208,7 +214,7 @@ pub enum DevCommand {
         #[arg(long)]
         dir: PathBuf,
     },
-    /// Add a node
+    /// Add a node and start it; returns when it is registered
     AddNode {
         /// Folder of the cluster
         #[arg(long)]
@@ -296,6 +302,7 @@ impl Verb {
             Verb::Locate(_) => "locate",
             Verb::Verify { .. } => "verify",
             Verb::Status { .. } => "status",
+            Verb::Admin(args) => args.command.name(),
             Verb::Dev(args) => args.command.name(),
         }
     }

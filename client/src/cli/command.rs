@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{Command, Verb};
 use super::failure::Failure;
-use super::{cluster, namespace, output, transfer};
+use super::{admin, cluster, namespace, output, transfer};
 use crate::{Client, Config, dev};
 
 /// How long the end of the session may take after the command itself has ended.
@@ -85,7 +85,9 @@ async fn dispatch(client: &Client, verb: Verb) -> Result<(), Failure> {
         Verb::Verify { recursive, json, path } => {
             cluster::verify(client, path, recursive, json).await
         }
-        Verb::Status { json } => cluster::status(client, json).await,
+        Verb::Status { watch: true, .. } => cluster::watch(client).await,
+        Verb::Status { json, .. } => cluster::status(client, json).await,
+        Verb::Admin(args) => admin::run(client, args).await,
         Verb::Dev(_) => Err(Failure::Usage("dev commands need no cluster".to_owned())),
     }
 }

@@ -5,6 +5,7 @@
 //! means done, 1 failed with a line for each failure, 2 a wrong command line or configuration;
 //! with `--json`, standard output holds one document and nothing else. Start at [`run`].
 
+pub mod admin;
 pub mod args;
 pub mod calendar;
 pub(crate) mod clock;

@@ -60,22 +60,32 @@ pub(crate) async fn start_node(dir: &Path, number: u32) -> Result<(), DevError> 
     if !matches!(coordinator.state(), State::Running(_)) {
         return Err(DevError::NotRunning(coordinator.name()));
     }
-    let slot = Slot::new(&folder, Role::Node(node));
+    start_in(&folder, &settings, node, &binary).await
+}
+
+/// Starts a node of a cluster whose coordinator runs, and waits until it is registered.
+pub(crate) async fn start_in(
+    folder: &Folder,
+    settings: &Settings,
+    node: NodeId,
+    binary: &Path,
+) -> Result<(), DevError> {
+    let slot = Slot::new(folder, Role::Node(node));
     if matches!(slot.state(), State::Running(_)) {
         return Ok(());
     }
-    released(&slot_ports(&settings, slot.role)).await?;
+    released(&slot_ports(settings, slot.role)).await?;
     let slots = [slot];
-    let client = Watch::new(&folder, &[]).connect().await?;
+    let client = Watch::new(folder, &[]).connect().await?;
     let before = client.refresh_map().await.map_err(|error| DevError::Cluster {
         what: "cannot read the cluster map",
         text: error.to_string(),
     })?;
     let before = ready::generations(&before);
-    slots[0].start(&binary)?;
-    let targets = targets(&settings, node);
-    Watch::new(&folder, &slots)
-        .map(&client, &format!("registration of node {number}"), |map| {
+    slots[0].start(binary)?;
+    let targets = targets(settings, node);
+    Watch::new(folder, &slots)
+        .map(&client, &format!("registration of node {node}"), |map| {
             ready::node_registered(map, node, &targets, &before)
         })
         .await?;

@@ -117,6 +117,17 @@ impl Folder {
         }
     }
 
+    /// Writes the settings.
+    ///
+    /// # Errors
+    /// [`DevError`] names the file.
+    pub(crate) fn store_settings(&self, settings: &Settings) -> Result<(), DevError> {
+        let path = self.settings_file();
+        let text = toml::to_string(settings)
+            .map_err(|error| DevError::Damaged { path: path.clone(), text: error.to_string() })?;
+        write_file(&path, 0o644, text.as_bytes())
+    }
+
     /// Removes everything `dev up` made, and the folder too when `dev up` made it.
     ///
     /// # Errors

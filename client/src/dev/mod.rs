@@ -10,6 +10,7 @@ mod certificates;
 mod control;
 mod files;
 mod folder;
+mod grow;
 mod identity;
 mod ports;
 mod process;
@@ -150,9 +151,7 @@ pub async fn run(args: DevArgs) -> Result<(), DevError> {
         DevCommand::StartCoordinator { number, dir } => {
             control::start_coordinator(&dir, number).await
         }
-        DevCommand::AddNode { .. } => Err(DevError::Usage(
-            "add-node is not supported yet; make a new cluster with more --nodes".to_owned(),
-        )),
+        DevCommand::AddNode { dir } => grow::add_node(&dir).await,
         DevCommand::Down { dir, purge } => control::down(&dir, purge).await,
         DevCommand::Client { user, uid, out, dir } => identity::client(&dir, &user, uid, &out),
     }

@@ -25,6 +25,9 @@ pub struct Settings {
     pub cluster: String,
     /// Data nodes, numbered from 1.
     pub nodes: u32,
+    /// Those of them that `add-node` added.
+    #[serde(default)]
+    pub added: u32,
     /// Shards of each node.
     pub shards: u16,
     /// Coordinators, numbered from 1.
@@ -105,6 +108,7 @@ impl Settings {
         let settings = Settings {
             cluster: cluster.to_string(),
             nodes,
+            added: 0,
             shards,
             coordinators: asked.coordinators.unwrap_or(1),
             replicas: replicas_asked.min(u8::try_from(nodes).unwrap_or(u8::MAX)),
@@ -157,12 +161,25 @@ impl Settings {
     /// # Errors
     /// [`SettingsError::Differs`] names the first option that differs.
     pub fn accepts(&self, asked: &Asked) -> Result<(), SettingsError> {
-        same("--nodes", self.nodes, asked.nodes)?;
+        // Both numbers are true of a cluster that grew: those it was made with, and all.
+        let nodes = asked.nodes.filter(|&asked| asked != self.nodes - self.added);
+        same("--nodes", self.nodes, nodes)?;
         same("--shards", self.shards, asked.shards)?;
         same("--coordinators", self.coordinators, asked.coordinators)?;
         same("--replicas", self.replicas_asked, asked.replicas)?;
         same("--target-size", self.target_size, asked.target_size)?;
         same("--base-port", self.base_port, asked.base_port)
+    }
+
+    /// The settings with one more node.
+    ///
+    /// # Errors
+    /// [`SettingsError::Range`] when the cluster has no port left for it.
+    pub fn grown(&self) -> Result<Settings, SettingsError> {
+        let (nodes, added) = (self.nodes.saturating_add(1), self.added.saturating_add(1));
+        let grown = Settings { nodes, added, ..self.clone() };
+        grown.validate()?;
+        Ok(grown)
     }
 
     /// Identity of the cluster; `None` when the settings file was damaged.
@@ -279,6 +296,17 @@ mod tests {
         let asked = Asked { nodes: Some(45), shards: Some(2), ..Asked::default() };
         let settings = settings(&asked).unwrap();
         assert_eq!(settings.ports().iter().max(), Some(&7499));
+    }
+
+    #[test]
+    fn a_cluster_that_grew_accepts_both_numbers_of_nodes() {
+        let grown = settings(&Asked::default()).unwrap().grown().unwrap();
+        assert_eq!((grown.nodes, grown.added), (4, 1));
+        let with = |nodes| grown.accepts(&Asked { nodes: Some(nodes), ..Asked::default() });
+        assert_eq!((with(3), with(4)), (Ok(()), Ok(())));
+        assert!(with(5).is_err());
+        let full = Settings { nodes: 90, ..grown };
+        assert!(full.grown().is_err(), "no port is left");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 use protocol::ids::{ClusterId, NodeId, ShardId, TargetId};
 use rustix::process::Signal;
 
-use super::folder::{make_folder, write_file};
+use super::folder::make_folder;
 use super::ports::{PortRange, choose_base_port, first_listening, released};
 use super::process::{Role, Slot, State, find_binary};
 use super::ready::{self, Watch};
@@ -125,11 +125,7 @@ fn settings(
         None => choose_base_port(|base_port| Settings { base_port, ..draft.clone() }.ports())?,
     };
     let settings = Settings { base_port: range.base(), made_folder, ..draft };
-    let text = toml::to_string(&settings).map_err(|error| DevError::Damaged {
-        path: folder.settings_file(),
-        text: error.to_string(),
-    })?;
-    write_file(&folder.settings_file(), 0o644, text.as_bytes())?;
+    folder.store_settings(&settings)?;
     Ok((settings, Some(range)))
 }
 

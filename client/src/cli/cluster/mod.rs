@@ -1,6 +1,7 @@
 //! Commands that look at the cluster itself: where bytes are, and whether all is well.
 
 mod df;
+mod groups;
 mod judge;
 mod locate;
 mod settle;
@@ -9,6 +10,8 @@ mod status;
 mod verify;
 
 pub(crate) use df::df;
+pub(crate) use groups::word as group_word;
 pub(crate) use locate::locate;
-pub(crate) use status::status;
+pub(crate) use shards::{node_word, target_word};
+pub(crate) use status::{status, watch};
 pub(crate) use verify::verify;

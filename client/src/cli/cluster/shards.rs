@@ -42,7 +42,7 @@ pub(super) async fn ask(
 }
 
 /// The state of a node in one word.
-pub(super) fn node_word(node: &NodeRecord) -> &'static str {
+pub(crate) fn node_word(node: &NodeRecord) -> &'static str {
     match node.state {
         NodeState::Down => "down",
         NodeState::Up if node.draining => "draining",
@@ -51,7 +51,7 @@ pub(super) fn node_word(node: &NodeRecord) -> &'static str {
 }
 
 /// The state of a target in one word.
-pub(super) fn target_word(state: TargetState) -> &'static str {
+pub(crate) fn target_word(state: TargetState) -> &'static str {
     match state {
         TargetState::Up => "up",
         TargetState::Down => "down",
@@ -62,7 +62,7 @@ pub(super) fn target_word(state: TargetState) -> &'static str {
 
 fn is_alive(map: &ClusterMap, target: TargetId) -> bool {
     map.targets.get(&target).is_some_and(|target| {
-        target.state == TargetState::Up
+        matches!(target.state, TargetState::Up | TargetState::Slow)
             && map.nodes.get(&target.node).is_some_and(|node| node.state != NodeState::Down)
     })
 }

@@ -1,72 +1,59 @@
 //! `status`: the health of the cluster, in the order a person asks.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::time::Duration;
 
-use protocol::cluster_map::{ClusterMap, GroupRecord};
+use protocol::cluster_map::ClusterMap;
 use protocol::ids::TargetId;
 use protocol::message::chunk::ShardStatsReply;
-use protocol::message::cluster::StatusReply;
+use protocol::message::cluster::{Alarm, DrainStatus, StatusReply, TargetHealth};
 use serde_json::{Value, json};
 
+use super::groups::Groups;
 use super::shards::{ask, node_word, target_word};
 use crate::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::print;
 use crate::cli::units::{human_seconds, human_size};
 
-/// How many groups are in which state; each group is counted once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Groups {
-    total: usize,
-    healthy: usize,
-    degraded: usize,
-    unwritable: usize,
-    down: usize,
-}
+/// Pause between two looks.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Clears a terminal and goes to its first line.
+const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// Shows the health of the cluster.
 pub(crate) async fn status(client: &Client, as_json: bool) -> Result<(), Failure> {
-    let (reply, map) = (client.status().await?, client.refresh_map().await?);
-    let shards = ask(client, &map, map.targets.keys().copied()).await;
-    let text = if as_json {
-        format!("{}\n", document(&reply, &map, &shards))
-    } else {
-        sheet(&reply, &map, &shards)
-    };
+    let text = shown(client, as_json).await?;
     print(&text).map_err(Failure::output)
 }
 
-impl Groups {
-    fn count<'a>(groups: impl Iterator<Item = &'a GroupRecord>) -> Groups {
-        let mut count = Groups::default();
-        for group in groups {
-            count.total += 1;
-            if group.down {
-                count.down += 1;
-            } else if !group.writable() || !group.active {
-                count.unwritable += 1;
-            } else if group.healthy() {
-                count.healthy += 1;
-            } else {
-                count.degraded += 1;
-            }
-        }
-        count
+/// Shows the health of the cluster again and again.
+pub(crate) async fn watch(client: &Client) -> Result<(), Failure> {
+    let clear = std::io::stdout().is_terminal();
+    loop {
+        let text = shown(client, false).await?;
+        let text = if clear { format!("{CLEAR}{text}") } else { format!("{text}\n") };
+        print(&text).map_err(Failure::output)?;
+        tokio::time::sleep(WATCH_EVERY).await;
     }
+}
 
-    fn state(self) -> &'static str {
-        if self.total == 0 || self.down + self.unwritable > 0 {
-            "unavailable"
-        } else if self.degraded > 0 {
-            "degraded"
-        } else {
-            "healthy"
-        }
-    }
+async fn shown(client: &Client, as_json: bool) -> Result<String, Failure> {
+    let (reply, map) = (client.status().await?, client.refresh_map().await?);
+    let shards = ask(client, &map, map.targets.keys().copied()).await;
+    Ok(if as_json {
+        format!("{}\n", document(&reply, &map, &shards))
+    } else {
+        sheet(&reply, &map, &shards)
+    })
 }
 
 /// Seconds until recovery is done; `None` while nothing moves.
 fn eta(reply: &StatusReply) -> Option<u64> {
+    if reply.recovery_eta_s.is_some() {
+        return reply.recovery_eta_s;
+    }
     match (reply.recovery_bytes_left, reply.recovery_bytes_per_s) {
         (0, _) => Some(0),
         (_, 0) => None,
@@ -133,18 +120,55 @@ fn document(
             "degraded": groups.degraded,
             "unwritable": groups.unwritable,
             "down": groups.down,
+            "endangered": groups.endangered,
         },
         "recovery": {
             "bytes_left": reply.recovery_bytes_left,
             "bytes_per_s": reply.recovery_bytes_per_s,
             "eta_s": eta(reply),
+            "guarded": reply.guarded,
         },
+        "drains": drains(reply),
+        "scrub": scrub(reply),
+        "alarms": alarms(reply),
         "coordinators": coordinators,
         "inodes": reply.inodes,
         "file_bytes": reply.file_bytes,
         "sessions": reply.sessions,
         "dead_files": reply.dead_files,
     })
+}
+
+fn drains(reply: &StatusReply) -> Vec<Value> {
+    let drain = |drain: &DrainStatus| {
+        json!({
+            "node": drain.node.0,
+            "groups_left": drain.groups_left,
+            "bytes_left": drain.bytes_left,
+            "eta_s": drain.eta_s,
+        })
+    };
+    reply.drains.iter().map(drain).collect()
+}
+
+fn scrub(reply: &StatusReply) -> Value {
+    let sum = |of: fn(&TargetHealth) -> u64| reply.targets.iter().map(of).sum::<u64>();
+    json!({
+        "pass": reply.scrub_pass,
+        "cells_damaged": sum(|health| health.cells_damaged),
+        "cells_repaired": sum(|health| health.cells_repaired),
+        "cells_bad": sum(|health| health.cells_bad),
+        "quarantined_chunks": sum(|health| health.quarantined_chunks),
+        "quarantined_bytes": sum(|health| health.quarantined_bytes),
+    })
+}
+
+fn alarms(reply: &StatusReply) -> Vec<Value> {
+    let alarm = |alarm: &Alarm| {
+        let target = (alarm.target.0 != 0).then_some(alarm.target.0);
+        json!({ "target": target, "name": alarm.name, "text": alarm.text })
+    };
+    reply.alarms.iter().map(alarm).collect()
 }
 
 fn add_counters(shard: &mut Value, stats: &ShardStatsReply) {
@@ -179,18 +203,16 @@ fn sheet(
     shards: &BTreeMap<TargetId, ShardStatsReply>,
 ) -> String {
     let groups = Groups::count(map.groups.values());
-    let Groups { total, healthy, degraded, unwritable, down } = groups;
+    let Groups { total, healthy, degraded, unwritable, down, endangered } = groups;
     let mut text = format!(
         "{}: {total} groups: {healthy} healthy, {degraded} degraded, {unwritable} unwritable, \
          {down} down\n",
         groups.state()
     );
-    if reply.recovery_bytes_left > 0 {
-        let left = human_size(reply.recovery_bytes_left);
-        let rate = human_size(reply.recovery_bytes_per_s);
-        let eta = eta(reply).map_or_else(|| "unknown".to_owned(), human_seconds);
-        text.push_str(&format!("recovery: {left} left, {rate}/s, ETA {eta}\n"));
+    if endangered > 0 {
+        text.push_str(&format!("endangered: {endangered} groups have one serving replica\n"));
     }
+    text.push_str(&work(reply));
     let (inodes, bytes) = (reply.inodes, human_size(reply.file_bytes));
     text.push_str(&format!("files: {inodes} inodes, {bytes}\n"));
     for one in &reply.coordinators {
@@ -223,57 +245,40 @@ fn sheet(
     text
 }
 
+/// What the cluster does by itself, and what it wants an operator to see.
+fn work(reply: &StatusReply) -> String {
+    let mut text = String::new();
+    let time = |eta: Option<u64>| eta.map_or_else(|| "unknown".to_owned(), human_seconds);
+    if reply.recovery_bytes_left > 0 {
+        let left = human_size(reply.recovery_bytes_left);
+        let rate = human_size(reply.recovery_bytes_per_s);
+        text.push_str(&format!("recovery: {left} left, {rate}/s, ETA {}\n", time(eta(reply))));
+    }
+    if reply.guarded {
+        text.push_str("recovery: no copies are started, because too much disappeared at once\n");
+    }
+    for drain in &reply.drains {
+        let (node, groups, left) = (drain.node, drain.groups_left, human_size(drain.bytes_left));
+        let eta = time(drain.eta_s);
+        text.push_str(&format!("drain of node {node}: {groups} groups, {left} left, ETA {eta}\n"));
+    }
+    let sum = |of: fn(&TargetHealth) -> u64| reply.targets.iter().map(of).sum::<u64>();
+    let (damaged, bad) = (sum(|health| health.cells_damaged), sum(|health| health.cells_bad));
+    if damaged + bad > 0 {
+        let repaired = sum(|health| health.cells_repaired);
+        text.push_str(&format!(
+            "damage: {damaged} cells found damaged, {repaired} repaired, {bad} bad now\n"
+        ));
+    }
+    for alarm in &reply.alarms {
+        text.push_str(&format!("alarm {}: {}\n", alarm.name, alarm.text));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
-    use protocol::cluster_map::{Member, Role};
-    use protocol::ids::{Epoch, Generation, GroupId};
-
     use super::*;
-
-    fn group(members: u32, active: bool, down: bool) -> GroupRecord {
-        let member = |target| Member {
-            target: TargetId(target),
-            generation: Generation(1),
-            role: if target == 1 { Role::Primary } else { Role::Backup },
-        };
-        GroupRecord {
-            id: GroupId(1),
-            kind: 0,
-            epoch: Epoch(1),
-            last_writable_epoch: Epoch(1),
-            active,
-            down,
-            replicas: 3,
-            min_write: 2,
-            members: (1..=members).map(member).collect(),
-            evicted: vec![],
-            mutations: true,
-            ..GroupRecord::default()
-        }
-    }
-
-    #[test]
-    fn each_group_is_counted_once_in_its_worst_state() {
-        let groups = [
-            group(3, true, false),
-            group(2, true, false),
-            group(1, true, false),
-            group(3, false, false),
-            group(3, true, true),
-        ];
-        let count = Groups::count(groups.iter());
-        let expected = Groups { total: 5, healthy: 1, degraded: 1, unwritable: 2, down: 1 };
-        assert_eq!(count, expected);
-    }
-
-    #[test]
-    fn the_state_is_the_worst_that_matters() {
-        let state = |groups: &[GroupRecord]| Groups::count(groups.iter()).state();
-        assert_eq!(state(&[]), "unavailable");
-        assert_eq!(state(&[group(3, true, false)]), "healthy");
-        assert_eq!(state(&[group(3, true, false), group(2, true, false)]), "degraded");
-        assert_eq!(state(&[group(3, true, false), group(1, true, false)]), "unavailable");
-    }
 
     #[test]
     fn the_document_has_every_field_of_the_contract() {
