@@ -161,3 +161,20 @@ pub const CHUNK_RUNS_MAX: usize = 512;
 pub const PAGE_CACHE_MAX: usize = (64 << 20) / 4096;
 /// Index entries a checkpoint copies between two device writes.
 pub const CHECKPOINT_SLICE_ENTRIES: usize = 256;
+
+// Keeping a target's bytes.
+
+/// Share of the arena in use from which no new group is placed on the target, in percent.
+pub const NEAR_FULL_PERCENT: u64 = 85;
+/// Share from which no resync into the target starts, in percent.
+pub const RESYNC_STOP_PERCENT: u64 = 92;
+/// Share from which primaries refuse growth and mutation, in percent.
+pub const FULL_PERCENT: u64 = 95;
+/// Share from which the target itself takes only what frees space, in percent.
+pub const FREES_ONLY_PERCENT: u64 = 97;
+/// Time a chunk of a file that is not known to be dead is kept aside, in seconds: 72 hours.
+pub const QUARANTINE_TIME_S: u64 = 72 * 3600;
+
+const _: () =
+    assert!(NEAR_FULL_PERCENT < RESYNC_STOP_PERCENT && RESYNC_STOP_PERCENT < FULL_PERCENT);
+const _: () = assert!(FULL_PERCENT < FREES_ONLY_PERCENT && FREES_ONLY_PERCENT < 100);

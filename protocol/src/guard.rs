@@ -62,6 +62,14 @@ guards! {
     SuspectLoses,
     /// Deletes and adoptions keep their share of the journal.
     JournalReserve,
+    /// A repair takes only bytes that have the sums of exactly that version.
+    RepairSums,
+    /// Damage is believed only after a second read of the device.
+    DamageReread,
+    /// A target that is almost full takes only what frees space.
+    FullRefusal,
+    /// A chunk that was set aside is kept for its time.
+    QuarantineAge,
 
     // The group: replication rules.
 

@@ -29,6 +29,10 @@ impl Clock for SimClock {
         self.0.now()
     }
 
+    fn unix_seconds(&self) -> u64 {
+        self.now().as_ms() / 1000
+    }
+
     async fn sleep(&self, duration: Duration) {
         self.0.sleep(duration).await;
     }

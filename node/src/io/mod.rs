@@ -189,6 +189,8 @@ pub trait Net<D: Disk>: 'static {
 pub trait Clock: 'static {
     /// Now.
     fn now(&self) -> Nanos;
+    /// Seconds since 1970 as the machine believes; for what outlives a process, never for order.
+    fn unix_seconds(&self) -> u64;
     /// Waits.
     async fn sleep(&self, duration: Duration);
 }

@@ -19,7 +19,7 @@ use super::effect::{
 };
 use super::event::{ConnId, Event, JobId, ReplyTo};
 use super::state::Core;
-use crate::io::{Disk, Env, Link, Outgoing, Payload};
+use crate::io::{Clock, Disk, Env, Link, Outgoing, Payload};
 use crate::store::{ChunkInfo, Durable, InstallOp, ReadMode, ReadOut, StoreError, WriteOp};
 
 impl<E: Env, C: Control> Driver<E, C> {
@@ -134,7 +134,10 @@ impl<E: Env, C: Control> Driver<E, C> {
             }
             Task::Adopt(group, epoch) => self.store.adopt(group, epoch).await.map(|_| None),
             Task::Discard(group, items) => self.store.discard(group, &items).await.map(done),
-            Task::Quarantine(group, keys) => self.store.quarantine(group, &keys).await.map(done),
+            Task::Quarantine(group, keys) => {
+                let now_s = self.env.clock().unix_seconds();
+                self.store.quarantine(group, &keys, now_s).await.map(done)
+            }
             Task::Drop(group, fids) => self.store.drop_fids(group, &fids).await.map(done),
         };
         // A full journal or target is an answer, not an incident: the asker is told, `df` shows it.

@@ -60,22 +60,7 @@ impl<D: Disk> Store<D> {
         .await
     }
 
-    /// Sets chunks aside: kept, not served, not listed.
-    ///
-    /// # Durability
-    /// On return they stay set aside.
-    ///
-    /// # Cancel safety
-    /// As many as were queued go.
-    pub async fn quarantine(&self, group: GroupId, keys: &[ChunkKey]) -> Result<(), StoreError> {
-        let here: Vec<ChunkKey> = {
-            let index = self.index.borrow();
-            keys.iter().copied().filter(|key| index.served(group, *key).is_some()).collect()
-        };
-        self.commit_each(here.into_iter().map(|key| Record::Quarantine { group, key })).await
-    }
-
-    /// Deletes every chunk of these files in the group.
+    /// Deletes every chunk of these files in the group, also those that are set aside.
     ///
     /// # Durability
     /// On return they are gone; their space is free.
@@ -87,7 +72,10 @@ impl<D: Disk> Store<D> {
     }
 
     /// Stages records and waits for the last, which waits for all.
-    async fn commit_each(&self, records: impl Iterator<Item = Record>) -> Result<(), StoreError> {
+    pub(super) async fn commit_each(
+        &self,
+        records: impl Iterator<Item = Record>,
+    ) -> Result<(), StoreError> {
         self.check_writable()?;
         let mut last: Option<Done> = None;
         for record in records {

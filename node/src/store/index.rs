@@ -16,6 +16,7 @@ use super::extent::{Extent, ExtentSet};
 use super::record::Record;
 use super::snapshot::Snapshot;
 use super::state::ChunkState;
+use super::tally::{Tallies, Tally};
 use super::types::GroupInfo;
 
 /// Name of a chunk on a target.
@@ -26,6 +27,8 @@ pub(super) type Name = (GroupId, ChunkKey);
 pub(super) const ENTRY_FIELDS: &[(&str, usize)] =
     &[("group", 4), ("key", 12), ("flags", 1), ("pendings", 1)];
 const ENTRY_HEAD_LEN: usize = 18;
+/// Bytes that follow them when the chunk is set aside: since when.
+const SINCE_LEN: usize = 8;
 const FLAG_QUARANTINED: u8 = 1;
 const FLAG_COMMITTED: u8 = 2;
 
@@ -35,8 +38,8 @@ pub(super) struct Entry {
     pub(super) committed: Option<Rc<ChunkState>>,
     /// Ascending; each builds on the one before.
     pub(super) pendings: Vec<Rc<ChunkState>>,
-    /// Kept, not served, not listed.
-    pub(super) quarantined: bool,
+    /// When it was set aside, in seconds since 1970: kept, not served, not listed.
+    pub(super) quarantined: Option<u64>,
 }
 
 /// Everything the target holds.
@@ -46,6 +49,8 @@ pub(super) struct Index {
     groups: BTreeMap<GroupId, GroupInfo>,
     with_pendings: BTreeSet<Name>,
     with_suspects: BTreeSet<Name>,
+    set_aside: BTreeSet<Name>,
+    tallies: Tallies,
     image_len: u64,
     pub(super) snapshot: Option<Snapshot>,
 }
@@ -74,15 +79,19 @@ impl Entry {
 
     /// Length of [`Entry::encode`].
     pub(super) fn encoded_len(&self) -> usize {
-        ENTRY_HEAD_LEN + self.states().map(|state| 8 + state.encoded_len()).sum::<usize>()
+        let since = if self.quarantined.is_some() { SINCE_LEN } else { 0 };
+        ENTRY_HEAD_LEN + since + self.states().map(|state| 8 + state.encoded_len()).sum::<usize>()
     }
 
     /// Appends the entry as a checkpoint holds it: each state follows its journal position.
     pub(super) fn encode(&self, name: Name, out: &mut Writer) {
-        let flags = if self.quarantined { FLAG_QUARANTINED } else { 0 }
+        let flags = if self.quarantined.is_some() { FLAG_QUARANTINED } else { 0 }
             | if self.committed.is_some() { FLAG_COMMITTED } else { 0 };
         let pendings = u8::try_from(self.pendings.len()).unwrap_or(u8::MAX);
         out.u32(name.0.0).key(name.1).u8(flags).u8(pendings);
+        if let Some(since_s) = self.quarantined {
+            out.u64(since_s);
+        }
         for state in self.states() {
             state.encode(out.u64(state.lsn.0));
         }
@@ -92,13 +101,15 @@ impl Entry {
     pub(super) fn decode(from: &mut Reader<'_>) -> Option<(Name, Entry)> {
         let name = (from.group()?, from.key()?);
         let (flags, pendings) = (from.u8()?, from.u8()?);
+        let aside = flags & FLAG_QUARANTINED != 0;
+        let quarantined = if aside { Some(from.u64()?) } else { None };
         let state = |from: &mut Reader<'_>| {
             let lsn = protocol::ids::Lsn(from.u64()?);
             ChunkState::decode(from, lsn).map(Rc::new)
         };
         let committed = if flags & FLAG_COMMITTED != 0 { Some(state(from)?) } else { None };
         let pendings = from.list(usize::from(pendings), state)?.into_vec();
-        Some((name, Entry { committed, pendings, quarantined: flags & FLAG_QUARANTINED != 0 }))
+        Some((name, Entry { committed, pendings, quarantined }))
     }
 
     fn is_empty(&self) -> bool {
@@ -113,7 +124,7 @@ impl Entry {
     }
 
     fn install(&mut self, state: Rc<ChunkState>, committed: bool) {
-        self.quarantined = false;
+        self.quarantined = None;
         self.pendings.clear();
         if committed {
             self.committed = Some(state);
@@ -143,9 +154,10 @@ impl Index {
             Record::Discard { group, key, version } => self.change((group, key), |entry| {
                 entry.pendings.retain(|state| state.version < version);
             }),
-            Record::Quarantine { group, key } => {
-                self.change((group, key), |entry| entry.quarantined = true)
-            }
+            Record::Quarantine { group, key, since_s } => self.change((group, key), |entry| {
+                entry.quarantined.get_or_insert(since_s);
+            }),
+            Record::Release { group, fid, until_s } => self.release(group, fid, until_s),
             Record::DropFid { group, fid } => self.drop_fid(group, fid),
             Record::Suspect { group, key, version } => {
                 self.suspect((group, key), |state| state.version == version);
@@ -192,7 +204,7 @@ impl Index {
 
     /// The entry, unless it is quarantined.
     pub(super) fn served(&self, group: GroupId, key: ChunkKey) -> Option<&Entry> {
-        self.entry(group, key).filter(|entry| !entry.quarantined)
+        self.entry(group, key).filter(|entry| entry.quarantined.is_none())
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&Name, &Entry)> {
@@ -234,6 +246,33 @@ impl Index {
         self.with_suspects.range(all_of(group)).copied()
     }
 
+    /// Chunks that are set aside after a name, ascending.
+    pub(super) fn quarantined_after(
+        &self,
+        after: Option<Name>,
+    ) -> impl Iterator<Item = (Name, &Entry)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let names = self.set_aside.range((from, Bound::Unbounded));
+        names.filter_map(|name| Some((*name, self.entries.get(name)?)))
+    }
+
+    /// Chunks of a file that were set aside at or before a time.
+    pub(super) fn quarantined_of(&self, group: GroupId, fid: Fid, until_s: u64) -> u64 {
+        let names = self.set_aside.range(of_fid(group, fid));
+        let since = names.filter_map(|name| self.entries.get(name)?.quarantined);
+        since.filter(|since_s| *since_s <= until_s).count() as u64
+    }
+
+    /// Totals of one group.
+    pub(super) fn tally(&self, group: GroupId) -> Tally {
+        self.tallies.group(group)
+    }
+
+    /// Totals of all groups.
+    pub(super) fn tally_of_all(&self) -> Tally {
+        self.tallies.total()
+    }
+
     pub(super) fn group(&self, group: GroupId) -> GroupInfo {
         self.groups.get(&group).cloned().unwrap_or_default()
     }
@@ -254,7 +293,10 @@ impl Index {
     fn put(&mut self, name: Name, state: Rc<ChunkState>) -> Vec<Extent> {
         let through = self.group(name.0).committed_through;
         self.change(name, |entry| {
-            entry.quarantined = false;
+            if entry.quarantined.take().is_some() {
+                // The primary began the chunk anew: what was set aside must not be served under it.
+                *entry = Entry::default();
+            }
             entry.pendings.push(state);
             if guard::holds(Guard::FreeAfterCommit) {
                 entry.commit_through(through);
@@ -275,13 +317,25 @@ impl Index {
     }
 
     fn drop_fid(&mut self, group: GroupId, fid: Fid) -> Vec<Extent> {
-        let first = ChunkKey { fid, index: 0 };
-        let last = ChunkKey { fid, index: u32::MAX };
-        let names: Vec<Name> =
-            self.entries.range((group, first)..=(group, last)).map(|(name, _)| *name).collect();
+        let names: Vec<Name> = self.entries.range(of_fid(group, fid)).map(|have| *have.0).collect();
         names
             .into_iter()
             .flat_map(|name| self.change(name, |entry| *entry = Entry::default()))
+            .collect()
+    }
+
+    fn release(&mut self, group: GroupId, fid: Fid, until_s: u64) -> Vec<Extent> {
+        let names: Vec<Name> = self.set_aside.range(of_fid(group, fid)).copied().collect();
+        let old = |entry: &Entry| entry.quarantined.is_some_and(|since_s| since_s <= until_s);
+        names
+            .into_iter()
+            .flat_map(|name| {
+                self.change(name, |entry| {
+                    if old(entry) {
+                        *entry = Entry::default();
+                    }
+                })
+            })
             .collect()
     }
 
@@ -292,14 +346,19 @@ impl Index {
         }
         let entry = self.entries.entry(name).or_default();
         let before = entry.owned();
+        let share_before = Tally::of(name, entry, before.units());
         let len_before = if entry.is_empty() { 0 } else { entry.encoded_len() };
         change(entry);
+        let after = entry.owned();
+        let share_after = Tally::of(name, entry, after.units());
         let mut freed = before;
-        freed.remove_all(entry.owned().runs());
+        freed.remove_all(after.runs());
+        self.tallies.change(name.0, &share_before, &share_after);
         let len_after = if entry.is_empty() { 0 } else { entry.encoded_len() };
         self.image_len = self.image_len + len_after as u64 - len_before as u64;
         note(&mut self.with_pendings, name, !entry.pendings.is_empty());
         note(&mut self.with_suspects, name, entry.states().any(|state| state.suspect));
+        note(&mut self.set_aside, name, entry.quarantined.is_some());
         if entry.is_empty() {
             self.entries.remove(&name);
         }
@@ -320,4 +379,9 @@ fn note(set: &mut BTreeSet<Name>, name: Name, holds: bool) {
     } else {
         set.remove(&name);
     }
+}
+
+/// Every chunk of one file in one group.
+fn of_fid(group: GroupId, fid: Fid) -> RangeInclusive<Name> {
+    (group, ChunkKey { fid, index: 0 })..=(group, ChunkKey { fid, index: u32::MAX })
 }

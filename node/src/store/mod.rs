@@ -18,6 +18,7 @@ mod change;
 mod checkpoint;
 mod commit;
 mod descriptor;
+mod digest;
 mod draft;
 mod extent;
 mod fence;
@@ -27,6 +28,7 @@ mod grant;
 mod index;
 mod journal;
 mod plan;
+mod quarantine;
 mod query;
 mod read;
 mod record;
@@ -37,8 +39,10 @@ mod space;
 mod state;
 mod superblock;
 mod suspect;
+mod tally;
 mod types;
 mod wait;
+mod watermark;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -46,10 +50,13 @@ use std::rc::Rc;
 
 use protocol::ids::Generation;
 
+pub use digest::GroupDigest;
+pub use quarantine::{QuarantineSize, Quarantined};
 pub use types::{
     ChunkInfo, Durable, FormatOptions, GroupInfo, InstallOp, ReadMode, ReadOut, Recovered,
     StoreError, WriteOp,
 };
+pub use watermark::Fullness;
 
 use crate::io::Disk;
 

@@ -43,7 +43,7 @@ impl<D: Disk> Store<D> {
     ) -> (Vec<InventoryEntry>, bool) {
         let index = self.index.borrow();
         let mut served = index.group_entries(group, after).filter_map(|(key, entry)| {
-            let state = self.newest_durable(entry).filter(|_| !entry.quarantined)?;
+            let state = self.newest_durable(entry).filter(|_| entry.quarantined.is_none())?;
             Some(InventoryEntry {
                 key,
                 version: state.version,

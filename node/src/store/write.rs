@@ -56,6 +56,7 @@ impl<D: Disk> Store<D> {
     /// Payload that starts on a cell and goes to one run is written from where it lies.
     pub async fn write(&self, op: WriteOp<D>) -> Result<Durable, StoreError> {
         check_shape(&op)?;
+        self.check_fullness()?;
         let _slot = self.admit()?;
         let turn = self.gates.enter((op.group, op.key)).await;
         let base = self.base_of(&op)?;
@@ -97,6 +98,7 @@ impl<D: Disk> Store<D> {
         if write.len > 0 {
             check_shape(&write)?;
         }
+        self.check_fullness()?;
         let _slot = self.admit()?;
         let turn = self.gates.enter((write.group, write.key)).await;
         self.check_room(write.group)?;

@@ -21,5 +21,6 @@ mod store_bounds;
 mod store_crash;
 mod store_damage;
 mod store_files;
+mod store_keep;
 mod store_scale;
 mod store_support;

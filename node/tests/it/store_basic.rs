@@ -201,7 +201,7 @@ fn install_quarantine_and_drop_survive_a_restart() {
         let mut empty = install(true);
         empty.write = Put::new(9, 41, vec![]).op(&disk);
         store.install(empty).await.unwrap();
-        store.quarantine(GROUP, &[key(2)]).await.unwrap();
+        store.quarantine(GROUP, &[key(2)], 5).await.unwrap();
         store.drop_fids(GROUP, &[Fid(3)]).await.unwrap();
         store.adopt(GROUP, Epoch(6)).await.unwrap();
         assert!(store.adopt(GROUP, Epoch(5)).await.is_err());

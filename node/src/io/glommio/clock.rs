@@ -17,6 +17,10 @@ impl Clock for BootClock {
         Nanos(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0))
     }
 
+    fn unix_seconds(&self) -> u64 {
+        u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0)
+    }
+
     async fn sleep(&self, duration: Duration) {
         glommio::timer::sleep(duration).await;
     }

@@ -25,9 +25,10 @@ pub(super) const RECORD_KINDS: &[Kind] = &[
     (3, "Committed", &[("group", 4), ("through", 8)]),
     (4, "Adopt", &[("group", 4), ("epoch", 4)]),
     (5, "Discard", &[("group", 4), ("key", 12), ("version", 8)]),
-    (6, "Quarantine", &[("group", 4), ("key", 12)]),
+    (6, "Quarantine", &[("group", 4), ("key", 12), ("since", 8)]),
     (7, "DropFid", &[("group", 4), ("fid", 8)]),
     (8, "Suspect", &[("group", 4), ("key", 12), ("version", 8)]),
+    (16, "Release", &[("group", 4), ("fid", 8), ("until", 8)]),
 ];
 
 /// One change of the index.
@@ -44,11 +45,13 @@ pub(super) enum Record {
     /// A pending version, and those that build on it, are gone.
     Discard { group: GroupId, key: ChunkKey, version: Version },
     /// The chunk is kept but no longer served.
-    Quarantine { group: GroupId, key: ChunkKey },
+    Quarantine { group: GroupId, key: ChunkKey, since_s: u64 },
     /// Every chunk of the file is gone.
     DropFid { group: GroupId, fid: Fid },
     /// The store found out that it cannot trust this version.
     Suspect { group: GroupId, key: ChunkKey, version: Version },
+    /// Chunks of the file that were set aside at or before a time are gone.
+    Release { group: GroupId, fid: Fid, until_s: u64 },
 }
 
 impl Record {
@@ -76,8 +79,8 @@ impl Record {
                 body.u32(group.0).key(*key).version(*version);
                 5
             }
-            Record::Quarantine { group, key } => {
-                body.u32(group.0).key(*key);
+            Record::Quarantine { group, key, since_s } => {
+                body.u32(group.0).key(*key).u64(*since_s);
                 6
             }
             Record::DropFid { group, fid } => {
@@ -87,6 +90,10 @@ impl Record {
             Record::Suspect { group, key, version } => {
                 body.u32(group.0).key(*key).version(*version);
                 8
+            }
+            Record::Release { group, fid, until_s } => {
+                body.u32(group.0).u64(fid.0).u64(*until_s);
+                16
             }
         };
         out.u8(kind).u8(0).u16(u16::try_from(body.len()).unwrap_or(u16::MAX)).raw(body.bytes());
@@ -122,11 +129,18 @@ impl Record {
             5 => {
                 Record::Discard { group: from.group()?, key: from.key()?, version: from.version()? }
             }
-            6 => Record::Quarantine { group: from.group()?, key: from.key()? },
+            6 => {
+                Record::Quarantine { group: from.group()?, key: from.key()?, since_s: from.u64()? }
+            }
             7 => Record::DropFid { group: from.group()?, fid: Fid(from.u64()?) },
             8 => {
                 Record::Suspect { group: from.group()?, key: from.key()?, version: from.version()? }
             }
+            16 => Record::Release {
+                group: from.group()?,
+                fid: Fid(from.u64()?),
+                until_s: from.u64()?,
+            },
             _ => return None,
         };
         (reserved == 0 && body.is_empty()).then_some(record)

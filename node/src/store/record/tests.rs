@@ -41,9 +41,10 @@ fn all() -> Vec<Record> {
         Record::Committed { group, through: VERSION },
         Record::Adopt { group, epoch: Epoch(4) },
         Record::Discard { group, key, version: VERSION },
-        Record::Quarantine { group, key },
+        Record::Quarantine { group, key, since_s: 10 },
         Record::DropFid { group, fid: Fid(0x0102) },
         Record::Suspect { group, key, version: VERSION },
+        Record::Release { group, fid: Fid(0x0102), until_s: 11 },
     ]
 }
 
