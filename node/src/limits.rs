@@ -54,7 +54,8 @@ pub const MESH_TO_SHARD_MAX: usize = 16;
 /// Messages in one queue from one shard to the control executor: its health, its stop, and the
 /// reports of every group it leads (64 groups a target, three kinds of report).
 pub const MESH_TO_CONTROL_MAX: usize = 256;
-/// Groups with dead files that wait for one shard; more are left to the coordinator, who repeats.
+/// Groups with dead files that wait for one shard, and as many with orders about single files and
+/// with answers about chunks set aside; more are left to who asked, and who repeats.
 pub const DROPS_WAITING_MAX: usize = 1024;
 
 // Connections of one shard.
@@ -132,6 +133,10 @@ pub const COPIES_PER_SHARD_MAX: usize = 4;
 pub const RESYNC_PAGE: usize = 1024;
 /// Deletions of dead files that wait in one group.
 pub const DEAD_FILES_WAITING_MAX: usize = 64;
+/// Files whose orders one group works on at a time; more are left to the coordinator, who repeats.
+pub const FILE_ORDERS_WAITING_MAX: usize = 1024;
+/// Chunks of one file whose cut is on its way at a time.
+pub const TRIMS_IN_FLIGHT_MAX: usize = 8;
 /// Adopt requests that wait in one group: the primary's own and repeats after broken connections.
 pub const ADOPTS_WAITING_MAX: usize = 8;
 /// Events in the queue of one shard before its connections wait to add more; each may hold a

@@ -209,7 +209,10 @@ impl SimCoordinator {
                     self.propose(&Command::FenceTarget { target: health.target });
                 }
             }
-            ShardReport::Stopped => {}
+            ShardReport::FileReports(request) => {
+                self.propose(&Command::FileReports { groups: request.groups });
+            }
+            ShardReport::Census(_) | ShardReport::Stopped => {}
         }
         self.plan();
     }

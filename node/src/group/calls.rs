@@ -251,7 +251,7 @@ fn order<P: Clone>(
                 request,
                 epoch,
                 message: PeerMessage::Replicate(Box::new(replicate::message(member, me, write))),
-                payload: Some(write.payload.clone()),
+                payload: write.payload.clone(),
             });
         }
         CallKind::Whole(_, key) | CallKind::Roll(key) | CallKind::Copy(key, _) => {

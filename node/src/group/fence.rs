@@ -12,7 +12,7 @@ use protocol::message::chunk::AdoptReply;
 use protocol::status::Status;
 
 use super::member::{Cx, Follow, Member, Phase, Writes};
-use super::{activate, calls};
+use super::{activate, calls, files};
 use crate::shard::effect::{ReplyBody, Task};
 use crate::shard::state::Job;
 use crate::store::StoreError;
@@ -98,7 +98,9 @@ fn leave<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     }
     for queued in writes.chunks.into_values().flat_map(|chunk| chunk.queue) {
         cx.core.budget.clients.give(queued.request.len);
-        cx.reply(queued.asked.reply, epoch, Err(Status::StaleEpoch.into()));
+        if let Some(asked) = queued.asked {
+            cx.reply(asked.reply, epoch, Err(Status::StaleEpoch.into()));
+        }
     }
     let follow: Follow = std::mem::take(&mut member.follow);
     let storing = follow.storing.into_values().flat_map(|(_, waiters)| waiters);
@@ -109,6 +111,7 @@ fn leave<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     member.resync.clear();
     member.contacts.clear();
     member.reported = Default::default();
+    files::leave(&mut member.files);
     for dead in &mut member.dead {
         dead.started = false;
         dead.waiting.clear();

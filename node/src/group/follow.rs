@@ -354,7 +354,7 @@ fn store_task<P>(request: ReplicateRequest, payload: P) -> Task<P> {
         cell_log2: request.cell_log2,
         chunk_log2: request.chunk_log2,
         sums: Rc::from(request.sums),
-        payload,
+        payload: Some(payload),
     };
     match request.mode {
         ReplicateMode::Write => Task::Write(task),

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use protocol::cluster_map::{GroupRecord, Member as Entry, Role};
-use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, RequestId, TargetId, Version};
+use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, OpId, RequestId, TargetId, Version};
 
 use super::ChunkIndex;
+use super::files::FileOrders;
 use super::replicate::InFlight;
 use super::resync::Resync;
 use super::write::ChunkQueue;
@@ -41,6 +42,8 @@ pub struct Member<P> {
     pub resync: BTreeMap<TargetId, Resync>,
     /// As primary: dead files on their way out of the group.
     pub dead: VecDeque<DeadFiles>,
+    /// As primary: what the coordinator wants done with single files.
+    pub files: FileOrders,
     /// As primary: what is known of the other members' liveness.
     pub contacts: BTreeMap<TargetId, Contact>,
     /// As primary: when the activation was last reported.
@@ -154,6 +157,7 @@ impl<P> Member<P> {
             activation: Activation::default(),
             resync: BTreeMap::new(),
             dead: VecDeque::new(),
+            files: FileOrders::default(),
             contacts: BTreeMap::new(),
             reported: Nanos(0),
             store_retry_at: Nanos(0),
@@ -208,6 +212,18 @@ impl<P> Cx<'_, P> {
     /// Draws a request id.
     pub fn request_id(&mut self) -> RequestId {
         self.core.new_request()
+    }
+}
+
+impl<P> Writes<P> {
+    /// True while an operation waits in a chunk's queue or is in flight.
+    pub fn has_op(&self, key: ChunkKey, op: OpId) -> bool {
+        let Some(chunk) = self.chunks.get(&key) else { return false };
+        let flying = |version: &Version| {
+            self.in_flight.get(version).is_some_and(|write| write.request.op == op)
+        };
+        chunk.in_flight.iter().any(flying)
+            || chunk.queue.iter().any(|queued| queued.request.op == op)
     }
 }
 

@@ -18,12 +18,13 @@
 //! A member that cannot verify its old cell says so and is sent the whole chunk.
 //!
 //! Start at [`member::Member`], then `fence` (how an epoch is adopted), `write` and `replicate`
-//! (the normal case), `follow` (the receiving side), `activate`, `resync`, `read`, `dead`.
+//! (the normal case), `follow` (the receiving side), `activate`, `resync`, `read`, `dead`, `files`.
 
 pub mod activate;
 pub mod calls;
 pub mod dead;
 pub mod fence;
+pub mod files;
 pub mod follow;
 pub mod member;
 pub mod read;

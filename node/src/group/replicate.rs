@@ -33,8 +33,8 @@ pub struct InFlight<P> {
     pub request: WriteRequest,
     /// Its checksums, shared with the store.
     pub sums: Rc<[CellSum]>,
-    /// Its bytes.
-    pub payload: P,
+    /// Its bytes; `None` for this primary's own cuts.
+    pub payload: Option<P>,
     /// Who waits for the outcome.
     pub waiters: Vec<Asked>,
     /// Where the local copy stands.
@@ -84,7 +84,7 @@ pub fn start<P: Clone>(
         sums: Rc::from(queued.request.sums.as_slice()),
         request: queued.request,
         payload: queued.payload,
-        waiters: vec![queued.asked],
+        waiters: queued.asked.into_iter().collect(),
         local: Local::Storing,
         waiting: others.iter().copied().collect(),
         wholes: BTreeSet::new(),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use protocol::guard::{self, Guard};
-use protocol::ids::{ChunkKey, OpId, Version};
+use protocol::ids::{ChunkKey, Epoch, OpId, Version};
 use protocol::layout::cells_touched;
 use protocol::limits::{
     CELL_LOG2_ALLOWED, CHUNK_LOG2_DEFAULT, CHUNK_LOG2_MIN, CHUNK_OP_SESSIONS_MAX,
@@ -12,6 +12,7 @@ use protocol::limits::{
 use protocol::message::chunk::{WriteClass, WriteReply, WriteRequest};
 use protocol::status::Status;
 
+use super::files::{self, TRIM_SESSION};
 use super::member::{Cx, Member, Phase};
 use super::replicate;
 use crate::limits::CHUNK_QUEUE_MAX;
@@ -29,12 +30,12 @@ pub struct ChunkQueue<P> {
 
 /// A write that has no version yet.
 pub struct Queued<P> {
-    /// Who asked.
-    pub asked: Asked,
+    /// Who asked; `None` for this primary's own cuts.
+    pub asked: Option<Asked>,
     /// What.
     pub request: WriteRequest,
-    /// Its bytes.
-    pub payload: P,
+    /// Its bytes; `None` for this primary's own cuts.
+    pub payload: Option<P>,
 }
 
 /// Admits a write or refuses it; an admitted one is answered later.
@@ -58,6 +59,10 @@ pub fn admit<P: Clone>(
     if member.dead.iter().any(|dead| dead.fids.contains(&key.fid)) {
         return Err(Refusal::new(Status::StaleFile, "the file was deleted"));
     }
+    if guard::holds(Guard::TruncateGeneration) && files::is_cut(member, key.fid, request.trunc_gen)
+    {
+        return Err(Status::StaleFile.into());
+    }
     if join_in_flight(member, &asked, key, request.op) {
         return Ok(());
     }
@@ -69,10 +74,28 @@ pub fn admit<P: Clone>(
         return Err(Status::Busy.into());
     }
     cx.core.counters.requests += 1;
+    let payload = Some(payload);
     let chunk = member.writes.chunks.entry(key).or_default();
-    chunk.queue.push_back(Queued { asked, request, payload });
+    chunk.queue.push_back(Queued { asked: Some(asked), request, payload });
     pump(member, cx, key);
     Ok(())
+}
+
+/// Puts a write of this primary's own in its chunk's queue; false when there is no room for it.
+pub fn admit_own<P: Clone>(
+    member: &mut Member<P>,
+    cx: &mut Cx<'_, P>,
+    request: WriteRequest,
+) -> bool {
+    let key = request.key;
+    let room = member.writes.in_flight.len() < PENDINGS_PER_GROUP_MAX
+        && cx.core.budget.clients.take(request.len);
+    if room {
+        let chunk = member.writes.chunks.entry(key).or_default();
+        chunk.queue.push_back(Queued { asked: None, request, payload: None });
+        pump(member, cx, key);
+    }
+    room
 }
 
 /// Gives the next waiting write of a chunk its version, once the one before it is done.
@@ -85,18 +108,29 @@ pub fn pump<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, key: ChunkKey)
             member.writes.chunks.remove(&key);
             return;
         };
-        let (reply, len, epoch) = (queued.asked.reply, queued.request.len, member.record.epoch);
+        let (asked, len, epoch) = (queued.asked, queued.request.len, member.record.epoch);
         match decide(member, cx, &queued) {
             Ok(Decision::Assign(base)) => replicate::start(member, cx, queued, base),
             Ok(Decision::Done(done)) => {
                 cx.core.budget.clients.give(len);
-                cx.reply(reply, epoch, Ok(ReplyBody::Write(done)));
+                answer(cx, asked, epoch, Ok(ReplyBody::Write(done)));
             }
             Err(refusal) => {
                 cx.core.budget.clients.give(len);
-                cx.reply(reply, epoch, Err(refusal));
+                answer(cx, asked, epoch, Err(refusal));
             }
         }
+    }
+}
+
+fn answer<P>(
+    cx: &mut Cx<'_, P>,
+    asked: Option<Asked>,
+    epoch: Epoch,
+    answer: Result<ReplyBody, Refusal>,
+) {
+    if let Some(asked) = asked {
+        cx.reply(asked.reply, epoch, answer);
     }
 }
 
@@ -140,6 +174,9 @@ fn expired<P>(cx: &Cx<'_, P>, asked: &Asked) -> Result<(), Refusal> {
 
 fn check_form(request: &WriteRequest) -> Result<(), Refusal> {
     let invalid = |detail: &str| Err(Refusal::new(Status::Invalid, detail));
+    if request.op.session == TRIM_SESSION {
+        return invalid("session 0 is the group's own");
+    }
     if request.class == WriteClass::Mutation {
         return Err(Refusal::new(Status::Unsupported, "only growth is supported"));
     }
@@ -180,7 +217,7 @@ fn join_in_flight<P>(member: &mut Member<P>, asked: &Asked, key: ChunkKey, op: O
 }
 
 fn decide<P>(member: &Member<P>, cx: &Cx<'_, P>, queued: &Queued<P>) -> Result<Decision, Refusal> {
-    expired(cx, &queued.asked)?;
+    queued.asked.as_ref().map_or(Ok(()), |asked| expired(cx, asked))?;
     let request = &queued.request;
     let Some(info) = cx.index.info(member.group, request.key) else {
         return grow(Version::ZERO, 0, request);

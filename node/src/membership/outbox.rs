@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use protocol::cluster_map::{ClusterMap, MapDelta};
 use protocol::ids::{Fid, GroupId};
+use protocol::message::cluster::TargetOrders;
+use protocol::message::heal::GroupOrders;
 
 use crate::io::Nanos;
 use crate::limits::DROPS_WAITING_MAX;
@@ -19,6 +21,9 @@ pub struct Outbox {
     map: PendingMap,
     lease: Option<Nanos>,
     drops: BTreeMap<GroupId, Vec<Fid>>,
+    orders: Option<TargetOrders>,
+    file_orders: BTreeMap<GroupId, GroupOrders>,
+    census: BTreeMap<GroupId, Vec<Fid>>,
     shutdown: Shutdown,
 }
 
@@ -55,9 +60,22 @@ impl Outbox {
     /// Adds dead files of a group. What exceeds the bound is left out: the coordinator repeats
     /// until it hears that they are gone.
     pub fn drop_files(&mut self, group: GroupId, fids: Vec<Fid>) {
-        if self.drops.len() < DROPS_WAITING_MAX || self.drops.contains_key(&group) {
-            self.drops.insert(group, fids);
-        }
+        keep(&mut self.drops, group, fids);
+    }
+
+    /// Adds what is wanted of the target; the newest wish replaces the one before.
+    pub fn orders(&mut self, orders: TargetOrders) {
+        self.orders = Some(orders);
+    }
+
+    /// Adds orders about single files of a group; bounded and repeated as dead files are.
+    pub fn file_orders(&mut self, orders: GroupOrders) {
+        keep(&mut self.file_orders, orders.group, orders);
+    }
+
+    /// Adds dead files of chunks that are set aside; the shard asks again for what is left out.
+    pub fn census(&mut self, group: GroupId, fids: Vec<Fid>) {
+        keep(&mut self.census, group, fids);
     }
 
     /// Adds the order to end. It is given once and goes before everything else.
@@ -95,10 +113,37 @@ impl Outbox {
         }
         if !self.drops.is_empty() {
             let drops = self.drops.iter().map(|(group, fids)| (*group, fids.clone())).collect();
-            if send(ControlEvent::DropFiles(drops)) {
-                self.drops.clear();
+            if !send(ControlEvent::DropFiles(drops)) {
+                return;
+            }
+            self.drops.clear();
+        }
+        if let Some(orders) = self.orders {
+            if !send(ControlEvent::Orders(orders)) {
+                return;
+            }
+            self.orders = None;
+        }
+        if !self.file_orders.is_empty() {
+            let orders = self.file_orders.values().cloned().collect();
+            if !send(ControlEvent::FileOrders(orders)) {
+                return;
+            }
+            self.file_orders.clear();
+        }
+        if !self.census.is_empty() {
+            let dead = self.census.iter().map(|(group, fids)| (*group, fids.clone())).collect();
+            if send(ControlEvent::Census(dead)) {
+                self.census.clear();
             }
         }
+    }
+}
+
+/// Keeps the newest word about a group, about [`DROPS_WAITING_MAX`] groups at most.
+fn keep<T>(waiting: &mut BTreeMap<GroupId, T>, group: GroupId, word: T) {
+    if waiting.len() < DROPS_WAITING_MAX || waiting.contains_key(&group) {
+        waiting.insert(group, word);
     }
 }
 
@@ -106,6 +151,8 @@ impl Outbox {
 mod tests {
     use protocol::cluster_map::{ClusterMap, MapDelta};
     use protocol::ids::{Fid, GroupId, MapVersion};
+    use protocol::message::cluster::TargetOrders;
+    use protocol::message::heal::GroupOrders;
 
     use super::Outbox;
     use crate::io::Nanos;
@@ -135,6 +182,12 @@ mod tests {
         outbox.map(&delta(1, 2));
         outbox.lease(Nanos(5));
         outbox.drop_files(GroupId(1), vec![Fid(1)]);
+        let orders = TargetOrders { scrub_pass: 3, ..TargetOrders::default() };
+        outbox.orders(TargetOrders::default());
+        outbox.orders(orders);
+        let files = GroupOrders { group: GroupId(2), trims: Vec::new(), measures: Vec::new() };
+        outbox.file_orders(files.clone());
+        outbox.census(GroupId(3), vec![Fid(9)]);
         outbox.shutdown();
         let sent = flush(&mut outbox, 9);
         assert_eq!(
@@ -144,6 +197,9 @@ mod tests {
                 ControlEvent::Map(delta(1, 2)),
                 ControlEvent::Lease { expires: Nanos(5) },
                 ControlEvent::DropFiles(vec![(GroupId(1), vec![Fid(1)])]),
+                ControlEvent::Orders(orders),
+                ControlEvent::FileOrders(vec![files]),
+                ControlEvent::Census(vec![(GroupId(3), vec![Fid(9)])]),
             ]
         );
         outbox.shutdown();
@@ -167,8 +223,13 @@ mod tests {
     fn outbox_bounds_dead_files() {
         let mut outbox = Outbox::default();
         for group in 0..=DROPS_WAITING_MAX {
-            outbox.drop_files(GroupId(u32::try_from(group).unwrap()), vec![Fid(1)]);
+            let group = GroupId(u32::try_from(group).unwrap());
+            outbox.drop_files(group, vec![Fid(1)]);
+            outbox.file_orders(GroupOrders { group, trims: Vec::new(), measures: Vec::new() });
+            outbox.census(group, vec![Fid(1)]);
         }
         assert_eq!(outbox.drops.len(), DROPS_WAITING_MAX);
+        assert_eq!(outbox.file_orders.len(), DROPS_WAITING_MAX);
+        assert_eq!(outbox.census.len(), DROPS_WAITING_MAX);
     }
 }

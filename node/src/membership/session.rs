@@ -10,6 +10,7 @@ use protocol::message::cluster::{
     DropFilesNotice, ErrorReply, HeartbeatReply, MapFetchReply, MapFetchRequest, MapPushNotice,
     RegisterReply,
 };
+use protocol::message::heal::{CensusReply, FileOrdersNotice};
 use protocol::message::{Kind, Message, MessageError};
 use protocol::status::Status;
 
@@ -93,6 +94,8 @@ impl Session {
             ShardReport::Activated(request) => Some(self.pass_on(request, map)),
             ShardReport::SyncDone(request) => Some(self.pass_on(request, map)),
             ShardReport::DropDone(request) => Some(self.pass_on(request, map)),
+            ShardReport::FileReports(request) => Some(self.pass_on(request, map)),
+            ShardReport::Census(request) => Some(self.pass_on(request, map)),
             ShardReport::Health(_) | ShardReport::Stopped => None,
         }
     }
@@ -148,6 +151,10 @@ impl Session {
                 state.drop_files(DropFilesNotice::decode(&frame.body)?.groups);
                 Ok(None)
             }
+            (false, Kind::FileOrders) => {
+                state.file_orders(FileOrdersNotice::decode(&frame.body)?.groups);
+                Ok(None)
+            }
             (false, kind) => {
                 tracing::debug!(?kind, "notice of the coordinator not understood");
                 Ok(None)
@@ -174,12 +181,17 @@ impl Session {
             Waiting::Heartbeat { sent } => {
                 let reply = HeartbeatReply::decode(&frame.body)?;
                 state.renew(sent, reply.lease_ms);
+                state.orders(&reply.orders);
                 let fits = reply.delta.is_none_or(|delta| state.apply(&delta));
                 Ok(if fits { None } else { Some(self.fetch_map()) })
             }
             Waiting::MapFetch => {
                 let reply = MapFetchReply::decode(&frame.body)?;
                 if state.apply(&reply.delta) { Ok(None) } else { Err(SessionError::Map) }
+            }
+            Waiting::Report(Kind::Census) => {
+                state.census(CensusReply::decode(&frame.body)?.dead);
+                Ok(None)
             }
             Waiting::Report(_) => Ok(None),
         }

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use protocol::cluster_map::{ClusterMap, MapDelta};
 use protocol::ids::{ClusterId, Fid, GroupId, MapVersion, NodeId, TargetId};
-use protocol::message::cluster::{HeartbeatRequest, RegisterRequest, TargetHealth, TargetReport};
+use protocol::message::cluster::{
+    HeartbeatRequest, RegisterRequest, TargetHealth, TargetOrders, TargetReport,
+};
+use protocol::message::heal::GroupOrders;
 
 use super::outbox::Outbox;
 use crate::io::Nanos;
@@ -110,14 +113,47 @@ impl State {
     /// Passes dead files to the shards whose targets are primaries of their groups.
     pub fn drop_files(&mut self, groups: Vec<(GroupId, Vec<Fid>)>) {
         for (group, fids) in groups {
-            let record = self.map.groups.get(&group);
-            let primary = record.and_then(|record| record.primary()).map(|member| member.target);
-            let shard =
-                self.identity.targets.iter().position(|target| Some(target.target) == primary);
-            if let Some(outbox) = shard.and_then(|shard| self.outboxes.get_mut(shard)) {
+            if let Some(outbox) = self.primary_outbox(group) {
                 outbox.drop_files(group, fids);
             }
         }
+    }
+
+    /// Passes orders about single files to the shards whose targets are primaries of the groups.
+    pub fn file_orders(&mut self, groups: Vec<GroupOrders>) {
+        for orders in groups {
+            if let Some(outbox) = self.primary_outbox(orders.group) {
+                outbox.file_orders(orders);
+            }
+        }
+    }
+
+    /// Passes the coordinator's wishes to the shards that own the targets.
+    pub fn orders(&mut self, orders: &[TargetOrders]) {
+        for order in orders {
+            if let Some(outbox) = self.outbox_of(order.target) {
+                outbox.orders(*order);
+            }
+        }
+    }
+
+    /// Tells every shard which files of chunks that are set aside are dead; each has its own.
+    pub fn census(&mut self, dead: Vec<(GroupId, Vec<Fid>)>) {
+        for outbox in &mut self.outboxes {
+            for (group, fids) in &dead {
+                outbox.census(*group, fids.clone());
+            }
+        }
+    }
+
+    fn primary_outbox(&mut self, group: GroupId) -> Option<&mut Outbox> {
+        let primary = self.map.groups.get(&group)?.primary()?.target;
+        self.outbox_of(primary)
+    }
+
+    fn outbox_of(&mut self, target: TargetId) -> Option<&mut Outbox> {
+        let shard = self.identity.targets.iter().position(|own| own.target == target)?;
+        self.outboxes.get_mut(shard)
     }
 
     /// Notes the state of a target.

@@ -128,9 +128,9 @@ impl<E: Env, C: Control> Driver<E, C> {
     async fn run_task(&self, job: JobId, task: Task<Received<E::Disk>>) {
         let done = |_| None::<Durable>;
         let result = match task {
-            Task::Write(task) => self.store.write(write_op(task)).await.map(Some),
+            Task::Write(task) => self.store.write(write_op(self.env.disk(), task)).await.map(Some),
             Task::Install(task, installed) => {
-                self.store.install(install_op(task, installed)).await.map(Some)
+                self.store.install(install_op(self.env.disk(), task, installed)).await.map(Some)
             }
             Task::Adopt(group, epoch) => self.store.adopt(group, epoch).await.map(|_| None),
             Task::Discard(group, items) => self.store.discard(group, &items).await.map(done),
@@ -241,7 +241,7 @@ fn whole_message<D: Disk>(
     (message, out.payload)
 }
 
-fn write_op<D: Disk>(task: WriteTask<Received<D>>) -> WriteOp<D> {
+fn write_op<D: Disk>(disk: &D, task: WriteTask<Received<D>>) -> WriteOp<D> {
     WriteOp {
         group: task.group,
         key: task.key,
@@ -256,13 +256,17 @@ fn write_op<D: Disk>(task: WriteTask<Received<D>>) -> WriteOp<D> {
         cell_log2: task.cell_log2,
         chunk_log2: task.chunk_log2,
         sums: task.sums,
-        payload: task.payload.buffer,
+        payload: task.payload.map_or_else(|| Rc::new(disk.allocate(0)), |it| it.buffer),
     }
 }
 
-fn install_op<D: Disk>(task: WriteTask<Received<D>>, installed: Installed) -> InstallOp<D> {
+fn install_op<D: Disk>(
+    disk: &D,
+    task: WriteTask<Received<D>>,
+    installed: Installed,
+) -> InstallOp<D> {
     let Installed { ops, mutated, committed } = installed;
-    InstallOp { write: write_op(task), ops, mutated, committed }
+    InstallOp { write: write_op(disk, task), ops, mutated, committed }
 }
 
 fn encode(message: &PeerMessage) -> (Kind, Vec<u8>) {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use protocol::cluster_map::MapDelta;
 use protocol::ids::{ClusterId, Fid, Generation, GroupId, NodeId, ShardId, TargetId};
 use protocol::message::cluster::{
-    ActivatedRequest, DropDoneRequest, EvictRequest, SyncDoneRequest, TargetHealth,
+    ActivatedRequest, DropDoneRequest, EvictRequest, SyncDoneRequest, TargetHealth, TargetOrders,
 };
+use protocol::message::heal::{CensusRequest, FileReportsRequest, GroupOrders};
 
 use crate::io::Nanos;
 
@@ -72,6 +73,12 @@ pub enum ControlEvent {
     },
     /// Files are dead: delete their chunks from these groups.
     DropFiles(Vec<(GroupId, Vec<Fid>)>),
+    /// What the coordinator wants of this target: rates and the scrub pass.
+    Orders(TargetOrders),
+    /// Files to cut and to measure, for the primaries of their groups.
+    FileOrders(Vec<GroupOrders>),
+    /// Of the files with chunks that are set aside here, these are dead.
+    Census(Vec<(GroupId, Vec<Fid>)>),
     /// Finish what is in flight and end.
     Shutdown,
 }
@@ -89,6 +96,10 @@ pub enum ShardReport {
     SyncDone(SyncDoneRequest),
     /// Dead files are gone from every member.
     DropDone(DropDoneRequest),
+    /// Files were cut on every member, or measured; the coordinator repeats what it did not hear.
+    FileReports(FileReportsRequest),
+    /// Which files of the chunks that are set aside here are dead?
+    Census(CensusRequest),
     /// State of the target, every few hundred milliseconds.
     Health(TargetHealth),
     /// The shard has ended; its store is closed.

@@ -195,6 +195,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             fenced: self.store.fenced(),
             resync_bytes_left: state.resync_bytes_left(),
             resync_bytes_done: state.core.counters.resync_bytes_done,
+            map_version: state.core.map.version,
             ..TargetHealth::default()
         }
     }

@@ -147,8 +147,8 @@ pub struct WriteTask<P> {
     pub chunk_log2: u8,
     /// One checksum for each touched cell.
     pub sums: Rc<[CellSum]>,
-    /// The bytes.
-    pub payload: P,
+    /// The bytes; `None` when there are none.
+    pub payload: Option<P>,
 }
 
 /// What an installed chunk brings along.

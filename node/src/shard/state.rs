@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use protocol::cluster_map::ClusterMap;
-use protocol::ids::{ChunkKey, Epoch, GroupId, NodeId, RequestId, TargetId, Version};
+use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, NodeId, RequestId, TargetId, Version};
+use protocol::message::cluster::TargetOrders;
 
 use super::budget::Budget;
 use super::control::ShardConfig;
@@ -31,6 +32,10 @@ pub struct Core {
     pub map: ClusterMap,
     /// End of the node's lease.
     pub lease: Nanos,
+    /// What the coordinator wants of this target.
+    pub orders: TargetOrders,
+    /// Files that the coordinator says are dead, of chunks that are set aside here.
+    pub census: BTreeMap<GroupId, Vec<Fid>>,
     /// True when the store fenced itself.
     pub fenced: bool,
     /// When shutdown was asked for.
@@ -88,6 +93,8 @@ impl<P> ShardState<P> {
             config,
             map: ClusterMap { cluster: config.cluster, ..ClusterMap::default() },
             lease: Nanos(0),
+            orders: TargetOrders { target: config.target, ..TargetOrders::default() },
+            census: BTreeMap::new(),
             fenced: false,
             stopping: None,
             finished: false,

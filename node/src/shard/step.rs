@@ -13,7 +13,9 @@ use super::route;
 use super::state::{Job, ShardState};
 use crate::group::calls::{self, CallKind};
 use crate::group::member::{Cx, Member};
-use crate::group::{ChunkIndex, activate, dead, fence, follow, read, replicate, resync, write};
+use crate::group::{
+    ChunkIndex, activate, dead, fence, files, follow, read, replicate, resync, write,
+};
 use crate::io::Nanos;
 use crate::store::{Durable, GroupInfo, StoreError};
 
@@ -65,6 +67,15 @@ pub fn step<P: Clone>(
                 }
             }
         }
+        Event::Control(ControlEvent::Orders(orders)) => cx.core.orders = orders,
+        Event::Control(ControlEvent::FileOrders(orders)) => {
+            for orders in orders {
+                if let Some(member) = groups.get_mut(&orders.group) {
+                    files::on_orders(member, &mut cx, orders);
+                }
+            }
+        }
+        Event::Control(ControlEvent::Census(dead)) => cx.core.census.extend(dead),
         Event::Control(ControlEvent::Shutdown) => {
             cx.core.stopping = cx.core.stopping.or(Some(now));
         }
@@ -78,6 +89,7 @@ fn settle<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     fence::advance(member, cx);
     resync::advance(member, cx);
     dead::advance(member, cx);
+    files::advance(member, cx);
 }
 
 fn on_asked<P: Clone>(

@@ -82,7 +82,11 @@ impl FakeStore {
                 self.refuse()?;
                 let len = task.len;
                 let ops = installed.ops.iter().map(|op| (*op, task.version, len)).collect();
-                let held = Held { version: task.version, bytes: Rc::clone(&task.payload), ops };
+                let held = Held {
+                    version: task.version,
+                    bytes: task.payload.clone().unwrap_or_default(),
+                    ops,
+                };
                 self.chunks.insert((task.group, task.key), vec![held]);
                 Ok(Some(Durable { lsn: Lsn(1), free: 1 << 30, chunk_len: len }))
             }
@@ -131,7 +135,7 @@ impl FakeStore {
         });
         assert_eq!(next.bytes.len(), task.offset as usize, "growth starts at the length");
         let mut bytes = next.bytes.to_vec();
-        bytes.extend_from_slice(&task.payload);
+        bytes.extend_from_slice(task.payload.as_deref().map_or(&[], Vec::as_slice));
         let chunk_len = bytes.len() as u32;
         next.ops.retain(|(op, ..)| op.session != task.op.session);
         next.ops.push((task.op, task.version, chunk_len));
