@@ -146,7 +146,10 @@ async fn shard(control: ControlPort, stop: Arc<StopOrder>) -> (Vec<u64>, u32) {
                 leases += 1;
                 control.report(ShardReport::Activated(activated.clone()));
             }
-            ControlEvent::DropFiles(_) => {}
+            ControlEvent::DropFiles(_)
+            | ControlEvent::Orders(_)
+            | ControlEvent::FileOrders(_)
+            | ControlEvent::Census(_) => {}
             ControlEvent::Shutdown => {
                 assert!(control.report(ShardReport::Stopped));
                 return (maps, leases);

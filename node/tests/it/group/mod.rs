@@ -11,6 +11,7 @@ mod clients;
 mod cluster;
 mod coordinator;
 mod fake_store;
+mod files;
 mod route;
 mod scenarios;
 mod seeds;
