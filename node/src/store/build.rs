@@ -4,15 +4,15 @@ use std::rc::Rc;
 
 use futures_lite::future::zip;
 use protocol::checksum::{CellSum, cell_sum};
-use protocol::layout::cells_touched;
 use protocol::limits::IO_ALIGN;
+use protocol::message::chunk::WriteClass;
 
 use super::Store;
-use super::draft::{Built, Draft, Placed, Window, assign, has_bytes, pages_rewritten};
+use super::draft::{Built, Draft, Placed, Window, assign, has_bytes, pages_rewritten, window_of};
 use super::extent::{Extent, UNIT, units_for};
 use super::grant::Grant;
 use super::plan::{Plan, Shape, Source, reservation};
-use super::state::{CELLS_PER_PAGE, ChunkState, PageRef, hole_sum};
+use super::state::{Cells, ChunkState, PageRef, hole_sum};
 use super::types::{StoreError, WriteOp};
 use super::wait::join_all;
 use crate::io::{Buffer, Disk};
@@ -29,12 +29,30 @@ impl<D: Disk> Store<D> {
         base: Option<&ChunkState>,
     ) -> Result<(Built, Grant<'_>), StoreError> {
         let _pin = self.pin();
+        if base.is_some_and(|base| base.owned.len() >= CHUNK_RUNS_MAX) {
+            match self.build_planned(op, base, true).await {
+                // Putting it together is an optimisation: neither a bad cell elsewhere nor a
+                // lack of space for all of it refuses this write.
+                Err(StoreError::Corrupt { .. } | StoreError::NoSpace) => {}
+                built => return built,
+            }
+        }
+        self.build_planned(op, base, false).await
+    }
+
+    async fn build_planned(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&ChunkState>,
+        rewrite: bool,
+    ) -> Result<(Built, Grant<'_>), StoreError> {
         let plan = Plan::new(Shape {
             base_len: base.map_or(0, |base| base.len),
             cell_log2: op.cell_log2,
             offset: op.offset,
             len: op.len,
-            rewrite: base.is_some_and(|base| base.owned.len() >= CHUNK_RUNS_MAX),
+            truncate: op.class == WriteClass::Truncate,
+            rewrite,
         });
         let window = self.open_window(op, base, &plan).await?;
         let mut grant = Grant::new(&self.space);
@@ -55,17 +73,14 @@ impl<D: Disk> Store<D> {
         base: Option<&ChunkState>,
         plan: &Plan,
     ) -> Result<Window, StoreError> {
-        let page_of = |cell: u32| cell / CELLS_PER_PAGE * CELLS_PER_PAGE;
-        let first = plan.touched.first().map_or(0, |touched| page_of(touched.cell));
-        let end = plan.touched.last().map_or(0, |touched| page_of(touched.cell) + CELLS_PER_PAGE);
-        let cells = match base {
-            Some(base) => {
-                let end = end.min(base.cell_count()).max(first);
-                self.load_cells((op.group, op.key), base, first..end).await?
-            }
-            None => Vec::new(),
+        let Some(base) = base else { return Ok(Window { first: 0, cells: Vec::new() }) };
+        // A plan that changes nothing keeps the cells that the index holds.
+        let range = match (plan.first_changed(), &base.cells) {
+            (None, Cells::Inline(_)) => 0..base.cell_count(),
+            _ => window_of(plan, base.cell_count(), op.cell_log2),
         };
-        Ok(Window { first, cells })
+        let cells = self.load_cells((op.group, op.key), base, range.clone()).await?;
+        Ok(Window { first: range.start, cells })
     }
 
     async fn build_from(
@@ -76,9 +91,7 @@ impl<D: Disk> Store<D> {
         window: Window,
         grant: &mut Grant<'_>,
     ) -> Result<Built, StoreError> {
-        let (first, count) = cells_touched(op.cell_log2, op.offset, op.len);
-        let payload = (first, (first + count).saturating_sub(1));
-        let stored = |touched: &_| count > 0 && has_bytes(touched, &window, payload);
+        let stored = |touched: &_| has_bytes(touched, &window, &plan.payload);
         let units = plan.touched.iter().filter(|cell| stored(cell));
         let units = units.map(|cell| units_for(cell.len)).sum();
         let (runs, reserve) = self.place(op, base, plan, units, grant).await?;
@@ -112,12 +125,14 @@ impl<D: Disk> Store<D> {
         units: u32,
         grant: &mut Grant<'_>,
     ) -> Result<(Vec<Extent>, Extent), StoreError> {
-        let reserve = base.map_or(Extent::NONE, |base| base.reserve);
+        // What was kept for growth is free again when the chunk is cut.
+        let cut = op.class == WriteClass::Truncate;
+        let reserve = base.filter(|_| !cut).map_or(Extent::NONE, |base| base.reserve);
         let grows = plan.new_len > base.map_or(0, |base| base.len);
         if units == 0 {
             return Ok((Vec::new(), reserve));
         }
-        if !grows {
+        if !grows || cut {
             return Ok((self.take_units(op, units, grant).await?, reserve));
         }
         if reserve.units >= units && !self.space.borrow().is_lost(reserve) {
@@ -238,9 +253,12 @@ impl<D: Disk> Store<D> {
         if touched.source == Source::Merge
             && let Some((old, base)) = old.zip(base)
         {
+            // All of the old cell is checked, also of a cell that is cut: what is not known to be
+            // right gets no new sum.
             let len = base.cell_len(touched.cell);
             if let Some(read) = self.read_cell(op.key, touched.cell, old, len).await? {
-                memory[..len as usize].copy_from_slice(&read[..len as usize]);
+                let kept = len.min(touched.len) as usize;
+                memory[..kept].copy_from_slice(&read[..kept]);
             }
         }
         let start = touched.cell << op.cell_log2;

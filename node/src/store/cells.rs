@@ -147,7 +147,8 @@ impl<D: Disk> Store<D> {
         self.disk.read(offset, len).await.map(Some)
     }
 
-    /// Reads one cell's committed bytes and checks them; `None` for a hole.
+    /// Reads one cell's committed bytes and checks them, asking the device twice before it believes
+    /// in damage; `None` for a hole.
     pub(super) async fn read_cell(
         &self,
         key: ChunkKey,
@@ -156,13 +157,13 @@ impl<D: Disk> Store<D> {
         len: u32,
     ) -> Result<Option<D::Read>, StoreError> {
         let run = Run { first: number, cells: 1, place: cell.place, len };
-        let read = self.read_run(run).await?;
-        match &read {
-            Some(bytes) if cell_sum(key, number, &bytes[..len as usize]) != cell.sum => {
-                Err(StoreError::Corrupt { cell: number })
+        for _ in 0..2 {
+            let Some(bytes) = self.read_run(run).await? else { return Ok(None) };
+            if cell_sum(key, number, &bytes[..len as usize]) == cell.sum {
+                return Ok(Some(bytes));
             }
-            _ => Ok(read),
         }
+        Err(StoreError::Corrupt { cell: number })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure. It starts as the base and ends as what the index will hold.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use protocol::checksum::CellSum;
 use protocol::guard::{self, Guard};
@@ -10,7 +10,7 @@ use protocol::ids::ChunkKey;
 
 use super::descriptor::{encode_page, page_hash};
 use super::extent::{Extent, ExtentSet, units_for};
-use super::plan::{Plan, Source, Touched};
+use super::plan::{Plan, Touched};
 use super::state::{
     CELLS_PER_PAGE, Cell, Cells, ChunkState, INLINE_CELLS_MAX, PageRef, cell_count, content_share,
 };
@@ -59,11 +59,31 @@ impl Window {
     }
 }
 
-/// The descriptor pages a plan rewrites; `None` when the new version has none.
+/// The cells a plan needs to know as the base has them.
+///
+/// Every page that is rewritten is known whole, and everything that goes.
+pub(super) fn window_of(plan: &Plan, base_cells: u32, cell_log2: u8) -> Range<u32> {
+    let Some(changed) = plan.first_changed() else { return 0..0 };
+    let paged = is_paged(plan, cell_log2);
+    let first = if paged { changed / CELLS_PER_PAGE * CELLS_PER_PAGE } else { 0 };
+    let last = plan.touched.last().map_or(changed, |touched| touched.cell);
+    let page_end = (last / CELLS_PER_PAGE + 1) * CELLS_PER_PAGE;
+    let end = if plan.dropped.is_empty() { page_end.min(base_cells) } else { base_cells };
+    first..end.max(first)
+}
+
+/// The descriptor pages a plan rewrites; `None` when it rewrites none.
 pub(super) fn pages_rewritten(plan: &Plan, cell_log2: u8) -> Option<RangeInclusive<u32>> {
-    let (first, last) = (plan.touched.first()?, plan.touched.last()?);
-    (cell_count(plan.new_len, cell_log2) > INLINE_CELLS_MAX)
-        .then_some(first.cell / CELLS_PER_PAGE..=last.cell / CELLS_PER_PAGE)
+    let first = plan.first_changed().filter(|_| is_paged(plan, cell_log2))?;
+    let last_cell = cell_count(plan.new_len, cell_log2) - 1;
+    let last = plan.touched.last().map_or(last_cell, |touched| touched.cell);
+    let pages = first / CELLS_PER_PAGE..=last / CELLS_PER_PAGE;
+    // A cut at the end of a page leaves that page as it is.
+    (!pages.is_empty()).then_some(pages)
+}
+
+fn is_paged(plan: &Plan, cell_log2: u8) -> bool {
+    cell_count(plan.new_len, cell_log2) > INLINE_CELLS_MAX
 }
 
 /// Gives each touched cell that will have bytes its place in the runs.
@@ -98,11 +118,8 @@ pub(super) fn assign(
 }
 
 /// True when the cell has bytes after the write: a hole stays one when nothing is written to it.
-pub(super) fn has_bytes(touched: &Touched, window: &Window, payload: (u32, u32)) -> bool {
-    let (first, last) = payload;
-    touched.source == Source::Payload
-        || (first..=last).contains(&touched.cell)
-        || window.old(touched.cell).is_some_and(|old| old.place != 0)
+pub(super) fn has_bytes(touched: &Touched, window: &Window, payload: &Range<u32>) -> bool {
+    payload.contains(&touched.cell) || window.old(touched.cell).is_some_and(|old| old.place != 0)
 }
 
 impl Draft {
@@ -128,17 +145,33 @@ impl Draft {
         if let Some(base) = base {
             draft.owned.remove(base.reserve);
             draft.forget_pages(base);
+            draft.drop_cells(base, plan.dropped.clone());
         }
         draft
     }
 
+    /// Takes over the base's pages that stay as they are.
     fn forget_pages(&mut self, base: &ChunkState) {
         let Cells::Pages(pages) = &base.cells else { return };
-        self.pages = pages.to_vec();
-        for number in self.rewritten.clone().into_iter().flatten() {
-            if let Some(page) = self.pages.get(number as usize) {
+        let cells = cell_count(self.new_len, self.cell_log2);
+        let kept = if cells > INLINE_CELLS_MAX { cells.div_ceil(CELLS_PER_PAGE) } else { 0 };
+        for (number, page) in (0..).zip(pages) {
+            let rewritten = self.rewritten.as_ref().is_some_and(|range| range.contains(&number));
+            if rewritten || number >= kept {
                 self.owned.remove(Extent { start: page.place, units: 1 });
             }
+        }
+        self.pages = pages.iter().take(kept as usize).copied().collect();
+    }
+
+    fn drop_cells(&mut self, base: &ChunkState, dropped: Range<u32>) {
+        for number in dropped.clone() {
+            let Some(old) = self.window.old(number) else { continue };
+            self.content = self.content.wrapping_sub(content_share(number, old.sum));
+            self.owned.remove(base.cell_extent(number, old.place));
+        }
+        if !dropped.is_empty() {
+            self.window.cells.truncate((dropped.start - self.window.first) as usize);
         }
     }
 
@@ -187,7 +220,7 @@ impl Draft {
 
     /// The version as the index will hold it.
     pub(super) fn finish(self) -> Built {
-        let cells = if self.rewritten.is_some() {
+        let cells = if cell_count(self.new_len, self.cell_log2) > INLINE_CELLS_MAX {
             Cells::Pages(self.pages.into_boxed_slice())
         } else {
             Cells::Inline(self.window.cells.into_boxed_slice())

@@ -15,6 +15,7 @@ mod build;
 mod bytes;
 mod cells;
 mod change;
+mod check;
 mod checkpoint;
 mod commit;
 mod descriptor;

@@ -103,11 +103,12 @@ pub struct WriteOp<D: Disk> {
     pub base: Version,
     /// Operation that caused it.
     pub op: OpId,
-    /// Whether it only extends the chunk.
+    /// Whether it only extends the chunk, changes bytes, or sets the length to `offset`.
     pub class: WriteClass,
-    /// First byte inside the chunk.
+    /// First byte inside the chunk, also after its end: what lies between reads as zeros. For a
+    /// truncation the length the chunk is given.
     pub offset: u32,
-    /// Bytes of payload.
+    /// Bytes of payload; 0 for a truncation.
     pub len: u32,
     /// Length the chunk is expected to reach, for reservation.
     pub expect_len: u32,
@@ -118,7 +119,7 @@ pub struct WriteOp<D: Disk> {
     /// Chunk size, as a power of two.
     pub chunk_log2: u8,
     /// One checksum for each touched cell, over exactly the bytes in the payload for it; the
-    /// payload was already verified against them.
+    /// payload was already verified against them. None for a truncation.
     pub sums: Rc<[CellSum]>,
     /// The payload: its first `len` bytes; zero from there to the alignment.
     pub payload: Rc<D::Buffer>,

@@ -7,20 +7,19 @@ use std::cell::Cell as Counter;
 use std::rc::Rc;
 
 use protocol::ids::{GroupId, OpId};
-use protocol::layout::cells_touched;
-use protocol::limits::{CELL_LOG2_ALLOWED, CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, PENDINGS_PER_GROUP_MAX};
+use protocol::limits::PENDINGS_PER_GROUP_MAX;
 use protocol::message::chunk::WriteClass;
 
 use super::Store;
+use super::check::{changes_bytes, check_class, check_growth, check_record_len, check_shape};
 use super::draft::Built;
-use super::extent::UNIT;
 use super::grant::Grant;
 use super::journal::{Done, Room};
-use super::record::Record;
+use super::record::{RECORD_LEN_MAX, Record};
 use super::state::{ChunkState, OpEntry, remember_op};
 use super::suspect::check_trusted;
 use super::types::{Durable, InstallOp, StoreError, WriteOp};
-use crate::io::{Buffer, Disk};
+use crate::io::Disk;
 use crate::limits::{PENDING_CHAIN_MAX, STORE_WRITES_MAX};
 
 /// One write under way, counted.
@@ -56,18 +55,20 @@ impl<D: Disk> Store<D> {
     /// Payload that starts on a cell and goes to one run is written from where it lies.
     pub async fn write(&self, op: WriteOp<D>) -> Result<Durable, StoreError> {
         check_shape(&op)?;
-        self.check_fullness()?;
+        check_class(&op)?;
+        if op.class != WriteClass::Truncate {
+            self.check_fullness()?;
+        }
         let _slot = self.admit()?;
         let turn = self.gates.enter((op.group, op.key)).await;
         let base = self.base_of(&op)?;
-        let mutated = base.as_ref().is_some_and(|base| base.mutated);
-        let mutated = mutated || op.class == WriteClass::Mutation;
+        let mutated = changes_bytes(&op, base.as_deref());
         let (built, grant) = self.build(&op, base.as_deref()).await?;
         let ops = base.as_ref().map_or(&[][..], |base| &base.ops);
         let entry = OpEntry { op: op.op, version: op.version, len: built.new_len };
         let ops = remember_op(ops, entry);
         let state = self.state_of(&op, built, base.as_deref(), mutated, ops);
-        if let Err(error) = self.base_of(&op) {
+        if let Err(error) = self.check_still(&op, base.as_ref(), &state) {
             grant.give_back();
             return Err(error);
         }
@@ -95,13 +96,15 @@ impl<D: Disk> Store<D> {
         if write.offset != 0 {
             return Err(StoreError::Refused("a whole chunk starts at 0"));
         }
-        if write.len > 0 {
-            check_shape(&write)?;
+        if write.class == WriteClass::Truncate {
+            return Err(StoreError::Refused("a whole chunk is no truncation"));
         }
+        check_shape(&write)?;
         self.check_fullness()?;
         let _slot = self.admit()?;
         let turn = self.gates.enter((write.group, write.key)).await;
         self.check_room(write.group)?;
+        self.check_index_room()?;
         let (built, grant) = self.build(&write, None).await?;
         let entry = |op: OpId| OpEntry { op, version: write.version, len: write.len };
         let table = ops
@@ -109,6 +112,10 @@ impl<D: Disk> Store<D> {
             .fold(Box::default(), |table: Box<[OpEntry]>, op| remember_op(&table, entry(*op)));
         let table = remember_op(&table, entry(write.op));
         let state = self.state_of(&write, built, None, mutated, table);
+        if let Err(error) = check_record_len(&state) {
+            grant.give_back();
+            return Err(error);
+        }
         let (group, key, chunk_len) = (write.group, write.key, state.len);
         let done = self.stage_version(Record::Install { group, key, committed, state }, grant)?;
         drop(turn);
@@ -126,15 +133,36 @@ impl<D: Disk> Store<D> {
 
     fn check_room(&self, group: GroupId) -> Result<(), StoreError> {
         self.check_writable()?;
-        let record = super::record::RECORD_LEN_MAX;
-        if !self.journal.borrow_mut().admit(record, Room::Ordinary) {
+        if !self.journal.borrow_mut().admit(RECORD_LEN_MAX, Room::Ordinary) {
             self.work.ring();
             return Err(StoreError::Busy);
         }
         if self.index.borrow().pending_names(group).count() >= PENDINGS_PER_GROUP_MAX {
             return Err(StoreError::Busy);
         }
+        Ok(())
+    }
+
+    fn check_index_room(&self) -> Result<(), StoreError> {
         if self.index_has_room() { Ok(()) } else { Err(StoreError::NoSpace) }
+    }
+
+    /// Checks, with no step between this and the record, that what was built fits what is here.
+    fn check_still(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&Rc<ChunkState>>,
+        state: &ChunkState,
+    ) -> Result<(), StoreError> {
+        let now = self.base_of(op)?;
+        let same = match (base, &now) {
+            (Some(base), Some(now)) => Rc::ptr_eq(base, now),
+            (base, now) => base.is_none() && now.is_none(),
+        };
+        if !same {
+            return Err(StoreError::Busy); // Repaired or found bad meanwhile.
+        }
+        check_record_len(state)
     }
 
     /// The version a write builds on, after checking that it may.
@@ -152,6 +180,10 @@ impl<D: Disk> Store<D> {
         }
         if entry.is_some_and(|entry| entry.pendings.len() >= PENDING_CHAIN_MAX) {
             return Err(StoreError::Busy);
+        }
+        // Cutting what is here needs no more room in a checkpoint than there is.
+        if newest.is_none() || op.class != WriteClass::Truncate {
+            self.check_index_room()?;
         }
         let sizes = (op.cell_log2, op.chunk_log2);
         if newest.is_some_and(|base| (base.cell_log2, base.chunk_log2) != sizes) {
@@ -225,40 +257,5 @@ impl<D: Disk> Store<D> {
     /// Counts payload bytes that were copied in memory.
     pub(super) fn count_copied(&self, bytes: usize) {
         self.bytes_copied.set(self.bytes_copied.get() + bytes as u64);
-    }
-}
-
-/// Checks everything about a write that does not depend on the chunk.
-fn check_shape<D: Disk>(op: &WriteOp<D>) -> Result<(), StoreError> {
-    if !CELL_LOG2_ALLOWED.contains(&op.cell_log2)
-        || !(CHUNK_LOG2_MIN..=CHUNK_LOG2_MAX).contains(&op.chunk_log2)
-    {
-        return Err(StoreError::Refused("cell or chunk size"));
-    }
-    let end = u64::from(op.offset) + u64::from(op.len);
-    if op.len == 0 || end > 1 << op.chunk_log2 {
-        return Err(StoreError::Refused("range must be within the chunk"));
-    }
-    let padded = (op.len as usize).next_multiple_of(UNIT as usize);
-    if op.payload.bytes().len() < padded {
-        return Err(StoreError::Refused("payload is shorter than its length"));
-    }
-    let (_, cells) = cells_touched(op.cell_log2, op.offset, op.len);
-    if op.sums.len() == cells as usize {
-        Ok(())
-    } else {
-        Err(StoreError::Refused("one checksum for each touched cell"))
-    }
-}
-
-/// Growth starts at the chunk's length, or at the start of its partial last cell when the sender
-/// has merged that cell already.
-fn check_growth<D: Disk>(op: &WriteOp<D>, len: u32) -> Result<(), StoreError> {
-    let merged = len >> op.cell_log2 << op.cell_log2;
-    let grows = op.offset == len || op.offset == merged && op.offset + op.len > len;
-    if op.class == WriteClass::Mutation || grows {
-        Ok(())
-    } else {
-        Err(StoreError::Refused("growth starts at the chunk's length"))
     }
 }

@@ -22,5 +22,6 @@ mod store_crash;
 mod store_damage;
 mod store_files;
 mod store_keep;
+mod store_mutation;
 mod store_scale;
 mod store_support;

@@ -51,13 +51,42 @@ pub(crate) struct Put {
     pub(crate) expect_len: u32,
     pub(crate) cell_log2: u8,
     pub(crate) mutation: bool,
+    /// A truncation to `offset`; there are no bytes.
+    pub(crate) cut: bool,
+    pub(crate) trunc_gen: u32,
 }
 
 impl Put {
     pub(crate) fn new(fid: u64, counter: u32, bytes: Vec<u8>) -> Put {
         let expect_len = bytes.len() as u32;
         let base = Version::ZERO;
-        Put { fid, counter, base, offset: 0, bytes, expect_len, cell_log2: 14, mutation: false }
+        let (cell_log2, trunc_gen) = (14, 0);
+        let (mutation, cut) = (false, false);
+        Put {
+            fid,
+            counter,
+            base,
+            offset: 0,
+            bytes,
+            expect_len,
+            cell_log2,
+            mutation,
+            cut,
+            trunc_gen,
+        }
+    }
+
+    /// Sets the length of a chunk.
+    pub(crate) fn truncate(fid: u64, counter: u32, len: u32) -> Put {
+        Put { offset: len, cut: true, trunc_gen: 1, ..Put::new(fid, counter, vec![]) }
+    }
+
+    fn class(&self) -> WriteClass {
+        match (self.cut, self.mutation) {
+            (true, _) => WriteClass::Truncate,
+            (false, true) => WriteClass::Mutation,
+            (false, false) => WriteClass::Growth,
+        }
     }
 
     pub(crate) fn op<D: Disk>(&self, disk: &D) -> WriteOp<D> {
@@ -70,11 +99,11 @@ impl Put {
             version: version(self.counter),
             base: self.base,
             op: OpId { session: SessionId(self.fid), seq: Seq(u64::from(self.counter)) },
-            class: if self.mutation { WriteClass::Mutation } else { WriteClass::Growth },
+            class: self.class(),
             offset: self.offset,
             len: self.bytes.len() as u32,
             expect_len: self.expect_len,
-            trunc_gen: 0,
+            trunc_gen: self.trunc_gen,
             cell_log2: self.cell_log2,
             chunk_log2: 22,
             sums: self.sums().into(),
@@ -106,6 +135,11 @@ impl Model {
     pub(crate) fn apply(&mut self, put: &Put) {
         let versions = self.versions.entry(put.fid).or_default();
         let mut bytes = versions.last().map(|last| last.1.clone()).unwrap_or_default();
+        if put.cut {
+            bytes.resize(put.offset as usize, 0);
+            versions.push((put.counter, bytes));
+            return;
+        }
         let end = put.offset as usize + put.bytes.len();
         bytes.resize(bytes.len().max(end), 0);
         bytes[put.offset as usize..end].copy_from_slice(&put.bytes);

@@ -10,6 +10,8 @@ use super::state::ChunkState;
 pub(super) const RECORD_FIELDS: &[(&str, usize)] = &[("kind", 1), ("reserved", 1), ("len", 2)];
 /// Bytes of those fields.
 pub(super) const RECORD_HEADER_LEN: usize = 4;
+/// Bytes of an install before its state.
+pub(super) const INSTALL_HEAD_LEN: usize = 17;
 /// Longest record, header included, in bytes.
 pub(super) const RECORD_LEN_MAX: usize = 16 << 10;
 
