@@ -522,6 +522,31 @@ fn group_changes_that_would_lose_data_are_refused() {
 }
 
 #[test]
+fn completeness_of_an_older_epoch_promotes_nobody() {
+    let mut driver = Driver::new(Memory::default());
+    let group = driver.state.map().groups[&GroupId(1)].clone();
+    let change = |epoch, members: &[_]| Command::ChangeGroup {
+        group: GroupId(1),
+        expected_epoch: Epoch(epoch),
+        members: members.to_vec(),
+        evicted: Vec::new(),
+        down: false,
+        plan: None,
+    };
+    let mut members = group.members;
+    members[1].role = Role::Syncing;
+    driver.done(change(1, &members));
+    let done = |epoch, target| Command::SyncDone { group: GroupId(1), epoch: Epoch(epoch), target };
+    let target = members[1].target;
+    // Another member leaves and the first goes on syncing: what it is complete with is older.
+    members.remove(2);
+    driver.done(change(2, &members));
+    assert_eq!(driver.apply(done(2, target)), Outcome::Refused(Status::Conflict));
+    driver.done(done(3, target));
+    driver.sound();
+}
+
+#[test]
 fn registrations_of_old_or_foreign_targets_are_refused() {
     let mut driver = Driver::new(Memory::default());
     let version = driver.state.map().version;

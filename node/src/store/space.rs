@@ -153,6 +153,17 @@ mod tests {
     }
 
     #[test]
+    fn freed_units_wait_for_their_batch() {
+        let mut space = Space::new(Allocator::new(100, 104));
+        let _ = space.allocator().take(4);
+        space.free_later(vec![run(100)], Lsn(5));
+        space.settle(Lsn(4));
+        assert_eq!(space.free_units(), 0, "a crash would bring the old version back");
+        space.settle(Lsn(5));
+        assert_eq!(space.free_units(), 4);
+    }
+
+    #[test]
     fn lost_units_never_come_back() {
         let mut space = Space::new(Allocator::new(100, 108));
         let _ = space.allocator().take(8);

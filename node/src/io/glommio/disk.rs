@@ -118,3 +118,14 @@ fn failed(
     let reason = error.to_string().replace('\n', " ");
     DiskError::Io { operation, offset, len, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_of_fewer_bytes_has_failed() {
+        assert_eq!(whole("write", 0, 8, 8), Ok(()));
+        assert!(whole("write", 0, 8, 7).is_err() && whole("read", 0, 8, 0).is_err());
+    }
+}

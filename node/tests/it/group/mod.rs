@@ -13,6 +13,7 @@ mod coordinator;
 mod fake_store;
 mod files;
 mod route;
+mod rules;
 mod scenarios;
 mod seeds;
 mod wire;

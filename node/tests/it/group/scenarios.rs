@@ -595,3 +595,36 @@ fn a_request_for_an_unknown_group_or_a_wrong_epoch_is_told_to_refresh() {
     ];
     assert_eq!(answers, expected);
 }
+
+#[test]
+fn a_member_joins_an_epoch_only_after_its_older_writes_have_landed() {
+    let (mut cluster, key) = quiet();
+    let before = epoch(&cluster);
+    cluster.cut.push((ONE, TWO));
+    cluster.slow.insert(THREE, 400);
+    cluster.ask_write(ONE, before, key, 5, 1, 0, b"late");
+    cluster.run_ms(60);
+    cluster.kill(ONE);
+    activated(&mut cluster, before);
+    cluster.run_ms(1000);
+    assert_eq!(newest(&cluster, TWO, key), None, "the new primary never had it");
+    assert_eq!(newest(&cluster, THREE, key), None, "it was pending when the primary asked");
+    cluster.slow.clear();
+    cluster.heal();
+}
+
+#[test]
+fn a_copy_that_comes_late_does_not_undo_a_newer_write() {
+    let (mut cluster, key) = quiet();
+    let now = epoch(&cluster);
+    cluster.ask_write(ONE, now, key, 5, 1, 0, b"new");
+    cluster.run_ms(300);
+    let have = newest(&cluster, THREE, key);
+    let (PeerMessage::Replicate(copy), bytes) = replicate(key, now, ONE) else { return };
+    let version = Version { epoch: Epoch(now.0 - 1), counter: 1 };
+    let body = ReplicateRequest { mode: ReplicateMode::Whole, version, ..*copy };
+    let message = PeerMessage::Replicate(Box::new(body));
+    cluster.forge(ONE, THREE, now, message, Some(bytes));
+    cluster.run_ms(100);
+    assert_eq!((newest(&cluster, THREE, key), have.is_some()), (have, true));
+}

@@ -1,0 +1,190 @@
+//! Rules of a single member, one each: what it refuses because of what the chunk shows, what the
+//! lease says or what the sender is.
+//!
+//! The member is the primary of a group of its own, and the facts about its one chunk are made up.
+
+use std::rc::Rc;
+
+use node::group::ChunkIndex;
+use node::io::Nanos;
+use node::shard::control::{ControlEvent, ShardConfig, ShardReport, Timeouts};
+use node::shard::effect::{Effect, Task};
+use node::shard::event::{Asked, ConnId, Event, ReplyTo, Request};
+use node::shard::state::ShardState;
+use node::shard::step::step;
+use node::store::ChunkInfo;
+use protocol::ids::{
+    ChunkKey, ClusterId, Epoch, Fid, Generation, GroupId, Handle, NodeId, OpId, RequestId, Seq,
+    SessionId, ShardId, TargetId, Version,
+};
+use protocol::limits::CHUNK_OP_SESSIONS_MAX;
+use protocol::message::Kind;
+use protocol::message::chunk::{InventoryEntry, Pending, ReadRequest};
+use protocol::status::Status;
+
+use super::clients::write_request;
+use super::coordinator::{Coordinator, GROUP};
+use super::fake_store::Bytes;
+
+const KEY: ChunkKey = ChunkKey { fid: Fid(5), index: 0 };
+
+/// What is known of the one chunk.
+struct Facts(ChunkInfo);
+
+impl ChunkIndex for Facts {
+    fn info(&self, _: GroupId, key: ChunkKey) -> Option<ChunkInfo> {
+        (key == KEY).then(|| self.0.clone())
+    }
+
+    fn pendings(&self, _: GroupId) -> Vec<Pending> {
+        Vec::new()
+    }
+
+    fn inventory(&self, _: GroupId, _: Option<ChunkKey>, _: usize) -> (Vec<InventoryEntry>, bool) {
+        (Vec::new(), false)
+    }
+
+    fn free(&self) -> u64 {
+        1 << 30
+    }
+}
+
+/// A chunk of 100 committed bytes that only ever grew.
+fn sound() -> ChunkInfo {
+    let version = Version { epoch: Epoch(1), counter: 1 };
+    ChunkInfo {
+        version,
+        chunk_len: 100,
+        committed: Some((version, 100)),
+        mutated: false,
+        suspect: false,
+        committed_suspect: false,
+        trunc_gen: 0,
+        cell_log2: 14,
+        chunk_log2: 22,
+        ops: Vec::new(),
+    }
+}
+
+/// An active primary whose lease ends at 1 s.
+struct Primary {
+    state: ShardState<Bytes>,
+    facts: Facts,
+    now: Nanos,
+}
+
+impl Primary {
+    fn of(info: ChunkInfo) -> Primary {
+        let config = ShardConfig {
+            node: NodeId(1),
+            shard: ShardId(0),
+            target: TargetId(1),
+            generation: Generation(1),
+            port: 7001,
+            core: u16::MAX,
+            cluster: ClusterId(1),
+            timeouts: Timeouts::default(),
+        };
+        let state = ShardState::new(config, Vec::new());
+        let mut primary = Primary { state, facts: Facts(info), now: Nanos(1) };
+        let mut coordinator = Coordinator::new(1, 1);
+        let map = |coordinator: &Coordinator| ControlEvent::Map(coordinator.map.to_delta());
+        let orders = primary.step(Event::Control(map(&coordinator)));
+        let adopt = orders.iter().find_map(|order| match order {
+            Effect::Store { job, task: Task::Adopt(..) } => Some(*job),
+            _ => None,
+        });
+        let adopted = Event::Stored { job: adopt.unwrap(), result: Ok(None) };
+        let orders = primary.step(adopted);
+        let reports = orders.iter().filter_map(|order| match order {
+            Effect::Report(report @ ShardReport::Activated(_)) => Some(report),
+            _ => None,
+        });
+        assert!(reports.fold(false, |_, report| coordinator.on_report(report)), "active");
+        primary.step(Event::Control(map(&coordinator)));
+        let expires = Nanos(1_000_000_000);
+        primary.step(Event::Control(ControlEvent::Lease { expires }));
+        primary
+    }
+
+    fn step(&mut self, event: Event<Bytes>) -> Vec<Effect<Bytes>> {
+        let mut out = Vec::new();
+        step(&mut self.state, &self.facts, self.now, event, &mut out);
+        out
+    }
+
+    /// The refusal of a request; `None` when it was admitted.
+    fn ask(&mut self, kind: Kind, request: Request<Bytes>) -> Option<Status> {
+        let reply = ReplyTo { conn: ConnId(1 << 40), request: RequestId(1), kind };
+        let asked = Asked { reply, epoch: Epoch(1), deadline: None, node: None };
+        let orders = self.step(Event::Asked(asked, request));
+        orders.iter().find_map(|order| match order {
+            Effect::Reply { answer: Err(refusal), .. } => Some(refusal.status),
+            _ => None,
+        })
+    }
+
+    fn read(&mut self, growth_only: bool, trunc_gen: u32) -> Option<Status> {
+        let request = ReadRequest {
+            group: GROUP,
+            key: KEY,
+            offset: 0,
+            len: 10,
+            expect_len: 100,
+            trunc_gen,
+            handle: Handle(0),
+            growth_only,
+            verify: false,
+        };
+        self.ask(Kind::Read, Request::Read(request))
+    }
+
+    fn write(&mut self, session: u64, attempt: u8, intact: bool) -> Option<Status> {
+        let op = OpId { session: SessionId(session), seq: Seq(1) };
+        let mut request = write_request(KEY, op, 100, 10);
+        request.attempt = attempt;
+        let payload = Rc::new(vec![7; 10]);
+        self.ask(Kind::Write, Request::Write(request, payload, intact))
+    }
+}
+
+#[test]
+fn a_leased_read_needs_a_lease_that_still_runs() {
+    let mut primary = Primary::of(sound());
+    assert_eq!(primary.read(false, 0), None);
+    primary.now = Nanos(1_000_000_000);
+    assert_eq!(primary.read(false, 0), Some(Status::NotReady));
+    assert_eq!(primary.read(true, 0), None, "what only grew is read without");
+}
+
+#[test]
+fn a_growth_read_of_a_chunk_that_was_changed_is_sent_back() {
+    let mut primary = Primary::of(ChunkInfo { mutated: true, ..sound() });
+    assert_eq!(primary.read(true, 0), Some(Status::NotGrowthOnly));
+    assert_eq!(primary.read(false, 0), None);
+}
+
+#[test]
+fn requests_of_before_a_truncation_are_refused() {
+    let mut primary = Primary::of(ChunkInfo { trunc_gen: 2, ..sound() });
+    assert_eq!(primary.read(true, 1), Some(Status::StaleFile));
+    assert_eq!(primary.read(true, 2), None);
+    assert_eq!(primary.write(9, 0, true), Some(Status::StaleFile));
+}
+
+#[test]
+fn a_write_whose_bytes_do_not_match_its_sums_is_refused() {
+    let mut primary = Primary::of(sound());
+    assert_eq!(primary.write(9, 0, false), Some(Status::PayloadCorrupt));
+    assert_eq!(primary.write(9, 0, true), None);
+}
+
+#[test]
+fn a_repeat_that_a_full_table_may_have_forgotten_has_an_unknown_fate() {
+    let version = sound().version;
+    let entry = |session| (OpId { session: SessionId(session), seq: Seq(1) }, version, 100);
+    let ops = (1..=CHUNK_OP_SESSIONS_MAX as u64).map(entry).collect();
+    let mut primary = Primary::of(ChunkInfo { ops, ..sound() });
+    assert_eq!(primary.write(99, 1, true), Some(Status::Unknown));
+    assert_eq!(primary.write(99, 0, true), None, "a first attempt was never here");
+}
