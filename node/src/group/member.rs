@@ -17,6 +17,7 @@ use crate::shard::state::{Core, Job};
 use crate::store::GroupInfo;
 
 /// What this target is in one group and what it is doing there.
+#[derive(Clone, Debug)]
 pub struct Member<P> {
     /// The group.
     pub group: GroupId,
@@ -66,6 +67,7 @@ pub enum Phase {
 }
 
 /// The primary's writes.
+#[derive(Clone, Debug)]
 pub struct Writes<P> {
     /// Counter of the version assigned last in this epoch.
     pub counter: u32,
@@ -80,7 +82,7 @@ pub struct Writes<P> {
 }
 
 /// What a backup or syncing member does for its primary.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Follow {
     /// Versions on their way to the device, by chunk, with who waits for them.
     pub storing: BTreeMap<ChunkKey, (Version, Vec<ReplyTo>)>,
@@ -93,7 +95,7 @@ pub struct Follow {
 }
 
 /// Progress of a new primary.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Activation {
     /// Members whose pendings are not known yet.
     pub adopts: BTreeSet<TargetId>,

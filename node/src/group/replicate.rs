@@ -24,6 +24,7 @@ use crate::shard::state::Job;
 use crate::store::{Durable, StoreError};
 
 /// A version that is not on every member yet.
+#[derive(Clone, Debug)]
 pub struct InFlight<P> {
     /// The version.
     pub version: Version,

@@ -21,6 +21,7 @@ use crate::shard::event::Asked;
 use crate::store::ChunkInfo;
 
 /// Writes of one chunk: at most one has a version, the others wait in order.
+#[derive(Clone, Debug)]
 pub struct ChunkQueue<P> {
     /// The version that is not on every member yet.
     pub in_flight: Option<Version>,
@@ -29,6 +30,7 @@ pub struct ChunkQueue<P> {
 }
 
 /// A write that has no version yet.
+#[derive(Clone, Debug)]
 pub struct Queued<P> {
     /// Who asked; `None` for this primary's own cuts.
     pub asked: Option<Asked>,

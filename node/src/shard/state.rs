@@ -15,6 +15,7 @@ use crate::io::Nanos;
 use crate::store::GroupInfo;
 
 /// The whole state of one shard.
+#[derive(Clone, Debug)]
 pub struct ShardState<P> {
     /// What the groups share.
     pub core: Core,
@@ -25,6 +26,7 @@ pub struct ShardState<P> {
 }
 
 /// What the groups of a shard share.
+#[derive(Clone, Debug)]
 pub struct Core {
     /// What the shard is.
     pub config: ShardConfig,

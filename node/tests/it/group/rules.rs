@@ -49,9 +49,9 @@ impl ChunkIndex for Facts {
     }
 }
 
-/// A chunk of 100 committed bytes that only ever grew.
+/// A chunk of 100 committed bytes that only ever grew, of an epoch before.
 fn sound() -> ChunkInfo {
-    let version = Version { epoch: Epoch(1), counter: 1 };
+    let version = Version { epoch: Epoch(0), counter: 1 };
     ChunkInfo {
         version,
         chunk_len: 100,
