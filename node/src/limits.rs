@@ -183,3 +183,22 @@ pub const QUARANTINE_TIME_S: u64 = 72 * 3600;
 const _: () =
     assert!(NEAR_FULL_PERCENT < RESYNC_STOP_PERCENT && RESYNC_STOP_PERCENT < FULL_PERCENT);
 const _: () = assert!(FULL_PERCENT < FREES_ONLY_PERCENT && FREES_ONLY_PERCENT < 100);
+/// Versions whose damage one store remembers; scrub finds the rest again.
+pub const DAMAGED_VERSIONS_MAX: usize = 4096;
+/// Damaged cells that it remembers, of all versions together: 4 bytes each.
+pub const DAMAGED_CELLS_MAX: usize = 65_536;
+/// Chunks that one pass of scrub knows ahead: 32 bytes each.
+pub const SCRUB_BATCH_CHUNKS: usize = 4096;
+/// Index entries that scrub looks at before other tasks have a turn.
+pub const SCRUB_SLICE_ENTRIES: usize = 4096;
+/// Payload bytes that scrub reads before it looks at its budget again.
+pub const SCRUB_RUN_BYTES: u32 = DEVICE_TRANSFER_MAX;
+/// Failed device writes in one hour that a store survives.
+pub const WRITE_ERRORS_PER_HOUR_MAX: usize = 3;
+/// Failed device writes in one generation that a store survives.
+pub const WRITE_ERRORS_MAX: u32 = 16;
+/// Runs of the arena that are avoided because they went bad: 16 bytes each. A device with more is
+/// not one to write to.
+pub const BAD_RUNS_MAX: usize = 65_536;
+/// Units of the arena that one window of the check of space covers: two bitmaps of 64 KiB.
+pub const AUDIT_WINDOW_UNITS: u64 = 1 << 19;

@@ -77,6 +77,8 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
             "DEVICE_TRANSFER_MAX",
             "DEVICE_READS_MAX",
             "CHECKPOINT_SLICE_ENTRIES",
+            "SCRUB_SLICE_ENTRIES",
+            "SCRUB_RUN_BYTES",
             "RESYNC_PAGE",
         ],
     ),

@@ -23,7 +23,26 @@ impl<D: Disk> Store<D> {
     ///
     /// # Durability
     /// The device writes have completed; the next flush makes them durable.
+    ///
+    /// A write that the device refuses is tried once more at another place.
     pub(super) async fn build(
+        &self,
+        op: &WriteOp<D>,
+        base: Option<&ChunkState>,
+    ) -> Result<(Built, Grant<'_>), StoreError> {
+        let first = self.build_once(op, base).await;
+        let Err(StoreError::Disk(error)) = &first else { return first };
+        if !self.survives(error).await {
+            return first;
+        }
+        let second = self.build_once(op, base).await;
+        if let Err(StoreError::Disk(error)) = &second {
+            self.survives(error).await;
+        }
+        second
+    }
+
+    async fn build_once(
         &self,
         op: &WriteOp<D>,
         base: Option<&ChunkState>,

@@ -56,6 +56,10 @@ impl<D: Disk> Store<D> {
             }
             if let Err(error) = self.checkpoint().await {
                 tracing::error!(target_id = self.identity.target.0, %error, "checkpoint failed");
+                if let StoreError::Disk(error) = &error {
+                    // Its area cannot be exchanged: in the end the journal would be full.
+                    self.survives(error).await;
+                }
             }
         }
     }

@@ -66,16 +66,6 @@ impl ExtentSet {
         &self.runs
     }
 
-    /// Adds every unit from `start` to before `end`.
-    pub(super) fn insert_all(&mut self, start: u64, end: u64) {
-        let mut at = start;
-        while at < end {
-            let units = u32::try_from(end - at).unwrap_or(u32::MAX).min(Extent::UNITS_MAX);
-            self.insert(Extent { start: at, units });
-            at += u64::from(units);
-        }
-    }
-
     /// Adds a run, merging what it overlaps or touches.
     pub(super) fn insert(&mut self, run: Extent) {
         if run.is_none() {
@@ -121,6 +111,19 @@ impl ExtentSet {
         self.runs.get(at).is_some_and(|have| !run.is_none() && have.start < run.end())
     }
 
+    /// True when every unit of the run is in the set.
+    pub(super) fn covers(&self, run: Extent) -> bool {
+        let at = self.runs.partition_point(|have| have.end() <= run.start);
+        let mut reached = run.start;
+        for have in &self.runs[at..] {
+            if have.start > reached || reached >= run.end() {
+                break;
+            }
+            reached = have.end();
+        }
+        run.is_none() || reached >= run.end()
+    }
+
     pub(super) fn units(&self) -> u64 {
         self.runs.iter().map(|run| u64::from(run.units)).sum()
     }
@@ -145,6 +148,7 @@ mod tests {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let run = Extent { start: (seed >> 33) % 200, units: ((seed >> 50) % 12) as u32 };
             let units = run.start..run.end();
+            assert_eq!(set.covers(run), units.clone().all(|unit| model.contains(&unit)));
             assert_eq!(set.touches(run), units.clone().any(|unit| model.contains(&unit)));
             if seed & (1 << 20) == 0 {
                 set.insert(run);

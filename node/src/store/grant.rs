@@ -24,21 +24,21 @@ impl<'a> Grant<'a> {
     /// Takes one run of `units` units.
     pub(super) fn take(&mut self, units: u32) -> Option<Extent> {
         let run = self.space.borrow_mut().allocator().take(units)?;
-        self.taken.push(run);
+        self.note(run);
         Some(run)
     }
 
     /// Takes several runs, each but the last a multiple of `granule` units.
     pub(super) fn take_pieces(&mut self, units: u32, granule: u32) -> Option<Vec<Extent>> {
         let runs = self.space.borrow_mut().allocator().take_pieces(units, granule)?;
-        self.taken.extend(&runs);
+        runs.iter().for_each(|run| self.note(*run));
         Some(runs)
     }
 
     /// Takes one unit for a descriptor page.
     pub(super) fn take_page(&mut self) -> Option<Extent> {
         let page = self.space.borrow_mut().allocator().take_page()?;
-        self.taken.push(page);
+        self.note(page);
         Some(page)
     }
 
@@ -50,14 +50,23 @@ impl<'a> Grant<'a> {
     /// The units are recorded in the index now.
     pub(super) fn keep(mut self) {
         self.settled = true;
+        let mut space = self.space.borrow_mut();
+        self.taken.iter().for_each(|run| space.end_grant(*run));
     }
 
     /// Nothing is being written and nothing was recorded: the units are free again.
     pub(super) fn give_back(mut self) {
         self.settled = true;
         for run in self.taken.drain(..) {
-            self.space.borrow_mut().give_back(run);
+            let mut space = self.space.borrow_mut();
+            space.end_grant(run);
+            space.give_back(run);
         }
+    }
+
+    fn note(&mut self, run: Extent) {
+        self.space.borrow_mut().grant(run);
+        self.taken.push(run);
     }
 }
 
@@ -65,6 +74,7 @@ impl Drop for Grant<'_> {
     fn drop(&mut self) {
         if !self.settled {
             let mut space = self.space.borrow_mut();
+            self.taken.iter().for_each(|run| space.end_grant(*run));
             self.taken.iter().chain([&self.reserved]).for_each(|run| space.lose(*run));
         }
     }

@@ -9,8 +9,9 @@ use std::ops::{Bound, RangeInclusive};
 use std::rc::Rc;
 
 use protocol::guard::{self, Guard};
-use protocol::ids::{ChunkKey, Fid, GroupId, Version};
+use protocol::ids::{ChunkKey, Fid, GroupId, Lsn, Version};
 
+use super::audit::Audit;
 use super::bytes::{Reader, Writer};
 use super::extent::{Extent, ExtentSet};
 use super::record::Record;
@@ -53,6 +54,7 @@ pub(super) struct Index {
     tallies: Tallies,
     image_len: u64,
     pub(super) snapshot: Option<Snapshot>,
+    pub(super) audit: Option<Audit>,
 }
 
 impl Entry {
@@ -123,6 +125,14 @@ impl Entry {
         }
     }
 
+    /// Puts another state in the place of the one with the same version.
+    fn replace(&mut self, state: Rc<ChunkState>) {
+        let mut states = self.committed.iter_mut().chain(&mut self.pendings);
+        if let Some(have) = states.find(|have| have.version == state.version) {
+            *have = state;
+        }
+    }
+
     fn install(&mut self, state: Rc<ChunkState>, committed: bool) {
         self.quarantined = None;
         self.pendings.clear();
@@ -157,6 +167,9 @@ impl Index {
             Record::Quarantine { group, key, since_s } => self.change((group, key), |entry| {
                 entry.quarantined.get_or_insert(since_s);
             }),
+            Record::Repair { group, key, state } => {
+                self.change((group, key), |entry| entry.replace(Rc::new(state)))
+            }
             Record::Release { group, fid, until_s } => self.release(group, fid, until_s),
             Record::DropFid { group, fid } => self.drop_fid(group, fid),
             Record::Suspect { group, key, version } => {
@@ -205,6 +218,28 @@ impl Index {
     /// The entry, unless it is quarantined.
     pub(super) fn served(&self, group: GroupId, key: ChunkKey) -> Option<&Entry> {
         self.entry(group, key).filter(|entry| entry.quarantined.is_none())
+    }
+
+    /// One version of a chunk, set aside or not.
+    pub(super) fn state_at(&self, name: Name, version: Version) -> Option<Rc<ChunkState>> {
+        let entry = self.entries.get(&name)?;
+        entry.states().find(|state| state.version == version).cloned()
+    }
+
+    /// Batch that recorded a version.
+    pub(super) fn lsn_of(&self, name: Name, version: Version) -> Option<Lsn> {
+        self.state_at(name, version).map(|state| state.lsn)
+    }
+
+    /// Notes that a version recorded in batch `from` was recorded again, durably, up to `to`.
+    pub(super) fn renumber(&mut self, name: Name, version: Version, from: Lsn, to: Lsn) {
+        self.change(name, |entry| {
+            let mut states = entry.committed.iter_mut().chain(&mut entry.pendings);
+            if let Some(state) = states.find(|state| state.version == version && state.lsn == from)
+            {
+                Rc::make_mut(state).lsn = to;
+            }
+        });
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (&Name, &Entry)> {
@@ -351,6 +386,9 @@ impl Index {
         change(entry);
         let after = entry.owned();
         let share_after = Tally::of(name, entry, after.units());
+        if let Some(audit) = &mut self.audit {
+            audit.change(name, before.runs(), after.runs());
+        }
         let mut freed = before;
         freed.remove_all(after.runs());
         self.tallies.change(name.0, &share_before, &share_after);

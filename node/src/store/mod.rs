@@ -10,6 +10,8 @@
 //! Start reading at [`Store`], then `write`, `commit`, `recovery`.
 
 mod allocator;
+mod audit;
+mod bad;
 mod batch;
 mod build;
 mod bytes;
@@ -18,9 +20,11 @@ mod change;
 mod check;
 mod checkpoint;
 mod commit;
+mod damage;
 mod descriptor;
 mod digest;
 mod draft;
+mod examine;
 mod extent;
 mod fence;
 mod format;
@@ -34,7 +38,9 @@ mod query;
 mod read;
 mod record;
 mod recovery;
+mod repair;
 mod replay;
+mod scrub;
 mod snapshot;
 mod space;
 mod state;
@@ -42,6 +48,7 @@ mod superblock;
 mod suspect;
 mod tally;
 mod types;
+mod upkeep;
 mod wait;
 mod watermark;
 mod write;
@@ -51,8 +58,12 @@ use std::rc::Rc;
 
 use protocol::ids::Generation;
 
+pub use audit::SpaceCheck;
+pub use damage::{Damage, DamagedPart};
 pub use digest::GroupDigest;
 pub use quarantine::{QuarantineSize, Quarantined};
+pub use repair::RepairOp;
+pub use scrub::{ScrubCursor, ScrubStep};
 pub use types::{
     ChunkInfo, Durable, FormatOptions, GroupInfo, InstallOp, ReadMode, ReadOut, Recovered,
     StoreError, WriteOp,
@@ -83,6 +94,7 @@ pub struct Store<D: Disk> {
     work: wait::Bell,
     phase: Cell<fence::Phase>,
     fence_reason: RefCell<Option<String>>,
+    upkeep: upkeep::Upkeep,
     writes_in_flight: Cell<usize>,
     flushes: Cell<u64>,
     bytes_copied: Cell<u64>,

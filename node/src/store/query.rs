@@ -4,7 +4,7 @@ use protocol::ids::{ChunkKey, GroupId, Lsn, OpId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending};
 
 use super::Store;
-use super::extent::{ExtentSet, UNIT};
+use super::extent::UNIT;
 use super::suspect::counts;
 use super::types::{ChunkInfo, GroupInfo};
 use crate::io::Disk;
@@ -104,22 +104,6 @@ impl<D: Disk> Store<D> {
     /// Chunks in the index.
     pub fn chunks(&self) -> u64 {
         self.index.borrow().len() as u64
-    }
-
-    /// True when every unit of the arena is either referred to by the index or free to be used,
-    /// now or soon: nothing leaked, nothing used twice. For tests and scrubbing.
-    pub fn space_equals_index(&self) -> bool {
-        let mut claimed = ExtentSet::default();
-        let mut units = 0;
-        for (_, entry) in self.index.borrow().entries() {
-            let owned = entry.owned();
-            units += owned.units();
-            owned.runs().iter().for_each(|run| claimed.insert(*run));
-        }
-        let mut rest = ExtentSet::default();
-        rest.insert_all(self.geometry.arena_start(), self.geometry.arena_end());
-        rest.remove_all(claimed.runs());
-        units == claimed.units() && rest == self.space.borrow().unused()
     }
 
     /// Last journal position that is durable.

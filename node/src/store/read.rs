@@ -1,5 +1,6 @@
 //! Reading committed bytes, and checking them.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use protocol::checksum::{cell_sum, first_bad_cell};
@@ -9,6 +10,7 @@ use protocol::message::chunk::VerifyReply;
 
 use super::Store;
 use super::cells::{Run, runs_of};
+use super::damage::is_damage;
 use super::index::{Entry, Name};
 use super::state::{Cell, ChunkState};
 use super::suspect::check_trusted;
@@ -57,14 +59,34 @@ impl<D: Disk> Store<D> {
     ) -> Result<ReadOut<D>, StoreError> {
         let end = offset.checked_add(len).ok_or(StoreError::Refused("range overflows"))?;
         let state = self.readable(group, key, end, mode)?;
-        let _pin = self.pin();
         let (first, count) = cells_touched(state.cell_log2, offset, len);
-        let cells = self.load_cells((group, key), &state, first..first + count).await?;
-        let runs = runs_of(&state, first, &cells);
+        let cells = first..first + count;
+        self.check_undamaged((group, key), &state, cells.clone())?;
+        let check = mode.verify || state.suspect;
+        match self.read_cells((group, key), &state, cells.clone(), check).await {
+            Err(error) if is_damage(&error) => {
+                self.confirm((group, key), &state, cells.clone(), error).await?;
+                self.read_cells((group, key), &state, cells, check).await
+            }
+            other => other,
+        }
+    }
+
+    async fn read_cells(
+        &self,
+        name: Name,
+        state: &ChunkState,
+        range: Range<u32>,
+        check: bool,
+    ) -> Result<ReadOut<D>, StoreError> {
+        let _pin = self.pin();
+        let first = range.start;
+        let cells = self.load_cells(name, state, range).await?;
+        let runs = runs_of(state, first, &cells);
         let payload = self.read_payload(&runs).await?;
         let sums: Vec<_> = cells.iter().map(|cell| cell.sum).collect();
-        if mode.verify || state.suspect {
-            check_payload(key, &state, first, &cells, &runs, &payload)?;
+        if check {
+            check_payload(name.1, state, first, &cells, &runs, &payload)?;
         }
         Ok(ReadOut {
             version: state.version,

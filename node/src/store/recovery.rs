@@ -19,6 +19,7 @@ use super::replay::{Replay, Scan};
 use super::space::Space;
 use super::superblock::{BadSuperblock, LAYOUT_VERSION, Slot, Superblock};
 use super::types::{FormatOptions, Recovered, StoreError};
+use super::upkeep::Upkeep;
 use super::wait::{Bell, Gates};
 use crate::io::Disk;
 
@@ -132,6 +133,7 @@ impl<D: Disk> Store<D> {
             work: Bell::default(),
             phase: Cell::new(Phase::Opening),
             fence_reason: RefCell::new(None),
+            upkeep: Upkeep::default(),
             writes_in_flight: Cell::new(0),
             flushes: Cell::new(0),
             bytes_copied: Cell::new(0),

@@ -18,6 +18,8 @@ pub(super) struct Space {
     waiting_units: u64,
     /// Units that an abandoned or failed device write may still change; unused until reopened.
     lost: ExtentSet,
+    /// Units that writes under way have taken.
+    granted: ExtentSet,
     readers: BTreeSet<u64>,
     next_reader: u64,
 }
@@ -35,6 +37,7 @@ impl Space {
             waiting: VecDeque::new(),
             waiting_units: 0,
             lost: ExtentSet::default(),
+            granted: ExtentSet::default(),
             readers: BTreeSet::new(),
             next_reader: 0,
         }
@@ -56,6 +59,11 @@ impl Space {
     /// True when a device write of unknown outcome may still change these units.
     pub(super) fn is_lost(&self, run: Extent) -> bool {
         self.lost.touches(run)
+    }
+
+    /// Units that are given up.
+    pub(super) fn lost_units(&self) -> u64 {
+        self.lost.units()
     }
 
     /// Gives up units until the container is opened again.
@@ -113,15 +121,34 @@ impl Space {
         self.readers.remove(&reader);
     }
 
-    /// Units that are neither free nor waiting nor lost: what the index must refer to.
+    /// Notes that a write under way has taken units; the index does not know of them yet.
+    pub(super) fn grant(&mut self, run: Extent) {
+        self.granted.insert(run);
+    }
+
+    /// Notes that the index knows of them now, or that they were given back or up.
+    pub(super) fn end_grant(&mut self, run: Extent) {
+        self.granted.remove(run);
+    }
+
+    /// Units that writes under way have taken.
+    pub(super) fn granted(&self) -> &[Extent] {
+        self.granted.runs()
+    }
+
+    /// Units that are given up; some version may still refer to them.
+    pub(super) fn lost(&self) -> &[Extent] {
+        self.lost.runs()
+    }
+
+    /// Units that are free or wait to be: nobody may refer to them.
     pub(super) fn unused(&self) -> ExtentSet {
         let mut set = self.allocator.runs();
         for waiting in &self.waiting {
             set.insert(waiting.run);
         }
-        for &run in self.lost.runs() {
-            set.insert(run);
-        }
+        // What waits and was given up meanwhile will not be free.
+        set.remove_all(self.lost.runs());
         set
     }
 }

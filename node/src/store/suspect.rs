@@ -8,6 +8,7 @@ use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, GroupId, Version};
 
 use super::Store;
+use super::damage::DamagedPart;
 use super::index::Name;
 use super::journal::Room;
 use super::record::Record;
@@ -49,7 +50,7 @@ impl<D: Disk> Store<D> {
 
     /// Marks a version whose descriptor is not the one that was written.
     pub(super) fn distrust(&self, name: Name, state: &ChunkState) {
-        self.mark_suspect(name.0, name.1, state.version);
+        self.found(name, state, DamagedPart::Whole);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::io::Disk;
 use crate::limits::{PENDING_CHAIN_MAX, STORE_WRITES_MAX};
 
 /// One write under way, counted.
-struct Slot<'a>(&'a Counter<usize>);
+pub(super) struct Slot<'a>(&'a Counter<usize>);
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
@@ -122,7 +122,7 @@ impl<D: Disk> Store<D> {
         self.finish(done, chunk_len).await
     }
 
-    fn admit(&self) -> Result<Slot<'_>, StoreError> {
+    pub(super) fn admit(&self) -> Result<Slot<'_>, StoreError> {
         self.check_writable()?;
         if self.writes_in_flight.get() >= STORE_WRITES_MAX {
             return Err(StoreError::Busy);
@@ -131,7 +131,7 @@ impl<D: Disk> Store<D> {
         Ok(Slot(&self.writes_in_flight))
     }
 
-    fn check_room(&self, group: GroupId) -> Result<(), StoreError> {
+    pub(super) fn check_room(&self, group: GroupId) -> Result<(), StoreError> {
         self.check_writable()?;
         if !self.journal.borrow_mut().admit(RECORD_LEN_MAX, Room::Ordinary) {
             self.work.ring();
@@ -219,7 +219,11 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn stage_version(&self, record: Record, grant: Grant<'_>) -> Result<Done, StoreError> {
+    pub(super) fn stage_version(
+        &self,
+        record: Record,
+        grant: Grant<'_>,
+    ) -> Result<Done, StoreError> {
         match self.stage(record, Room::Ordinary) {
             Ok((_, done)) => {
                 grant.keep();
@@ -232,7 +236,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    async fn finish(&self, done: Done, chunk_len: u32) -> Result<Durable, StoreError> {
+    pub(super) async fn finish(&self, done: Done, chunk_len: u32) -> Result<Durable, StoreError> {
         done.wait().await?;
         Ok(Durable { lsn: self.durable_lsn(), free: self.free(), chunk_len })
     }

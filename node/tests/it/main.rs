@@ -23,5 +23,6 @@ mod store_damage;
 mod store_files;
 mod store_keep;
 mod store_mutation;
+mod store_repair;
 mod store_scale;
 mod store_support;

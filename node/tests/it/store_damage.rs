@@ -262,21 +262,6 @@ fn a_foreign_or_unknown_container_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_failed_write_fails_alone_and_its_space_is_not_reused() {
-    let (disk, store) = fresh(17);
-    with_store(&store, async {
-        disk.set_faults(Faults { write_error: 1, ..Faults::default() });
-        let failed = store.write(Put::new(1, 1, pattern(1, 16384)).op(&disk)).await;
-        assert!(matches!(failed, Err(StoreError::Disk(_))), "{failed:?}");
-        assert!(!store.fenced());
-        assert_eq!(store.free(), store.capacity() - 16384);
-        store.write(Put::new(1, 1, pattern(1, 16384)).op(&disk)).await.unwrap();
-        assert_eq!(read_all(&store, 1).await.unwrap(), pattern(1, 16384));
-        assert!(store.space_equals_index());
-    });
-}
-
-#[test]
 fn a_flush_error_fences_for_good_and_is_told_at_the_next_open() {
     let (disk, store) = fresh(18);
     with_store(&store, async {

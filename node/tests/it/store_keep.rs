@@ -1,7 +1,7 @@
 //! What keeps a target's bytes over time: what is set aside, totals and digests, full targets.
 
 use node::io::memory::MemoryDisk;
-use node::limits::{FREES_ONLY_PERCENT, QUARANTINE_TIME_S};
+use node::limits::{AUDIT_WINDOW_UNITS, FREES_ONLY_PERCENT, QUARANTINE_TIME_S};
 use node::store::{Fullness, QuarantineSize, Store, StoreError};
 use protocol::ids::{Epoch, Fid, GroupId, Version};
 
@@ -194,4 +194,31 @@ fn a_target_without_one_free_unit_takes_deletes_checkpoints_and_opens_again() {
     assert_eq!(open(&disk).0.free(), store.free());
     assert_eq!(store.info(GROUP, key(1)), None);
     assert_ne!(store.info(GROUP, key(2)).unwrap().version, Version::ZERO);
+}
+
+#[test]
+fn the_check_of_space_is_exact_while_the_store_works() {
+    // Two windows: the first holds the data, the other the descriptor pages.
+    let disk = formatted((AUDIT_WINDOW_UNITS + 50_000) * 4096, 56);
+    let (store, _) = open(&disk);
+    with_store(&store, async {
+        let mut windows = Vec::new();
+        let mut passes = 0;
+        for counter in 1..400u32 {
+            let fid = u64::from(counter % 37);
+            let base = if counter > 37 { version(counter - 37) } else { Version::ZERO };
+            let bytes = pattern(u64::from(counter), 150_000);
+            let put = Put { base, mutation: counter > 37, ..Put::new(fid, counter, bytes) };
+            store.write(put.op(&disk)).await.unwrap();
+            store.commit_through(GROUP, version(counter));
+            if let Some(check) = store.check_space(5) {
+                assert_eq!((check.leaked, check.doubly_used), (0, 0), "after {counter}");
+                windows.push(check.last);
+                passes += u32::from(check.last);
+            }
+        }
+        assert!(passes >= 10, "{passes}");
+        assert_eq!(windows[..4], [false, true, false, true]);
+        assert!(store.space_equals_index());
+    });
 }

@@ -30,6 +30,7 @@ pub(super) const RECORD_KINDS: &[Kind] = &[
     (6, "Quarantine", &[("group", 4), ("key", 12), ("since", 8)]),
     (7, "DropFid", &[("group", 4), ("fid", 8)]),
     (8, "Suspect", &[("group", 4), ("key", 12), ("version", 8)]),
+    (9, "Repair", &[("group", 4), ("key", 12), ("state", 56)]),
     (16, "Release", &[("group", 4), ("fid", 8), ("until", 8)]),
 ];
 
@@ -52,6 +53,8 @@ pub(super) enum Record {
     DropFid { group: GroupId, fid: Fid },
     /// The store found out that it cannot trust this version.
     Suspect { group: GroupId, key: ChunkKey, version: Version },
+    /// A version that is here, its bytes at other places.
+    Repair { group: GroupId, key: ChunkKey, state: ChunkState },
     /// Chunks of the file that were set aside at or before a time are gone.
     Release { group: GroupId, fid: Fid, until_s: u64 },
 }
@@ -92,6 +95,10 @@ impl Record {
             Record::Suspect { group, key, version } => {
                 body.u32(group.0).key(*key).version(*version);
                 8
+            }
+            Record::Repair { group, key, state } => {
+                state.encode(body.u32(group.0).key(*key));
+                9
             }
             Record::Release { group, fid, until_s } => {
                 body.u32(group.0).u64(fid.0).u64(*until_s);
@@ -138,6 +145,11 @@ impl Record {
             8 => {
                 Record::Suspect { group: from.group()?, key: from.key()?, version: from.version()? }
             }
+            9 => Record::Repair {
+                group: from.group()?,
+                key: from.key()?,
+                state: ChunkState::decode(from, lsn)?,
+            },
             16 => Record::Release {
                 group: from.group()?,
                 fid: Fid(from.u64()?),

@@ -44,6 +44,7 @@ fn all() -> Vec<Record> {
         Record::Quarantine { group, key, since_s: 10 },
         Record::DropFid { group, fid: Fid(0x0102) },
         Record::Suspect { group, key, version: VERSION },
+        Record::Repair { group, key, state: state() },
         Record::Release { group, fid: Fid(0x0102), until_s: 11 },
     ]
 }
@@ -71,7 +72,9 @@ fn sizes_are_those_of_the_tables() {
         let bytes = encode(record);
         let fixed: usize = fields.iter().map(|(_, size)| size).sum();
         let lists = match record {
-            Record::Put { state, .. } | Record::Install { state, .. } => state.encoded_len() - 56,
+            Record::Put { state, .. }
+            | Record::Install { state, .. }
+            | Record::Repair { state, .. } => state.encoded_len() - 56,
             _ => 0,
         };
         assert_eq!(bytes[0], *code, "{name}");

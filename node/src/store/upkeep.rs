@@ -1,0 +1,18 @@
+//! What a running store remembers about the state of its device.
+
+use std::cell::{Cell, RefCell};
+
+use super::bad::WriteErrors;
+use super::damage::DamageList;
+use crate::io::Nanos;
+
+/// Known damage and failures, all in memory: an open target starts with none.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    pub(super) damages: RefCell<DamageList>,
+    pub(super) write_errors: RefCell<WriteErrors>,
+    /// The time as it was told last.
+    pub(super) now: Cell<Nanos>,
+    /// First unit of the arena that the check of space has not come to.
+    pub(super) audited: Cell<u64>,
+}
