@@ -129,6 +129,18 @@ pub const ROLLS_IN_FLIGHT_MAX: usize = 4;
 pub const COPIES_PER_MEMBER_MAX: usize = 8;
 /// Whole chunks of resync in flight of one shard: 16 MiB of default chunks.
 pub const COPIES_PER_SHARD_MAX: usize = 4;
+/// Chunks that one resync has compared and not copied yet: its memory; the rest stays unlisted.
+pub const RESYNC_QUEUE_MAX: usize = 4096;
+/// Bytes per second that one shard copies to syncing members unless it was told otherwise.
+pub const RESYNC_BYTES_PER_S_DEFAULT: u64 = 200 << 20;
+/// Client bytes in flight of one shard from which background work holds back.
+pub const FOREGROUND_BUSY_BYTES: u64 = SHARD_CLIENT_BYTES_MAX / 4;
+/// First pause of a resync whose member has no room, in milliseconds; it doubles.
+pub const RESYNC_REFUSED_PAUSE_MIN_MS: u64 = 1000;
+/// Longest pause of a resync whose member has no room, in milliseconds.
+pub const RESYNC_REFUSED_PAUSE_MAX_MS: u64 = 30_000;
+/// Time whose unused budget background work may make up for at once, in milliseconds.
+pub const PACE_BURST_MS: u64 = 250;
 /// Chunks of an inventory page that one resync compares at a time.
 pub const RESYNC_PAGE: usize = 1024;
 /// Deletions of dead files that wait in one group.
@@ -150,6 +162,8 @@ const _: () = assert!(SHARD_CLIENT_BYTES_MAX >= 4 * protocol::limits::PAYLOAD_LE
 const _: () = assert!(SHARD_PEER_BYTES_MAX >= 4 * protocol::limits::PAYLOAD_LEN_MAX as u64);
 const _: () = assert!(SHARD_CLIENT_REQUESTS_MAX <= protocol::limits::PENDINGS_PER_GROUP_MAX);
 const _: () = assert!(RESYNC_PAGE <= protocol::limits::INVENTORY_PAGE_MAX);
+const _: () = assert!(RESYNC_PAGE < RESYNC_QUEUE_MAX);
+
 // Store of one shard.
 
 /// Versions of one chunk that may be pending at a time: the primary's pipeline of growth.

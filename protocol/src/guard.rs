@@ -119,6 +119,10 @@ guards! {
     TruncateGeneration,
     /// A repair takes a cell only from a copy that verifies.
     RepairSource,
+    /// Copies to syncing members keep to the byte budget of their shard.
+    ResyncBudget,
+    /// A syncing member without room is left in peace for a while.
+    ResyncBackOff,
     /// A write is refused at the primary when a member has no room for it.
     RoomEverywhere,
 

@@ -122,6 +122,9 @@ pub fn transmit<P: Clone>(member: &Member<P>, cx: &mut Cx<'_, P>, id: RequestId)
     call.last_sent = cx.now;
     call.lost = false;
     call.retry_at = None;
+    if let CallKind::Copy(_, len) = call.kind {
+        cx.core.upkeep.resync.take(u64::from(len)); // A repeat uses the network as well.
+    }
     if let Some(effect) = order(member, cx.core.config.target, id, &cx.core.calls[&id]) {
         cx.out.push(effect);
     }

@@ -27,6 +27,7 @@ pub mod fence;
 pub mod files;
 pub mod follow;
 pub mod member;
+pub mod pace;
 pub mod read;
 pub mod replicate;
 pub mod resync;
@@ -36,6 +37,7 @@ use protocol::ids::{ChunkKey, GroupId};
 use protocol::message::chunk::{InventoryEntry, Pending};
 
 use crate::io::Disk;
+use crate::limits::RESYNC_PAGE;
 use crate::store::{ChunkInfo, Store};
 
 /// Facts about the chunks of this target, looked up in memory.
@@ -53,6 +55,18 @@ pub trait ChunkIndex {
     ) -> (Vec<InventoryEntry>, bool);
     /// Free bytes of the target.
     fn free(&self) -> u64;
+    /// Bytes of a group's chunks, by which the work of a resync is estimated.
+    fn bytes(&self, group: GroupId) -> u64 {
+        let (mut bytes, mut after) = (0, None);
+        loop {
+            let (entries, more) = self.inventory(group, after, RESYNC_PAGE);
+            bytes += entries.iter().map(|entry| u64::from(entry.chunk_len)).sum::<u64>();
+            after = entries.last().map(|entry| entry.key);
+            if !more || after.is_none() {
+                return bytes;
+            }
+        }
+    }
 }
 
 impl<D: Disk> ChunkIndex for Store<D> {

@@ -4,42 +4,70 @@
 //! lacks or holds at another version or hash. Chunks the primary does not have are set aside there,
 //! never deleted. It runs in every active epoch, also one that is not writable: the group becomes
 //! writable again through exactly this. A pending is then copied as a pending.
+//!
+//! It may be cut off at any point: the next epoch compares again and finds equal what was copied.
+//! Copies keep to the shard's byte budget and step back while clients keep the shard busy. What
+//! the primary itself cannot vouch for is not copied before it was repaired.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use protocol::cluster_map::Role;
 use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, TargetId};
 use protocol::message::chunk::{InventoryEntry, InventoryReply};
 use protocol::message::cluster::SyncDoneRequest;
+use protocol::status::Status;
 
 use super::calls::{self, CallKind};
 use super::member::{Cx, Member, Phase};
 use crate::io::Nanos;
-use crate::limits::{COPIES_PER_MEMBER_MAX, COPIES_PER_SHARD_MAX, RESYNC_PAGE};
+use crate::limits::{
+    COPIES_PER_MEMBER_MAX, COPIES_PER_SHARD_MAX, FOREGROUND_BUSY_BYTES, RESYNC_BYTES_PER_S_DEFAULT,
+    RESYNC_PAGE, RESYNC_QUEUE_MAX, RESYNC_REFUSED_PAUSE_MAX_MS, RESYNC_REFUSED_PAUSE_MIN_MS,
+};
 use crate::shard::control::ShardReport;
-use crate::shard::effect::Effect;
+use crate::shard::effect::{Alert, Effect};
 use crate::shard::event::Answer;
+use crate::shard::state::Core;
 
 /// Progress of one syncing member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resync {
+    /// True once its whole work was estimated.
+    pub begun: bool,
     /// Everything up to this chunk was compared.
     pub cursor: Option<ChunkKey>,
     /// True while a page of its inventory is awaited.
     pub listing: bool,
     /// True when its inventory was compared to the end.
     pub listed: bool,
-    /// Chunks of the current page that have to be copied, with their lengths.
+    /// Bytes here that were not compared yet.
+    pub unlisted: u64,
+    /// Chunks that have to be copied, with their lengths.
     pub copies: VecDeque<(ChunkKey, u32)>,
+    /// Those of them that are damaged here and wait for their repair.
+    pub damaged: BTreeSet<(ChunkKey, u32)>,
     /// Copies in flight.
     pub copying: usize,
     /// True while it sets chunks aside.
     pub quarantining: bool,
-    /// Bytes of the current page that are not copied yet.
+    /// Bytes that were found to be copied and are not there yet.
     pub bytes_left: u64,
+    /// Bytes that were copied in this epoch.
+    pub bytes_done: u64,
+    /// The member had no room: how long to leave it in peace, and until when.
+    pub refused: Option<(Duration, Nanos)>,
     /// When its completion was last reported.
     pub reported: Option<Nanos>,
+}
+
+impl Resync {
+    /// Bytes that still have to be copied, as far as that is known: what was not compared yet
+    /// counts whole.
+    pub fn left(&self) -> u64 {
+        self.bytes_left + self.unlisted
+    }
 }
 
 /// Moves the resync of every syncing member on.
@@ -50,6 +78,10 @@ pub fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     let others = member.others(cx.core.me());
     for entry in others.iter().filter(|entry| entry.role == Role::Syncing) {
         let mut resync = member.resync.remove(&entry.target).unwrap_or_default();
+        if !resync.begun {
+            resync.begun = true;
+            resync.unlisted = cx.index.bytes(member.group);
+        }
         pump(member, cx, entry.target, &mut resync);
         member.resync.insert(entry.target, resync);
     }
@@ -68,6 +100,7 @@ pub fn on_inventory<P: Clone>(
     resync.listing = false;
     resync.listed = page.end;
     resync.cursor = page.cursor;
+    resync.unlisted = if page.end { 0 } else { resync.unlisted.saturating_sub(page.bytes) };
     resync.bytes_left += page.copies.iter().map(|(_, len)| u64::from(*len)).sum::<u64>();
     resync.copies.extend(page.copies);
     if !page.extras.is_empty() {
@@ -84,15 +117,29 @@ pub fn on_copied<P: Clone>(
     member: &mut Member<P>,
     cx: &mut Cx<'_, P>,
     target: TargetId,
-    len: u32,
+    (key, len): (ChunkKey, u32),
     answer: &Answer,
 ) -> bool {
-    if !matches!(answer, Answer::Replicate(_)) {
-        return false;
+    match answer {
+        Answer::Replicate(_) => {
+            cx.core.counters.resync_bytes_done += u64::from(len);
+            if let Some(resync) = member.resync.get_mut(&target) {
+                resync.refused = None;
+                resync.bytes_done += u64::from(len);
+            }
+            copy_ended(member, target, len);
+            true
+        }
+        Answer::Refused(Status::NoSpace) if guard::holds(Guard::ResyncBackOff) => {
+            refused(member, cx, target, (key, len));
+            true
+        }
+        Answer::Refused(Status::Fenced | Status::DeviceError) => {
+            calls::accuse(member, target);
+            false
+        }
+        _ => false,
     }
-    cx.core.counters.resync_bytes_done += u64::from(len);
-    copy_ended(member, target, len);
-    true
 }
 
 /// Notes that a copy is done, or that there is nothing to copy any more.
@@ -100,6 +147,14 @@ pub fn copy_ended<P>(member: &mut Member<P>, target: TargetId, len: u32) {
     if let Some(resync) = member.resync.get_mut(&target) {
         resync.copying -= 1;
         resync.bytes_left -= u64::from(len);
+    }
+}
+
+/// Notes that a chunk cannot be read here: it is copied after its repair.
+pub fn copy_damaged<P>(member: &mut Member<P>, target: TargetId, key: ChunkKey, len: u32) {
+    if let Some(resync) = member.resync.get_mut(&target) {
+        resync.copying -= 1;
+        resync.damaged.insert((key, len));
     }
 }
 
@@ -114,28 +169,96 @@ pub fn on_quarantined<P>(member: &mut Member<P>, target: TargetId, answer: &Answ
     true
 }
 
-fn pump<P: Clone>(member: &Member<P>, cx: &mut Cx<'_, P>, target: TargetId, resync: &mut Resync) {
-    while resync.copying < COPIES_PER_MEMBER_MAX && cx.core.copies < COPIES_PER_SHARD_MAX {
-        let Some((key, len)) = resync.copies.pop_front() else { break };
-        resync.copying += 1;
-        calls::start(member, cx, target, CallKind::Copy(key, len));
+/// Takes chunks up again that were repaired meanwhile.
+pub fn tick<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    let (group, index) = (member.group, cx.index);
+    for resync in member.resync.values_mut() {
+        let is_well = |key: &ChunkKey| !index.info(group, *key).is_some_and(|info| info.suspect);
+        let well: Vec<(ChunkKey, u32)> =
+            resync.damaged.iter().filter(|(key, _)| is_well(key)).copied().collect();
+        for copy in well {
+            resync.damaged.remove(&copy);
+            resync.copies.push_back(copy);
+        }
     }
-    let idle = resync.copies.is_empty() && resync.copying == 0 && !resync.quarantining;
-    if !idle || resync.listing {
+}
+
+fn pump<P: Clone>(member: &Member<P>, cx: &mut Cx<'_, P>, target: TargetId, resync: &mut Resync) {
+    send_copies(member, cx, target, resync);
+    if resync.listing || resync.quarantining {
         return;
     }
     if !resync.listed {
-        resync.listing = true;
-        calls::start(member, cx, target, CallKind::Inventory(resync.cursor));
+        if resync.copies.len() + resync.damaged.len() + RESYNC_PAGE <= RESYNC_QUEUE_MAX {
+            resync.listing = true;
+            calls::start(member, cx, target, CallKind::Inventory(resync.cursor));
+        }
         return;
     }
+    let complete = resync.copies.is_empty() && resync.copying == 0 && resync.damaged.is_empty();
     let every = cx.core.config.timeouts.report;
-    if resync.reported.is_none_or(|at| cx.now.since(at) >= every) {
+    if complete && resync.reported.is_none_or(|at| cx.now.since(at) >= every) {
         resync.reported = Some(cx.now);
         let (group, epoch) = (member.group, member.epoch());
         let request = SyncDoneRequest { group, epoch, target };
         cx.out.push(Effect::Report(ShardReport::SyncDone(request)));
     }
+}
+
+fn send_copies<P: Clone>(
+    member: &Member<P>,
+    cx: &mut Cx<'_, P>,
+    target: TargetId,
+    resync: &mut Resync,
+) {
+    if resync.refused.is_some_and(|(_, until)| cx.now < until) {
+        return;
+    }
+    let rate = rate(cx.core);
+    cx.core.upkeep.resync.pass(cx.now, rate);
+    let most = copies_at_a_time(cx.core);
+    while resync.copying < COPIES_PER_MEMBER_MAX && cx.core.copies < most {
+        if guard::holds(Guard::ResyncBudget) && !cx.core.upkeep.resync.has_room() {
+            return;
+        }
+        let Some((key, len)) = resync.copies.pop_front() else { return };
+        let suspect = cx.index.info(member.group, key).is_some_and(|info| info.suspect);
+        if guard::holds(Guard::SuspectLoses) && suspect {
+            resync.damaged.insert((key, len));
+            continue;
+        }
+        resync.copying += 1;
+        calls::start(member, cx, target, CallKind::Copy(key, len));
+    }
+}
+
+/// Bytes per second that copies may use.
+fn rate(core: &Core) -> u64 {
+    match core.orders.resync_bytes_per_s {
+        0 => RESYNC_BYTES_PER_S_DEFAULT,
+        ordered => ordered,
+    }
+}
+
+/// Clients come first: while they keep the shard busy, copies go one by one.
+fn copies_at_a_time(core: &Core) -> usize {
+    if core.budget.clients.bytes() >= FOREGROUND_BUSY_BYTES { 1 } else { COPIES_PER_SHARD_MAX }
+}
+
+/// The member has no room: it is left in peace for a while, each time for longer.
+fn refused<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>, target: TargetId, copy: (ChunkKey, u32)) {
+    let Some(resync) = member.resync.get_mut(&target) else { return };
+    resync.copying -= 1;
+    resync.copies.push_front(copy);
+    cx.core.upkeep.counts.resync_refused += 1;
+    if resync.refused.is_some_and(|(_, until)| cx.now < until) {
+        return; // Another copy of the same moment.
+    }
+    let least = Duration::from_millis(RESYNC_REFUSED_PAUSE_MIN_MS);
+    let most = Duration::from_millis(RESYNC_REFUSED_PAUSE_MAX_MS);
+    let pause = resync.refused.map_or(least, |(pause, _)| (pause * 2).min(most));
+    resync.refused = Some((pause, cx.now.after(pause)));
+    cx.out.push(Effect::Alert(Alert::NoRoom { group: member.group, target, pause }));
 }
 
 /// What a page of a member's inventory means.
@@ -144,6 +267,8 @@ struct Page {
     copies: Vec<(ChunkKey, u32)>,
     /// Chunks to set aside.
     extras: Vec<ChunkKey>,
+    /// Bytes here that were compared.
+    bytes: u64,
     /// How far it reached.
     cursor: Option<ChunkKey>,
     /// True when both inventories ended.
@@ -172,6 +297,7 @@ fn compare<P>(
         !ours.contains_key(&entry.key) && entry.version.epoch < member.epoch()
     };
     Page {
+        bytes: ours.values().map(|own| u64::from(own.chunk_len)).sum(),
         copies: copies.map(|own| (own.key, own.chunk_len)).collect(),
         extras: theirs.values().filter(is_extra).map(|entry| entry.key).collect(),
         cursor: reach.or(after),

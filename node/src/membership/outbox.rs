@@ -31,7 +31,7 @@ pub struct Outbox {
 enum PendingMap {
     #[default]
     None,
-    Delta(MapDelta),
+    Delta(Box<MapDelta>),
     Full,
 }
 
@@ -47,7 +47,7 @@ impl Outbox {
     /// Adds a change of the map; behind another one it becomes a full map.
     pub fn map(&mut self, delta: &MapDelta) {
         self.map = match self.map {
-            PendingMap::None => PendingMap::Delta(delta.clone()),
+            PendingMap::None => PendingMap::Delta(Box::new(delta.clone())),
             PendingMap::Delta(_) | PendingMap::Full => PendingMap::Full,
         };
     }
@@ -96,7 +96,7 @@ impl Outbox {
         }
         let delta = match &self.map {
             PendingMap::None => None,
-            PendingMap::Delta(delta) => Some(delta.clone()),
+            PendingMap::Delta(delta) => Some(MapDelta::clone(delta)),
             PendingMap::Full => Some(map.to_delta()),
         };
         if let Some(delta) = delta {

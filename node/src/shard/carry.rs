@@ -71,6 +71,7 @@ impl<E: Env, C: Control> Driver<E, C> {
                 self.send_on(conn, frame);
             }
             Effect::Report(report) => self.report(report),
+            Effect::Alert(alert) => self.alert(&alert),
             Effect::Finish => {}
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocol::checksum::compiled_path;
 use protocol::ids::MapVersion;
+use protocol::log_budget::LogBudget;
 use protocol::message::chunk::ShardStatsReply;
 use protocol::message::cluster::TargetHealth;
 use protocol::message::{Kind, Message};
@@ -56,6 +57,7 @@ pub(super) struct Driver<E: Env, C: Control> {
     pub(super) bytes_in: Cell<u64>,
     pub(super) bytes_out: Cell<u64>,
     pub(super) next_conn: Cell<u64>,
+    pub(super) alerts: LogBudget,
     reports: RefCell<VecDeque<ShardReport>>,
 }
 
@@ -80,6 +82,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
             next_conn: Cell::new(1),
+            alerts: LogBudget::new(),
             reports: RefCell::new(VecDeque::new()),
         }
     }
@@ -196,6 +199,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             resync_bytes_left: state.resync_bytes_left(),
             resync_bytes_done: state.core.counters.resync_bytes_done,
             map_version: state.core.map.version,
+            resyncs: state.resyncs(),
             ..TargetHealth::default()
         }
     }

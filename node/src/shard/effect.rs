@@ -1,6 +1,7 @@
 //! Everything a shard can ask the driver to do. Effects are orders; they are carried out in order.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use protocol::checksum::CellSum;
 use protocol::cluster_map::Role;
@@ -97,8 +98,24 @@ pub enum Effect<P> {
     },
     /// Tell the control core.
     Report(ShardReport),
+    /// Write a line for whoever operates the node.
+    Alert(Alert),
     /// Everything in flight is done: close the store and end.
     Finish,
+}
+
+/// Something that whoever operates the node should know; the log bounds how often it is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alert {
+    /// A syncing member has no room for what it should hold.
+    NoRoom {
+        /// The group.
+        group: GroupId,
+        /// The member.
+        target: TargetId,
+        /// How long it is left in peace.
+        pause: Duration,
+    },
 }
 
 /// Work for the store.

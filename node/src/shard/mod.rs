@@ -15,7 +15,9 @@ pub mod event;
 pub mod route;
 pub mod state;
 pub mod step;
+pub mod upkeep;
 
+mod alert;
 mod carry;
 mod driver;
 mod inbound;

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use protocol::cluster_map::ClusterMap;
 use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, NodeId, RequestId, TargetId, Version};
-use protocol::message::cluster::TargetOrders;
+use protocol::limits::RESYNCS_PER_TARGET_MAX;
+use protocol::message::cluster::{GroupResync, TargetOrders};
 
 use super::budget::Budget;
 use super::control::ShardConfig;
 use super::event::{JobId, ReplyTo};
+use super::upkeep::Upkeep;
 use crate::group::calls::Call;
 use crate::group::member::Member;
+use crate::group::resync::Resync;
 use crate::io::Nanos;
 use crate::store::GroupInfo;
 
@@ -52,6 +55,8 @@ pub struct Core {
     pub jobs: BTreeMap<JobId, Job>,
     /// Whole chunks of resync in flight, all groups together.
     pub copies: usize,
+    /// Background work that keeps replicas good.
+    pub upkeep: Upkeep,
     /// What happened since the start.
     pub counters: Counters,
     next_request: u64,
@@ -104,6 +109,7 @@ impl<P> ShardState<P> {
             calls: BTreeMap::new(),
             jobs: BTreeMap::new(),
             copies: 0,
+            upkeep: Upkeep::default(),
             counters: Counters::default(),
             next_request: 1,
             next_job: 1,
@@ -113,10 +119,23 @@ impl<P> ShardState<P> {
 
     /// Bytes that resync still has to copy from here, as far as inventories are known.
     pub fn resync_bytes_left(&self) -> u64 {
-        let of_group = |member: &Member<P>| {
-            member.resync.values().map(|resync| resync.bytes_left).sum::<u64>()
-        };
+        let of_group = |member: &Member<P>| member.resync.values().map(Resync::left).sum::<u64>();
         self.groups.values().map(of_group).sum()
+    }
+
+    /// Copies under way from here, up to as many as one message holds.
+    pub fn resyncs(&self) -> Vec<GroupResync> {
+        let of_group = |member: &Member<P>| {
+            let group = member.group;
+            let copy = move |(target, resync): (&TargetId, &Resync)| GroupResync {
+                group,
+                target: *target,
+                bytes_left: resync.left(),
+                bytes_done: resync.bytes_done,
+            };
+            member.resync.iter().map(copy).collect::<Vec<_>>()
+        };
+        self.groups.values().flat_map(of_group).take(RESYNCS_PER_TARGET_MAX).collect()
     }
 }
 

@@ -158,7 +158,7 @@ fn on_answered<P: Clone>(
             replicate::on_answer(member, cx, target, *version, answer)
         }
         CallKind::Roll(_) => activate::on_rolled(member, cx, target, answer),
-        CallKind::Copy(_, len) => resync::on_copied(member, cx, target, *len, answer),
+        CallKind::Copy(key, len) => resync::on_copied(member, cx, target, (*key, *len), answer),
         CallKind::Adopt => activate::on_adopted(member, cx, target, answer),
         CallKind::Discard(_, None) => activate::on_discarded(member, cx, target, answer),
         CallKind::Discard(_, Some(version)) => {
@@ -223,10 +223,14 @@ fn on_whole_failed<P: Clone>(
     let Some(call) = cx.core.calls.get_mut(&id) else { return };
     call.retry_at = Some(retry_at);
     let (group, target, kind) = (call.group, call.target, call.kind.clone());
-    let Some(member) = groups.get_mut(&group).filter(|_| *error == StoreError::NotFound) else {
-        return;
-    };
+    let Some(member) = groups.get_mut(&group) else { return };
+    let damaged = matches!(error, StoreError::Corrupt { .. } | StoreError::Suspect);
     match kind {
+        CallKind::Copy(key, len) if damaged => {
+            calls::finish(cx.core, id);
+            resync::copy_damaged(member, target, key, len);
+        }
+        _ if *error != StoreError::NotFound => return,
         CallKind::Copy(_, len) => {
             calls::finish(cx.core, id);
             resync::copy_ended(member, target, len);
@@ -306,6 +310,7 @@ fn on_tick<P: Clone>(groups: &mut BTreeMap<GroupId, Member<P>>, cx: &mut Cx<'_, 
         calls::announce(member, cx);
         replicate::tick(member, cx);
         activate::tick(member, cx);
+        resync::tick(member, cx);
         follow::tick(member, cx);
         settle(member, cx);
     }

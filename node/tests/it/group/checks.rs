@@ -49,6 +49,9 @@ impl Cluster {
         target: TargetId,
         task: &Task<Bytes>,
     ) -> Result<Option<node::store::Durable>, StoreError> {
+        if let Task::Install(write, _) = task {
+            *self.installs.entry((target, write.key)).or_default() += 1;
+        }
         let store = self.stores.get_mut(&target).ok_or(StoreError::Fenced)?;
         let result = store.apply(task);
         if let (Ok(_), Task::Write(write) | Task::Install(write, _)) = (&result, task) {

@@ -70,6 +70,8 @@ pub(super) struct Cluster {
     pub cut: Vec<(TargetId, TargetId)>,
     /// Store tasks of these targets take this long, in milliseconds.
     pub slow: BTreeMap<TargetId, u64>,
+    /// Whole chunks that each target was asked to install.
+    pub installs: BTreeMap<(TargetId, ChunkKey), u32>,
     pub shape: Shape,
     pub digest: u64,
     pub reads: u64,
@@ -102,6 +104,7 @@ impl Cluster {
             answers: Vec::new(),
             cut: Vec::new(),
             slow: BTreeMap::new(),
+            installs: BTreeMap::new(),
             shape,
             digest: 0,
             reads: 0,

@@ -12,6 +12,7 @@ mod cluster;
 mod coordinator;
 mod fake_store;
 mod files;
+mod resync;
 mod route;
 mod rules;
 mod scenarios;

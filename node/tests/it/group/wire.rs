@@ -81,7 +81,7 @@ impl Cluster {
                 self.check_read(read.key, end);
                 self.tell(target, 1, Event::Served { bytes: read.len });
             }
-            Effect::ServeVerify { .. } | Effect::Finish => {}
+            Effect::ServeVerify { .. } | Effect::Alert(_) | Effect::Finish => {}
             Effect::Reply { to, epoch, answer } => self.deliver_reply(target, to, epoch, answer),
             Effect::Working { conn, epoch, notice } => {
                 let event = Event::Working { target, epoch, notice };

@@ -1,0 +1,24 @@
+//! Lines in the log for whoever operates the node, bounded in number.
+
+use super::control::Control;
+use super::driver::Driver;
+use super::effect::Alert;
+use crate::io::Env;
+
+impl<E: Env, C: Control> Driver<E, C> {
+    /// Writes a line, unless there were too many of late.
+    pub(super) fn alert(&self, alert: &Alert) {
+        let Some(suppressed) = self.alerts.admit(self.now()) else { return };
+        let target_id = self.config.target.0;
+        match alert {
+            Alert::NoRoom { group, target, pause } => tracing::warn!(
+                target_id,
+                group = group.0,
+                member = target.0,
+                pause_s = pause.as_secs(),
+                suppressed,
+                "syncing member has no room, copies to it wait; free space there or drain it"
+            ),
+        }
+    }
+}
