@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use protocol::ids::{ClusterId, CoordinatorId};
 use protocol::limits::GROUP_MEMBERS_MAX;
 use protocol::message::command::Caller;
 use serde::Deserialize;
 
-use crate::limits::USERS_MAX;
+use crate::control::Tuning;
+use crate::limits::{NODE_LEASE_MIN_MS, NODE_LEASE_MS, USERS_MAX};
 
 /// Settings of one coordinator, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Config {
     pub groups_per_target: u16,
     /// Targets that must have registered before groups are made.
     pub targets_expected: u32,
+    /// Lease of nodes and what healing may use.
+    pub tuning: Tuning,
     /// Page cache of the table, in bytes.
     pub cache: usize,
     /// How log lines look.
@@ -104,8 +108,8 @@ impl Config {
     pub fn print(&self) -> String {
         let mut out = format!(
             "coordinator = {}\ncluster = \"{}\"\nlisten = \"{}\"\ndata_dir = {:?}\nreplicas = {}\n\
-             min_write = {}\ngroups_per_target = {}\ntargets_expected = {}\ncache = \"{}\"\n\
-             log_format = \"{}\"\n\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
+             min_write = {}\ngroups_per_target = {}\ntargets_expected = {}\nlease_ms = {}\n\
+             cache = \"{}\"\nlog_format = \"{}\"\n\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
             self.coordinator,
             self.cluster,
             self.listen,
@@ -114,6 +118,7 @@ impl Config {
             self.min_write,
             self.groups_per_target,
             self.targets_expected,
+            self.tuning.lease_ms(),
             self.cache,
             if self.log_format == LogFormat::Json { "json" } else { "text" },
             self.tls.ca,
@@ -139,6 +144,7 @@ struct FileConfig {
     min_write: Option<u8>,
     groups_per_target: Option<u16>,
     targets_expected: Option<u32>,
+    lease_ms: Option<u32>,
     cache: Option<String>,
     #[serde(default)]
     log_format: LogFormat,
@@ -191,6 +197,13 @@ fn check(file: FileConfig, folder: &Path) -> Result<Config, String> {
     if targets_expected < u32::from(replicas) {
         return Err(format!("targets_expected: expected at least {replicas} (replicas)"));
     }
+    let lease_ms = file.lease_ms.unwrap_or(NODE_LEASE_MS);
+    if !(NODE_LEASE_MIN_MS..=NODE_LEASE_MS).contains(&lease_ms) {
+        return Err(format!(
+            "lease_ms: expected {NODE_LEASE_MIN_MS} to {NODE_LEASE_MS}, got {lease_ms}"
+        ));
+    }
+    let tuning = Tuning { lease: Duration::from_millis(lease_ms.into()) };
     let cache = parse_size(file.cache.as_deref().unwrap_or("32MiB"))
         .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
         .and_then(|bytes| usize::try_from(bytes).ok())
@@ -209,6 +222,7 @@ fn check(file: FileConfig, folder: &Path) -> Result<Config, String> {
         min_write,
         groups_per_target,
         targets_expected,
+        tuning,
         cache,
         log_format: file.log_format,
         tls,
@@ -317,6 +331,11 @@ gid = 100
             ("data_dir = \"c1\"", "data_dir = \"c1\"\nmin_write = 4", "min_write: expected 1 to 3"),
             ("data_dir = \"c1\"", "data_dir = \"c1\"\ncache = \"32 MB\"", "cache: expected a size"),
             ("data_dir = \"c1\"", "data_dir = \"c1\"\ntargets_expected = 2", "targets_expected: "),
+            (
+                "data_dir = \"c1\"",
+                "data_dir = \"c1\"\nlease_ms = 1999",
+                "lease_ms: expected 2000 to",
+            ),
             ("data_dir = \"c1\"", "data_dir = \"c1\"\nlog_format = \"xml\"", "`text` or `json`"),
             ("data_dir = \"c1\"", "data_dir = ", "line 5, data_dir"),
             ("uid = 1000", "uid = -1", "line 14, uid: invalid value"),

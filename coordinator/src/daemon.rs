@@ -181,6 +181,7 @@ async fn serve(
         cluster: config.cluster,
         address: listen.to_string(),
         users: config.users.clone(),
+        tuning: config.tuning,
         patience: Patience::default(),
     };
     let (control, events) = mpsc::channel(CONTROL_QUEUE_MAX);

@@ -10,7 +10,8 @@ use protocol::ids::NodeId;
 use protocol::time::Nanos;
 
 use crate::limits::{
-    GAP_BUCKETS, GAP_WINDOW, NODE_LEASE, RETURN_TIME, SUSPICION_GAPS, SUSPICION_MAX, SUSPICION_MIN,
+    GAP_BUCKETS, GAP_WINDOW, LEASE_DRIFT, NODE_LEASE, RETURN_TIME, SUSPICION_GAPS, SUSPICION_MAX,
+    SUSPICION_MIN,
 };
 
 /// What the detector found out.
@@ -23,8 +24,10 @@ pub enum Finding {
 }
 
 /// Watches all registered nodes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Detector {
+    /// What each heartbeat grants.
+    lease: Duration,
     nodes: BTreeMap<NodeId, Watched>,
 }
 
@@ -46,22 +49,27 @@ impl Detector {
     /// Watches the nodes of the map a coordinator starts with: each node and whether the map has it
     /// up.
     ///
-    /// A node the map has up gets a full lease and time to connect again before silence counts,
-    /// because a lease granted by the process before may still run and every node has to notice
-    /// that its connection broke: 15 seconds in all.
-    pub fn new(known: impl IntoIterator<Item = (NodeId, bool)>, now: Nanos) -> Detector {
-        let lease_end = now.after(NODE_LEASE);
+    /// Every node is taken to have the longest lease that any process may have granted, because the
+    /// one before may have granted it just now. A node the map has up gets a lease and time to
+    /// connect again before silence counts, because it has to notice that its connection broke.
+    pub fn new(
+        known: impl IntoIterator<Item = (NodeId, bool)>,
+        lease: Duration,
+        now: Nanos,
+    ) -> Detector {
+        let lease_end = lease_end(now, lease.max(NODE_LEASE));
         let watched = |up: bool| Watched {
-            not_before: lease_end.after(RETURN_TIME),
+            not_before: now.after(lease).after(RETURN_TIME),
             suspected: !up,
             ..Watched::fresh(None, lease_end)
         };
-        Detector { nodes: known.into_iter().map(|(node, up)| (node, watched(up))).collect() }
+        let nodes = known.into_iter().map(|(node, up)| (node, watched(up))).collect();
+        Detector { lease, nodes }
     }
 
     /// Takes note that a node registered: it is alive and its history starts anew.
     pub fn registered(&mut self, node: NodeId, now: Nanos) {
-        self.nodes.insert(node, Watched::fresh(Some(now), now.after(NODE_LEASE)));
+        self.nodes.insert(node, Watched::fresh(Some(now), lease_end(now, self.lease)));
     }
 
     /// Takes note of a heartbeat and renews the lease; a node that never registered is ignored.
@@ -71,7 +79,7 @@ impl Detector {
             watched.note_gap(now, now.since(last));
         }
         watched.last = Some(now);
-        watched.lease_end = watched.lease_end.max(now.after(NODE_LEASE));
+        watched.lease_end = watched.lease_end.max(lease_end(now, self.lease));
         watched.lost = false;
         watched.refused = false;
         std::mem::take(&mut watched.suspected).then_some(Finding::Returned(node))
@@ -106,7 +114,10 @@ impl Detector {
         findings
     }
 
-    /// When the node's newest lease ends; `None` for a node that is not known.
+    /// When the node's newest lease has certainly ended; `None` for a node that is not known.
+    ///
+    /// A node counts its lease from when it sent the heartbeat, this from when it arrived, and this
+    /// clock may be the faster one.
     pub fn lease_end(&self, node: NodeId) -> Option<Nanos> {
         self.nodes.get(&node).map(|watched| watched.lease_end)
     }
@@ -172,6 +183,10 @@ impl Watched {
     }
 }
 
+fn lease_end(received: Nanos, lease: Duration) -> Nanos {
+    received.after(lease + lease / LEASE_DRIFT)
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "a small constant, checked below")]
 const GAP_PARTS: u32 = GAP_BUCKETS as u32;
 const _: () = assert!(GAP_PARTS as usize == GAP_BUCKETS && GAP_PARTS > 0);
@@ -185,7 +200,7 @@ mod tests {
 
     /// A node that registered at 0 and then sent `beats` heartbeats, one each 250 ms.
     fn beating(beats: u32) -> (Detector, Nanos) {
-        let mut detector = Detector::default();
+        let mut detector = Detector::new([], NODE_LEASE, Nanos(0));
         let mut now = Nanos(0);
         detector.registered(NODE, now);
         for _ in 0..beats {
@@ -243,16 +258,30 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_ends_later_here_than_at_the_node_and_is_never_shortened() {
+        let short = Duration::from_secs(2);
+        let mut detector = Detector::new([(NODE, true)], short, Nanos(0));
+        let longest = Nanos(0).after(Duration::from_millis(10_010));
+        assert_eq!(detector.lease_end(NODE), Some(longest), "as any process may have granted");
+        detector.heartbeat(NODE, Nanos(0).after(BEAT));
+        assert_eq!(detector.lease_end(NODE), Some(longest));
+        let later = Nanos(0).after(Duration::from_secs(9));
+        detector.heartbeat(NODE, later);
+        let end = later.after(Duration::from_millis(2002));
+        assert_eq!(detector.lease_end(NODE), Some(end));
+    }
+
+    #[test]
     fn after_a_coordinator_start_every_node_has_a_lease_and_time_to_return() {
         let start = Nanos(5);
-        let mut detector = Detector::new([(NODE, true), (NodeId(2), false)], start);
+        let mut detector = Detector::new([(NODE, true), (NodeId(2), false)], NODE_LEASE, start);
         assert_eq!(silence(&mut detector.clone(), start), NODE_LEASE + RETURN_TIME);
-        assert_eq!(detector.lease_end(NODE), Some(start.after(NODE_LEASE)));
+        assert_eq!(detector.lease_end(NODE), Some(lease_end(start, NODE_LEASE)));
         assert_eq!(detector.live(), BTreeSet::new());
         let soon = start.after(BEAT);
         assert_eq!(detector.heartbeat(NODE, soon), None);
         assert_eq!(detector.heartbeat(NodeId(2), soon), Some(Finding::Returned(NodeId(2))));
-        assert_eq!(detector.lease_end(NODE), Some(soon.after(NODE_LEASE)));
+        assert_eq!(detector.lease_end(NODE), Some(lease_end(soon, NODE_LEASE)));
         assert_eq!(detector.tick(soon.after(SUSPICION_MIN)), []);
         assert_eq!(detector.heartbeat(NodeId(9), soon), None, "never registered");
     }

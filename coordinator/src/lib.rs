@@ -15,6 +15,7 @@ pub mod limits;
 pub mod kv;
 pub mod state;
 
+pub mod control;
 pub mod detector;
 pub mod membership;
 pub mod placement;

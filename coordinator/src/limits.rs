@@ -82,9 +82,12 @@ pub const DROP_SCAN_MAX: usize = 65_536;
 /// Time before dead files that no node has confirmed are sent again, in milliseconds.
 pub const DROP_REPEAT_MS: u64 = 2_000;
 
-/// Lease that each heartbeat gives a node, in milliseconds: longer than a coordinator's restart,
+/// Lease that each heartbeat gives a node unless configured, in milliseconds, and the longest that
+/// may be configured: longer than a coordinator's restart,
 /// because there is only one.
 pub const NODE_LEASE_MS: u32 = 10_000;
+/// Shortest lease that may be configured, in milliseconds: eight heartbeats.
+pub const NODE_LEASE_MIN_MS: u32 = 8 * NODE_HEARTBEAT_MS;
 /// Time between heartbeats that nodes are told, in milliseconds.
 pub const NODE_HEARTBEAT_MS: u32 = 250;
 /// Lease that clients are told for their sessions, in milliseconds.
@@ -142,8 +145,16 @@ pub const SUSPICION_GAPS: u32 = 4;
 pub const GAP_WINDOW: Duration = Duration::from_secs(60);
 /// Heartbeat gaps remembered for one node: the largest of each of these equal parts of the window.
 pub const GAP_BUCKETS: usize = 6;
-/// Lease of a node, as [`NODE_LEASE_MS`] tells it.
+/// [`NODE_LEASE_MS`] as a duration.
 pub const NODE_LEASE: Duration = Duration::from_millis(NODE_LEASE_MS as u64);
+/// The clocks of a node and of the coordinator may run apart by one part in this.
+pub const LEASE_DRIFT: u32 = 1000;
+/// Time between two notes of what targets reported as durable.
+pub const DURABLE_NOTE_EVERY: Duration = Duration::from_secs(10);
+/// Targets in one note of durable positions; the rest follows with the next look.
+pub const DURABLE_NOTES_MAX: usize = 4096;
+/// Time between two looks of the planner at a map that did not change.
+pub const PLAN_EVERY: Duration = Duration::from_secs(1);
 /// Time a node has after a coordinator start, on top of a lease, to connect again.
 pub const RETURN_TIME: Duration = Duration::from_secs(5);
 

@@ -29,7 +29,8 @@ pub fn place(map: &ClusterMap, replicas: u8, count: u32) -> Vec<Vec<TargetId>> {
 pub fn up(map: &ClusterMap, target: TargetId) -> bool {
     let Some(record) = map.targets.get(&target) else { return false };
     let node = map.nodes.get(&record.node);
-    record.state == TargetState::Up && node.is_some_and(|node| node.state != NodeState::Down)
+    let serves = matches!(record.state, TargetState::Up | TargetState::Slow);
+    serves && node.is_some_and(|node| node.state != NodeState::Down)
 }
 
 /// True when the member's target is up in the generation the membership is for.

@@ -1,8 +1,8 @@
-//! The control loop: feeds signs of life and time to the pure deciders and proposes what they ask
+//! The control loop: feeds signs of life and time to the pure decisions and proposes what they ask
 //! for.
 //!
-//! One task owns the detector and the membership rules, so they need no lock. It runs when a node
-//! says something, when the map changes, and ten times a second. Nothing expires anywhere else.
+//! One task owns [`Control`], so it needs no lock. It runs when a node says something, when the map
+//! changes, and ten times a second. Nothing expires anywhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -10,9 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::cluster_map::{ClusterMap, NodeState};
+use protocol::cluster_map::ClusterMap;
 use protocol::ids::{Fid, GroupId, NodeId};
-use protocol::message::cluster::EvictRequest;
 use protocol::message::command::Command;
 use protocol::status::Status;
 use protocol::time::Nanos;
@@ -21,42 +20,19 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock;
-use crate::detector::{Detector, Finding};
+use crate::control::{self, Control, Seen};
 use crate::limits::{
-    DROP_NOTICE_FILES_MAX, DROP_REPEAT_MS, DROP_SCAN_MAX, PROBE_MS, PROBES_MAX,
+    CONTROL_QUEUE_MAX, DROP_NOTICE_FILES_MAX, DROP_REPEAT_MS, DROP_SCAN_MAX, PROBE_MS, PROBES_MAX,
     SESSION_EXPIRIES_MAX, TICK_MS,
 };
-use crate::membership::{self, Membership};
 use crate::serve::{NodeOrder, Shared};
 use crate::state::Outcome;
 
 /// Something the control loop must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A node registered.
-    Registered {
-        /// The node.
-        node: NodeId,
-    },
-    /// A node gave a sign of life.
-    Heartbeat {
-        /// The node.
-        node: NodeId,
-        /// When it arrived.
-        at: Nanos,
-    },
-    /// The connection over which a node registered ended.
-    ConnectionLost {
-        /// The node.
-        node: NodeId,
-    },
-    /// The host of a node refused a connection to a shard's port.
-    Refused {
-        /// The node.
-        node: NodeId,
-    },
-    /// A primary asks to remove a member.
-    Evict(EvictRequest),
+    /// Something bears on the cluster's membership.
+    Sign(control::Event),
     /// A node dropped the files it was told about.
     Dropped {
         /// The node.
@@ -66,31 +42,45 @@ pub enum Event {
 
 /// Runs until every sender of events is gone.
 pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>) {
-    let mut control = Control::new(shared);
-    let mut changes = control.shared.proposer.map_changes();
+    let mut timers = Timers::new(shared);
+    let mut changes = timers.shared.proposer.map_changes();
     let mut ticks = interval(Duration::from_millis(TICK_MS));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut waiting = Vec::new();
     loop {
-        tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => control.on_event(event).await,
-                None => return,
+        // What waits is taken in before time is looked at: a heartbeat that was answered has
+        // renewed a lease, and no lease may be taken to have ended without it.
+        let ticked = tokio::select! {
+            biased;
+            count = events.recv_many(&mut waiting, CONTROL_QUEUE_MAX) => match count {
+                0 => return,
+                _ => false,
             },
             changed = changes.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                control.plan().await;
+                false
             }
-            _ = ticks.tick() => control.on_tick().await,
+            _ = ticks.tick() => true,
+        };
+        let now = clock::boottime();
+        while let Ok(event) = events.try_recv() {
+            waiting.push(event);
+        }
+        for event in waiting.drain(..) {
+            timers.on_event(event).await;
+        }
+        timers.decide(now, &control::Event::Tick).await;
+        if ticked {
+            timers.on_tick().await;
         }
     }
 }
 
-struct Control {
+struct Timers {
     shared: Arc<Shared>,
-    detector: Detector,
-    membership: Membership,
+    control: Control,
     /// Nodes whose connection broke and that gave no sign of life since.
     lost: BTreeSet<NodeId>,
     probes: Arc<Semaphore>,
@@ -99,15 +89,13 @@ struct Control {
     ticks: u64,
 }
 
-impl Control {
-    fn new(shared: Arc<Shared>) -> Control {
+impl Timers {
+    fn new(shared: Arc<Shared>) -> Timers {
         let view = shared.proposer.view();
-        let known = view.map.nodes.values().map(|node| (node.id, node.state != NodeState::Down));
-        let detector = Detector::new(known, clock::boottime());
-        Control {
+        let control = Control::new(&view.map, shared.about.tuning, clock::boottime());
+        Timers {
             shared,
-            detector,
-            membership: Membership::default(),
+            control,
             lost: BTreeSet::new(),
             probes: Arc::new(Semaphore::new(PROBES_MAX)),
             dropping: BTreeMap::new(),
@@ -116,50 +104,38 @@ impl Control {
     }
 
     async fn on_event(&mut self, event: Event) {
-        let now = clock::boottime();
-        let finding = match event {
-            Event::Registered { node } => {
-                self.lost.remove(&node);
-                self.detector.registered(node, now);
-                self.dropping.remove(&node);
-                self.plan().await;
-                None
-            }
-            Event::Heartbeat { node, at } => {
-                self.lost.remove(&node);
-                self.detector.heartbeat(node, at)
-            }
-            Event::ConnectionLost { node } => {
-                self.lost.insert(node);
-                self.probe(node);
-                self.detector.connection_lost(node, now)
-            }
-            // A node that is back already was refused for a reason that is gone.
-            Event::Refused { node } if self.lost.contains(&node) => {
-                self.detector.connect_refused(node, now)
-            }
-            Event::Refused { .. } => None,
-            Event::Evict(request) => {
-                self.decide(&membership::Event::Evict(request)).await;
-                None
-            }
+        let sign = match event {
+            Event::Sign(sign) => sign,
             Event::Dropped { node } => {
                 self.dropping.remove(&node);
                 self.drop_dead_files().await;
-                None
+                return;
             }
         };
-        self.on_findings(finding).await;
+        match &sign {
+            control::Event::Registered { node } => {
+                self.lost.remove(node);
+                self.dropping.remove(node);
+            }
+            control::Event::Heartbeat { node, .. } => {
+                self.lost.remove(node);
+            }
+            control::Event::ConnectionLost { node } => {
+                self.lost.insert(*node);
+                self.probe(*node);
+            }
+            // A node that is back already was refused for a reason that is gone.
+            control::Event::Refused { node } if !self.lost.contains(node) => return,
+            _ => {}
+        }
+        self.decide(clock::boottime(), &sign).await;
     }
 
     async fn on_tick(&mut self) {
         self.ticks += 1;
-        let findings = self.detector.tick(clock::boottime());
-        self.on_findings(findings).await;
         for node in self.lost.clone() {
             self.probe(node);
         }
-        self.plan().await;
         if self.ticks.is_multiple_of(1000 / TICK_MS) {
             self.shared.health.sample(clock::boottime());
             self.end_sessions().await;
@@ -167,51 +143,17 @@ impl Control {
         }
     }
 
-    async fn on_findings(&mut self, findings: impl IntoIterator<Item = Finding>) {
-        for finding in findings {
-            let event = match finding {
-                Finding::Suspected(node) => {
-                    tracing::warn!(%node, "node is suspected: it gives no sign of life");
-                    self.lost.remove(&node);
-                    membership::Event::NodeSuspected(node)
-                }
-                Finding::Returned(node) => {
-                    tracing::info!(%node, "node gives signs of life again");
-                    membership::Event::NodeReturned(node)
-                }
-            };
-            self.decide(&event).await;
-        }
-    }
-
-    async fn decide(&mut self, event: &membership::Event) {
-        self.follow(|rules, view, now| rules.handle(view, now, event)).await;
-    }
-
-    /// Proposes what the newest map asks for.
-    async fn plan(&mut self) {
-        self.follow(Membership::plan).await;
-    }
-
-    /// Proposes what the membership rules say about the newest map.
-    async fn follow(
-        &mut self,
-        rule: impl FnOnce(&mut Membership, membership::View<'_>, Nanos) -> Vec<Command>,
-    ) {
+    /// Proposes what an event asks for on the newest state.
+    async fn decide(&mut self, now: Nanos, event: &control::Event) {
         let view = self.shared.proposer.view();
-        let live = self.detector.live();
-        let seen = membership::View {
-            map: &view.map,
-            settings: &view.settings,
-            distrusted: &view.distrusted,
-            live: &live,
-        };
-        let commands = rule(&mut self.membership, seen, clock::boottime());
+        let seen = Seen { map: &view.map, settings: &view.settings, ledger: &view.ledger };
+        let commands = self.control.step(seen, now, event);
         self.propose_all(commands).await;
+        self.lost.retain(|node| !self.control.suspects(*node));
     }
 
     /// Hands in all commands, so that they share a flush, and waits for their outcomes. One that is
-    /// refused or finds the queue full is not repeated here: the next plan makes it again.
+    /// refused or finds the queue full is not repeated here: the next look makes it again.
     async fn propose_all(&self, commands: Vec<Command>) {
         let submitted: Vec<_> = commands
             .into_iter()
@@ -235,7 +177,7 @@ impl Control {
             drop(permit);
             if refused {
                 // An error means that the process is stopping.
-                let _ = control.send(Event::Refused { node }).await;
+                let _ = control.send(Event::Sign(control::Event::Refused { node })).await;
             }
         });
     }
@@ -337,7 +279,9 @@ fn drop_orders(map: &ClusterMap, dead: DeadFiles) -> BTreeMap<NodeId, DeadFiles>
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use protocol::cluster_map::{GroupRecord, Member, NodeRecord, Role, TargetRecord, TargetState};
+    use protocol::cluster_map::{
+        GroupRecord, Member, NodeRecord, NodeState, Role, TargetRecord, TargetState,
+    };
     use protocol::ids::{Epoch, Generation, ShardId, TargetId};
 
     use super::*;

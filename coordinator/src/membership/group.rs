@@ -17,14 +17,14 @@ pub(super) struct Standing<'a> {
     view: View<'a>,
     gone: Option<NodeId>,
     group: &'a GroupRecord,
-    /// Members that hold everything acknowledged, as the group has it.
-    pub(super) serving: usize,
-    /// Those of them that serve in their registered generation.
+    /// Serving members that serve in their registered generation.
     alive: Vec<Member>,
     /// Nodes of those of them that the map has up but that have not spoken yet.
     pub(super) silent: BTreeSet<NodeId>,
     /// Those of them that are up in a newer generation.
     pub(super) restarted: usize,
+    /// Targets that hold everything acknowledged and are up, members or not, ascending.
+    pub(super) present: Vec<&'a TargetRecord>,
 }
 
 impl<'a> Standing<'a> {
@@ -34,21 +34,22 @@ impl<'a> Standing<'a> {
             view,
             gone,
             group,
-            serving: 0,
             alive: Vec::new(),
             silent: BTreeSet::new(),
             restarted: 0,
+            present: Vec::new(),
         };
         for member in group.serving() {
             let up = standing.back(member);
             let current = up.is_some_and(|record| {
                 record.generation == member.generation || !guard::holds(Guard::RegisterEpoch)
             });
-            standing.serving += 1;
             standing.restarted += usize::from(up.is_some() && !current);
             standing.alive.extend(current.then_some(*member));
             standing.silent.extend(standing.silent(member));
         }
+        let present = standing.whole().filter(|target| !standing.distrusts(*target));
+        standing.present = present.filter_map(|target| standing.returned(target)).collect();
         standing
     }
 
@@ -98,28 +99,51 @@ impl<'a> Standing<'a> {
         self.change(self.group.members.clone(), self.group.evicted.clone(), true)
     }
 
-    /// The group after all its serving members restarted: those that are back and whole serve.
-    pub(super) fn after_restart(&self) -> Option<Command> {
-        let mut members = Vec::new();
-        let mut evicted = self.group.evicted.clone();
-        for member in &self.group.members {
-            let whole = member.role != Role::Syncing && !self.distrusts(member.target);
-            match self.back(member).filter(|_| whole) {
-                Some(record) => members.push(Member { generation: record.generation, ..*member }),
-                None => evicted.push(member.target),
-            }
-        }
-        if members.is_empty() {
-            return self.down();
-        }
+    /// True when nobody is left to wait for: all serving members are back, or all that hold
+    /// everything.
+    pub(super) fn all_present(&self) -> bool {
+        let present = |target| self.present.iter().any(|record| record.id == target);
+        self.group.serving().all(|member| present(member.target)) || self.whole().all(present)
+    }
+
+    /// The group after nobody served it: those that are back and hold everything serve.
+    pub(super) fn revived(&self) -> Option<Command> {
+        let role = |target| match self.group.member(target).map(|member| member.role) {
+            Some(Role::Primary) => Role::Primary,
+            _ => Role::Backup,
+        };
+        let serve = |record: &&TargetRecord| Member {
+            target: record.id,
+            generation: record.generation,
+            role: role(record.id),
+        };
+        let mut members: Vec<_> = self.present.iter().map(serve).collect();
         members.sort_by_key(|member| (member.role, member.target));
-        members[0].role = Role::Primary;
+        members.truncate(GROUP_MEMBERS_MAX);
+        members.first_mut()?.role = Role::Primary;
+        let mut evicted = self.group.evicted.clone();
+        evicted.extend(self.group.members.iter().map(|member| member.target));
+        evicted.retain(|target| !members.iter().any(|member| member.target == *target));
         self.change(members, evicted, false)
+    }
+
+    /// Targets that hold everything acknowledged in the group.
+    fn whole(&self) -> impl Iterator<Item = TargetId> + use<'a> {
+        let whole = self.view.ledger.whole.get(&self.group.id);
+        whole.map(Vec::as_slice).unwrap_or_default().iter().copied()
+    }
+
+    /// The target, when it is up and its node spoke, also as a member of a newer generation.
+    fn returned(&self, target: TargetId) -> Option<&'a TargetRecord> {
+        match self.group.member(target) {
+            Some(member) => self.back(member),
+            None => self.up(target),
+        }
     }
 
     /// True for a target that is never believed, only copied to.
     fn distrusts(&self, target: TargetId) -> bool {
-        guard::holds(Guard::RolledBackDisk) && self.view.distrusted.contains(&target)
+        guard::holds(Guard::RolledBackDisk) && self.view.ledger.distrusted.contains(&target)
     }
 
     /// The target, when it is up and its node spoke.

@@ -10,8 +10,11 @@
 //!   it keeps its place, and nobody relies on it, until it speaks or is suspected.
 //! - A target that serves again, in a newer generation or after its node was only silent, returns
 //!   as syncing while some serving member is alive.
-//! - When no serving member is alive and some restarted, all of them are waited for, for
-//!   [`RESTART_GRACE`]; then those present and intact serve in their new generations.
+//! - When no serving member is alive, any target that holds everything acknowledged may serve: all
+//!   such targets are waited for, for [`RESTART_GRACE`]; then those present serve in their registered
+//!   generations. These are the serving members of the newest epoch that may have been writable,
+//!   and whoever served since: in an epoch with fewer than `min_write` of them nothing was
+//!   acknowledged and no pending version was rolled forward, so who left then lacks nothing.
 //!
 //! Start at [`Membership::plan`].
 
@@ -31,7 +34,7 @@ use protocol::time::Nanos;
 
 use crate::limits::{EVICT_WINDOW, EVICTS_PER_PRIMARY_MAX, READMIT_AFTER, RESTART_GRACE};
 use crate::placement;
-use crate::state::Settings;
+use crate::state::{Ledger, Settings};
 use group::Standing;
 
 /// Something that bears on who serves.
@@ -52,8 +55,8 @@ pub struct View<'a> {
     pub map: &'a ClusterMap,
     /// What the cluster was made with.
     pub settings: &'a Settings,
-    /// Targets whose recovery found less than they had acknowledged: never believed, only synced.
-    pub distrusted: &'a BTreeSet<TargetId>,
+    /// Who holds everything, and who is never believed, only copied to.
+    pub ledger: &'a Ledger,
     /// Nodes that gave a sign of life to this process and are not suspected:
     /// [`Detector::live`](crate::detector::Detector::live).
     pub live: &'a BTreeSet<NodeId>,
@@ -146,16 +149,17 @@ impl Membership {
             let accused = |target| self.is_accused(view, group.id, target);
             return standing.without_the_dead(accused);
         }
-        if standing.restarted == 0 {
+        let nobody = standing.restarted == 0 && standing.silent.is_empty();
+        if standing.present.is_empty() {
             self.waiting.remove(&group.id);
             return if standing.silent.is_empty() { standing.down() } else { None };
         }
         let since = *self.waiting.entry(group.id).or_insert(now);
-        if standing.restarted < standing.serving && now.since(since) < RESTART_GRACE {
-            return None;
+        if !standing.all_present() && now.since(since) < RESTART_GRACE {
+            return if nobody { standing.down() } else { None };
         }
         given_up.extend(&standing.silent);
-        standing.after_restart()
+        standing.revived()
     }
 
     /// Believes the primary, within limits.

@@ -84,7 +84,7 @@ impl Cluster {
         let view = View {
             map: self.state.map(),
             settings: &settings,
-            distrusted: self.state.distrusted(),
+            ledger: self.state.ledger(),
             live: &self.live,
         };
         self.membership.plan(view, self.now)
@@ -138,7 +138,7 @@ impl Cluster {
         let view = View {
             map: self.state.map(),
             settings: &settings,
-            distrusted: self.state.distrusted(),
+            ledger: self.state.ledger(),
             live: &self.live,
         };
         let commands = self.membership.handle(view, self.now, event);
@@ -274,9 +274,9 @@ fn f4_reports_are_limited() {
     let mut believed = 0;
     let mut now = Nanos(1);
     for _ in 0..=EVICTS_PER_PRIMARY_MAX {
-        let distrusted = BTreeSet::new();
+        let ledger = Ledger::default();
         let (map, live) = (cluster.state.map(), &cluster.live);
-        let view = View { map, settings: &settings, distrusted: &distrusted, live };
+        let view = View { map, settings: &settings, ledger: &ledger, live };
         believed += cluster.membership.handle(view, now, &event).len();
         now = now.after(Duration::from_millis(1));
     }
@@ -370,6 +370,59 @@ fn f14_the_last_member_is_kept_and_waited_for() {
 }
 
 #[test]
+fn f14_any_member_of_the_last_writable_epoch_revives_the_group() {
+    let mut cluster = Cluster::new(3);
+    (1..=3).for_each(|node| cluster.kill(node));
+    // Epoch 2 was the last writable one, of 2 and 3; in epoch 3 nothing could be acknowledged.
+    cluster.restart(2, true);
+    assert_eq!(cluster.plan(), [], "3 may come");
+    cluster.after(RESTART_GRACE);
+    cluster.settle();
+    for group in cluster.groups() {
+        assert_eq!((serving(&group), group.down), (BTreeSet::from([2]), false));
+        assert!(group.departed.contains(&TargetId(300)) && !group.mutations);
+    }
+    cluster.restart(3, true);
+    cluster.settle();
+    assert!(cluster.groups().iter().all(|group| role(group, 3) == Some(Role::Syncing)));
+    cluster.sync();
+    assert!(cluster.groups().iter().all(GroupRecord::writable));
+}
+
+#[test]
+fn f14_who_left_before_an_epoch_that_may_have_been_writable_is_not_enough() {
+    let mut cluster = Cluster::new(3);
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.restart(1, true);
+    cluster.settle();
+    cluster.sync();
+    // 1 and 3 may have acknowledged something that 2 lacks.
+    cluster.kill(3);
+    cluster.kill(1);
+    cluster.restart(2, true);
+    cluster.after(RESTART_GRACE);
+    cluster.settle();
+    assert!(cluster.groups().iter().all(|group| group.down));
+    cluster.restart(3, true);
+    cluster.settle();
+    cluster.after(RESTART_GRACE);
+    cluster.settle();
+    for group in cluster.groups() {
+        assert_eq!((serving(&group), group.down), (BTreeSet::from([3]), false));
+    }
+}
+
+#[test]
+fn f14_the_last_member_that_returns_is_not_made_to_wait_for_others() {
+    let mut cluster = Cluster::new(3);
+    (1..=3).for_each(|node| cluster.kill(node));
+    cluster.restart(3, true);
+    cluster.settle();
+    assert!(cluster.groups().iter().all(|group| serving(group) == BTreeSet::from([3])));
+}
+
+#[test]
 fn f14_a_last_member_that_was_only_silent_serves_again() {
     let mut cluster = Cluster::new(3);
     (1..=3).for_each(|node| cluster.kill(node));
@@ -455,6 +508,29 @@ fn f18_a_target_with_a_damaged_journal_is_only_synced() {
     restart_of_all(&mut cluster, &[(1, false), (2, false), (3, false)]);
     cluster.settle();
     assert!(cluster.groups().iter().all(|group| group.down));
+    // What was lost is not back because the next start finds nothing wrong.
+    restart_of_all(&mut cluster, &[(1, true), (2, true), (3, true)]);
+    cluster.after(RESTART_GRACE);
+    cluster.settle();
+    assert!(cluster.groups().iter().all(|group| group.down));
+}
+
+#[test]
+fn f16_a_target_whose_disk_went_back_is_only_synced() {
+    let mut cluster = Cluster::new(3);
+    let notes = vec![(TargetId(300), Generation(1), Lsn(50))];
+    assert_eq!(cluster.apply(&Command::NoteDurable { targets: notes }), Outcome::Done);
+    // These targets recover to position 0.
+    restart_of_all(&mut cluster, &[(1, true), (2, true), (3, true)]);
+    cluster.settle();
+    assert_eq!(cluster.state.ledger().rolled_back, BTreeSet::from([TargetId(300)]));
+    for group in cluster.groups() {
+        assert_eq!(serving(&group), BTreeSet::from([1, 2]));
+        assert_eq!(role(&group, 3), Some(Role::Syncing));
+    }
+    cluster.sync();
+    assert_eq!(cluster.state.ledger().rolled_back, BTreeSet::new(), "copied to");
+    assert!(cluster.healthy());
 }
 
 #[test]
@@ -500,7 +576,7 @@ fn shock() -> impl Strategy<Value = Shock> {
 
 impl Cluster {
     fn shock(&mut self, shock: Shock) {
-        let before = self.groups();
+        let (before, whole) = (self.groups(), self.state.ledger().whole.clone());
         match shock {
             Shock::Kill(node) => self.kill(node),
             Shock::Silence(node) => {
@@ -525,14 +601,22 @@ impl Cluster {
             Shock::Plan => self.settle(),
             Shock::Sync => self.sync(),
         }
-        self.check_succession(&before, matches!(shock, Shock::Sync));
+        self.check_succession(&before, &whole, matches!(shock, Shock::Sync));
     }
 
-    /// I4 and I5: nobody serves who did not, except by being synced; somebody always does.
-    fn check_succession(&self, before: &[GroupRecord], synced: bool) {
+    /// I4 and I5: nobody serves who did not, except by being synced or, when nobody serves, by
+    /// holding everything; somebody always does.
+    fn check_succession(
+        &self,
+        before: &[GroupRecord],
+        whole: &BTreeMap<GroupId, Vec<TargetId>>,
+        synced: bool,
+    ) {
         for (old, new) in before.iter().zip(self.groups()) {
             assert!(!serving(&new).is_empty(), "{new:?}");
-            assert!(synced || serving(&new).is_subset(&serving(old)), "{old:?} {new:?}");
+            let holders = whole[&old.id].iter().map(|target| target.0 / 100);
+            let heirs: BTreeSet<_> = serving(old).into_iter().chain(holders).collect();
+            assert!(synced || serving(&new).is_subset(&heirs), "{old:?} {new:?}");
             assert!(new.last_writable_epoch >= old.last_writable_epoch);
             if new.epoch == old.epoch {
                 assert_eq!(new.members, old.members);
@@ -566,6 +650,10 @@ proptest! {
                 prop_assert_eq!(record.generation, member.generation);
             }
         }
-        prop_assert!(cluster.healthy(), "{:?}", cluster.groups());
+        let whole = &cluster.state.ledger().whole;
+        let lost = |group: &&GroupRecord| whole[&group.id].is_empty();
+        let groups = cluster.groups();
+        prop_assert!(groups.iter().filter(|group| !lost(group)).all(GroupRecord::healthy));
+        prop_assert!(groups.iter().filter(lost).all(|group| group.down));
     }
 }

@@ -1,6 +1,5 @@
 //! The proposer's loop: take what waits, append, apply, publish, answer.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -23,7 +22,7 @@ use crate::limits::{
     TABLE_COMMIT_INTERVAL_MS,
 };
 use crate::log::{Entry, Log, LogId, Payload};
-use crate::state::{Outcome, State};
+use crate::state::{Ledger, Outcome, State};
 
 /// Owner of the log and the state.
 pub(super) struct Driver<L, K: Kv> {
@@ -72,9 +71,9 @@ impl<L: Log, K: Kv> Driver<L, K> {
     ) -> Result<(Self, Views<K>, watch::Receiver<MapVersion>), ProposeError> {
         let deltas = Arc::new(MapDeltas::at(history_start(&self.state)));
         let map = Arc::new(self.state.map().clone());
-        let distrusted = Arc::new(self.state.distrusted().clone());
+        let ledger = Arc::new(self.state.ledger().clone());
         let (map_sender, map_changes) = watch::channel(map.version);
-        let (sender, views) = watch::channel(Arc::new(self.look(map, deltas, distrusted)?));
+        let (sender, views) = watch::channel(Arc::new(self.look(map, deltas, ledger)?));
         self.published = Some(Published { view: sender, map: map_sender });
         Ok((self, views, map_changes))
     }
@@ -191,16 +190,16 @@ impl<L: Log, K: Kv> Driver<L, K> {
         let Some(published) = &self.published else { return Ok(()) };
         let before = Arc::clone(&published.view.borrow());
         let version = self.state.map().version;
-        let (map, deltas, distrusted) = if version == before.map.version {
+        let (map, deltas, ledger) = if version == before.map.version {
             let (map, deltas) = (Arc::clone(&before.map), Arc::clone(&before.deltas));
-            (map, deltas, Arc::clone(&before.distrusted))
+            (map, deltas, Arc::clone(&before.ledger))
         } else {
             let mut deltas = MapDeltas::clone(&before.deltas);
             deltas.push(self.state.delta_since(before.map.version));
             let map = Arc::new(self.state.map().clone());
-            (map, Arc::new(deltas), Arc::new(self.state.distrusted().clone()))
+            (map, Arc::new(deltas), Arc::new(self.state.ledger().clone()))
         };
-        let view = self.look(map, deltas, distrusted)?;
+        let view = self.look(map, deltas, ledger)?;
         if let Some(published) = &self.published {
             published.view.send_replace(Arc::new(view));
             if version != before.map.version {
@@ -214,13 +213,13 @@ impl<L: Log, K: Kv> Driver<L, K> {
         &self,
         map: Arc<protocol::cluster_map::ClusterMap>,
         deltas: Arc<MapDeltas>,
-        distrusted: Arc<BTreeSet<protocol::ids::TargetId>>,
+        ledger: Arc<Ledger>,
     ) -> Result<View<K::Snapshot>, ProposeError> {
         Ok(View {
             snapshot: self.state.snapshot()?,
             map,
             deltas,
-            distrusted,
+            ledger,
             counters: self.state.counters(),
             settings: self.state.settings().unwrap_or_default(),
             applied: self.state.applied(),

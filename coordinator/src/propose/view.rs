@@ -1,13 +1,13 @@
 //! What readers see: one committed state, the same for its whole life.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use protocol::cluster_map::{ClusterMap, MapDelta};
-use protocol::ids::{MapVersion, TargetId};
+use protocol::cluster_map::{ClusterMap, MapDelta, NodeRecord, TargetRecord};
+use protocol::ids::{MapVersion, NodeId, TargetId};
 
 use crate::limits::MAP_DELTAS_MAX;
-use crate::state::{Counters, Settings};
+use crate::state::{Counters, Ledger, Settings};
 
 /// One committed state.
 pub struct View<S> {
@@ -17,8 +17,8 @@ pub struct View<S> {
     pub map: Arc<ClusterMap>,
     /// The last changes of the map.
     pub deltas: Arc<MapDeltas>,
-    /// Targets that are never believed, only synced.
-    pub distrusted: Arc<BTreeSet<TargetId>>,
+    /// What is kept of the cluster beyond the map.
+    pub ledger: Arc<Ledger>,
     /// Figures for the status of the cluster.
     pub counters: Counters,
     /// What the cluster was made with.
@@ -63,18 +63,24 @@ impl MapDeltas {
         let steps = || self.steps.iter().skip(start);
         let first = steps().next()?;
         // Later records of the same thing replace earlier ones.
-        let nodes: BTreeMap<_, _> =
-            steps().flat_map(|step| &step.nodes).map(|node| (node.id, node)).collect();
-        let targets: BTreeMap<_, _> =
-            steps().flat_map(|step| &step.targets).map(|target| (target.id, target)).collect();
+        let mut nodes: BTreeMap<NodeId, Option<&NodeRecord>> = BTreeMap::new();
+        let mut targets: BTreeMap<TargetId, Option<&TargetRecord>> = BTreeMap::new();
+        for step in steps() {
+            nodes.extend(step.removed_nodes.iter().map(|node| (*node, None)));
+            nodes.extend(step.nodes.iter().map(|node| (node.id, Some(node))));
+            targets.extend(step.removed_targets.iter().map(|target| (*target, None)));
+            targets.extend(step.targets.iter().map(|target| (target.id, Some(target))));
+        }
         let groups: BTreeMap<_, _> =
             steps().flat_map(|step| &step.groups).map(|group| (group.id, group)).collect();
         Some(MapDelta {
             cluster: first.cluster,
             from: have,
             to: self.newest,
-            nodes: nodes.into_values().cloned().collect(),
-            targets: targets.into_values().cloned().collect(),
+            removed_nodes: gone(&nodes),
+            removed_targets: gone(&targets),
+            nodes: nodes.into_values().flatten().cloned().collect(),
+            targets: targets.into_values().flatten().cloned().collect(),
             groups: groups.into_values().cloned().collect(),
             revocations: steps().flat_map(|step| step.revocations.clone()).collect(),
             ..MapDelta::default()
@@ -82,12 +88,17 @@ impl MapDeltas {
     }
 }
 
+/// The keys of what is no longer there.
+fn gone<K: Copy, V>(records: &BTreeMap<K, Option<V>>) -> Vec<K> {
+    let gone = records.iter().filter(|(_, record)| record.is_none());
+    gone.map(|(key, _)| *key).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use protocol::cluster_map::{NodeRecord, NodeState};
-    use protocol::ids::NodeId;
+    use protocol::cluster_map::NodeState;
 
     use super::*;
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use protocol::ids::TargetId;
+use protocol::cluster_map::ClusterMap;
+use protocol::ids::{Generation, Lsn, NodeId, TargetId};
 use protocol::message::cluster::TargetHealth;
 use protocol::time::Nanos;
 
@@ -63,6 +64,16 @@ impl Health {
         self.lock().reports.values().map(|(_, report)| report.clone()).collect()
     }
 
+    /// Newest durable positions that a node's targets reported.
+    pub fn durable_of(&self, map: &ClusterMap, node: NodeId) -> Vec<(TargetId, Generation, Lsn)> {
+        let inner = self.lock();
+        let of_node = inner.reports.values().filter_map(|(_, report)| {
+            let record = map.targets.get(&report.target).filter(|record| record.node == node)?;
+            Some((record.id, record.generation, report.durable_lsn))
+        });
+        of_node.collect()
+    }
+
     /// What resync has still to do, as live targets say, and its rate.
     pub fn recovery(&self, now: Nanos) -> Recovery {
         let inner = self.lock();
@@ -84,8 +95,6 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
-    use protocol::ids::Lsn;
-
     use super::*;
 
     fn at(ms: u64) -> Nanos {

@@ -15,6 +15,7 @@ use protocol::ids::{ClusterId, CoordinatorId};
 use protocol::message::command::Caller;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::control::Tuning;
 use crate::kv::Redb;
 use crate::limits::{FRAME_GRACE_MS, HANDSHAKE_MS, READERS_MAX, WRITE_STALL_MS};
 use crate::propose::Proposer;
@@ -67,6 +68,8 @@ pub struct About {
     pub address: String,
     /// Numeric users by the name in a client's certificate.
     pub users: BTreeMap<String, Caller>,
+    /// What the control loop was configured with.
+    pub tuning: Tuning,
     /// How long a peer may take.
     pub patience: Patience,
 }

@@ -19,7 +19,8 @@ use super::dispatch::Refusal;
 use super::links::Link;
 use super::{Shared, watch};
 use crate::clock;
-use crate::limits::{NODE_HEARTBEAT_MS, NODE_LEASE_MS};
+use crate::control;
+use crate::limits::NODE_HEARTBEAT_MS;
 use crate::state::Outcome;
 use crate::timers::Event;
 
@@ -32,15 +33,24 @@ pub(super) async fn register(
     let RegisterRequest { node, incarnation, address, targets, release } = request;
     claim(connection, node)?;
     let count = targets.len();
+    let durable = shared.health.durable_of(&shared.proposer.view().map, node);
+    if !durable.is_empty() {
+        // Known to this process only; recovery must not have found less.
+        done(shared, Command::NoteDurable { targets: durable }).await?;
+    }
     let command = Command::RegisterNode { node, incarnation, address, targets };
     done(shared, command).await?;
     let (orders, queue) = mpsc::channel(1);
     let map = shared.proposer.view().map.to_delta();
     shared.links.attach(node, Link { connection: connection.number, incarnation, orders });
     tokio::spawn(watch::tell_node(Arc::clone(connection), queue, map.to, Arc::clone(shared)));
-    tell(shared, Event::Registered { node }).await;
+    tell(shared, control::Event::Registered { node }).await;
     tracing::info!(%node, incarnation, %address, targets = count, release = ?release, "node registered");
-    Ok(RegisterReply { lease_ms: NODE_LEASE_MS, heartbeat_ms: NODE_HEARTBEAT_MS, map })
+    Ok(RegisterReply {
+        lease_ms: shared.about.tuning.lease_ms(),
+        heartbeat_ms: NODE_HEARTBEAT_MS,
+        map,
+    })
 }
 
 /// Takes a sign of life and renews the lease.
@@ -57,7 +67,8 @@ pub(super) async fn heartbeat(
         return Err(Refusal::new(Status::Conflict, format!("node {node} must register first")));
     }
     let now = clock::boottime();
-    tell(shared, Event::Heartbeat { node, at: now }).await;
+    let targets = request.targets.clone();
+    tell(shared, control::Event::Heartbeat { node, at: now, targets }).await;
     let view = shared.proposer.view();
     for report in request.targets {
         let record = view.map.targets.get(&report.target).filter(|target| target.node == node);
@@ -72,7 +83,7 @@ pub(super) async fn heartbeat(
     let version = shared.proposer.view().map.version;
     let delta =
         (request.map_version < version).then(|| shared.proposer.delta_since(request.map_version));
-    let (seq, lease_ms, orders) = (request.seq, NODE_LEASE_MS, Vec::new());
+    let (seq, lease_ms, orders) = (request.seq, shared.about.tuning.lease_ms(), Vec::new());
     Ok(HeartbeatReply { seq, lease_ms, map_version: version, delta, orders })
 }
 
@@ -83,7 +94,7 @@ pub(super) async fn evict(
     shared: &Arc<Shared>,
 ) -> Result<EvictReply, Refusal> {
     own_target(shared, connection, request.reporter)?;
-    tell(shared, Event::Evict(request)).await;
+    tell(shared, control::Event::Evict(request)).await;
     Ok(EvictReply)
 }
 
@@ -123,7 +134,7 @@ pub(super) async fn drop_done(
         own_group(shared, connection, *group)?;
     }
     done(shared, Command::DropDone { groups: request.groups }).await?;
-    tell(shared, Event::Dropped { node }).await;
+    tell_timers(shared, Event::Dropped { node }).await;
     Ok(DropDoneReply)
 }
 
@@ -132,7 +143,7 @@ pub(super) async fn connection_ended(connection: &Connection, shared: &Arc<Share
     let Identity::Node(node) = connection.identity else { return };
     if shared.links.detach(node, connection.number) {
         tracing::warn!(%node, "connection of the node ended");
-        tell(shared, Event::ConnectionLost { node }).await;
+        tell(shared, control::Event::ConnectionLost { node }).await;
     }
 }
 
@@ -143,7 +154,11 @@ async fn done(shared: &Shared, command: Command) -> Result<(), Refusal> {
     }
 }
 
-async fn tell(shared: &Shared, event: Event) {
+async fn tell(shared: &Shared, sign: control::Event) {
+    tell_timers(shared, Event::Sign(sign)).await;
+}
+
+async fn tell_timers(shared: &Shared, event: Event) {
     // An error means that the process is stopping; then nothing is decided any more.
     let _ = shared.control.send(event).await;
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use protocol::cluster_map::{NodeRecord, NodeState, TargetRecord, TargetState};
+use protocol::cluster_map::{GroupRecord, NodeRecord, NodeState, TargetRecord, TargetState};
 use protocol::ids::{Ino, NodeId, TargetId};
 use protocol::limits::GROUP_MEMBERS_MAX;
 use protocol::message::cluster::TargetReport;
@@ -76,13 +76,16 @@ impl<K: Kv> State<K> {
         let draining = self.map.nodes.get(&node).is_some_and(|record| record.draining);
         let record = NodeRecord { id: node, state: NodeState::Up, address, draining };
         let targets: BTreeSet<_> = reports.iter().map(|report| report.target).collect();
-        let info = NodeInfo { incarnation, targets };
+        let info = NodeInfo { incarnation, targets: targets.clone() };
         for report in reports {
             self.register_target(node, report);
         }
+        if !draining && self.unused(&targets) {
+            self.spread();
+        }
         let absent = self.map.targets.values_mut().filter(|record| {
             record.node == node
-                && record.state == TargetState::Up
+                && matches!(record.state, TargetState::Up | TargetState::Slow)
                 && !info.targets.contains(&record.id)
         });
         for record in absent {
@@ -176,16 +179,56 @@ impl<K: Kv> State<K> {
             port: report.port,
             generation: report.generation,
             capacity: report.capacity,
-            state: if fenced { TargetState::Fenced } else { TargetState::Up },
+            state: match known.map(|known| known.state) {
+                _ if fenced => TargetState::Fenced,
+                Some(TargetState::Slow) => TargetState::Slow,
+                _ => TargetState::Up,
+            },
         };
-        let trust_changed = if report.intact {
-            self.distrusted.remove(&report.target)
-        } else {
-            self.distrusted.insert(report.target)
-        };
-        if trust_changed || known != Some(&record) {
+        let changed = known != Some(&record);
+        self.map.targets.insert(report.target, record);
+        // A process that connects again says again what its recovery found.
+        let judged = !same && self.judge(report);
+        if judged || changed {
             self.changed.insert(Changed::Target(report.target));
         }
-        self.map.targets.insert(report.target, record);
+    }
+
+    /// Decides whether a target that registers is believed; true when that changed.
+    fn judge(&mut self, report: &TargetReport) -> bool {
+        let target = report.target;
+        let back = self.went_back(report);
+        let alarm = if back {
+            self.ledger.rolled_back.insert(target)
+        } else {
+            report.intact && !self.lacks(target) && self.ledger.rolled_back.remove(&target)
+        };
+        let lost = back || !report.intact;
+        if lost {
+            for group in self.ledger.note_loss(target) {
+                self.changed.insert(Changed::Group(group));
+            }
+            return self.ledger.distrusted.insert(target) || alarm;
+        }
+        self.ledger.distrusted.remove(&target) || alarm
+    }
+
+    /// True when the target is to hold a group and does not hold all of it yet.
+    pub(super) fn lacks(&self, target: TargetId) -> bool {
+        let mut groups = self.map.groups.values();
+        groups.any(|group| {
+            let place = group.member(target).is_some() || group.evicted.contains(&target);
+            place && !self.ledger.holds_everything(group.id, target)
+        })
+    }
+
+    /// True when none of the targets has or had a place in a group.
+    fn unused(&self, targets: &BTreeSet<TargetId>) -> bool {
+        let used = |group: &GroupRecord| {
+            targets
+                .iter()
+                .any(|target| group.member(*target).is_some() || group.evicted.contains(target))
+        };
+        !targets.is_empty() && !self.map.groups.values().any(used)
     }
 }

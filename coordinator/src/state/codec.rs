@@ -152,7 +152,10 @@ pub(super) mod key {
     const DENTRY: u8 = b'D';
     const GROUP: u8 = b'G';
     const INODE: u8 = b'I';
+    const DURABLE: u8 = b'L';
     const NODE: u8 = b'N';
+    /// What operators want.
+    pub(crate) const ORDERS: &[u8] = b"O";
     const RESERVED: u8 = b'R';
     const SESSION: u8 = b'S';
     const TARGET: u8 = b'T';
@@ -206,6 +209,10 @@ pub(super) mod key {
         narrow(GROUP, group.0)
     }
 
+    pub(crate) fn durable(target: TargetId) -> Vec<u8> {
+        narrow(DURABLE, target.0)
+    }
+
     pub(crate) fn inodes() -> Span {
         table(INODE)
     }
@@ -252,6 +259,10 @@ pub(super) mod key {
 
     pub(crate) fn groups() -> Span {
         table(GROUP)
+    }
+
+    pub(crate) fn durables() -> Span {
+        table(DURABLE)
     }
 
     pub(crate) fn everything() -> Span {

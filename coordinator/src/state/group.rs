@@ -2,7 +2,8 @@
 //!
 //! Every change of a membership is a new epoch. The checks here hold whatever proposed the change:
 //! the serving set never becomes empty, nobody serves under an older generation, and nobody serves
-//! who did not serve before, except by [`Command::SyncDone`].
+//! who did not serve before, except by [`Command::SyncDone`] or, when nobody serves any more, because
+//! it holds everything that was acknowledged.
 //!
 //! [`Command::SyncDone`]: protocol::message::command::Command::SyncDone
 
@@ -12,6 +13,7 @@ use protocol::cluster_map::{GroupRecord, Member, Plan, Role};
 use protocol::guard::{self, Guard};
 use protocol::ids::{Epoch, GroupId, TargetId};
 use protocol::limits::GROUP_MEMBERS_MAX;
+use protocol::message::command::Stamp;
 use protocol::status::Status;
 
 use super::history::Changed;
@@ -61,6 +63,7 @@ impl<K: Kv> State<K> {
                 mutations: true,
                 ..GroupRecord::default()
             };
+            self.ledger.note_complete(id, record.members.iter().map(|member| member.target));
             self.map.groups.insert(id, record);
             self.changed.insert(Changed::Group(id));
         }
@@ -70,6 +73,7 @@ impl<K: Kv> State<K> {
     /// Changes a membership in a new epoch.
     pub(super) fn change_group(
         &mut self,
+        stamp: Stamp,
         id: GroupId,
         expected_epoch: Epoch,
         change: &Change<'_>,
@@ -80,12 +84,16 @@ impl<K: Kv> State<K> {
         }
         self.check_members(change)?;
         self.check_succession(group, change)?;
+        let begun = |plan: Plan| match plan.since_ms {
+            0 => Plan { since_ms: stamp.time_ms, ..plan },
+            _ => plan,
+        };
         self.next_epoch(id, |group| {
             note_departures(group, change.members);
             group.members = change.members.to_vec();
             group.evicted = change.evicted.to_vec();
             group.down = change.down;
-            group.plan = change.plan;
+            group.plan = change.plan.map(begun);
         })
     }
 
@@ -119,10 +127,21 @@ impl<K: Kv> State<K> {
         if !complete || group.down || !serves {
             return Err(Status::Conflict.into());
         }
+        self.ledger.note_complete(id, [target]);
         self.next_epoch(id, |group| {
             let promoted = group.members.iter_mut().filter(|member| member.target == target);
             promoted.for_each(|member| member.role = Role::Backup);
-        })
+            let done = |plan: &Plan| plan.add == target && plan.leave == TargetId(0);
+            group.plan = group.plan.filter(|plan| !done(plan));
+            // With all its replicas the group waits for nobody who left.
+            if group.serving().count() >= usize::from(group.replicas) {
+                group.evicted.clear();
+            }
+        })?;
+        if !self.lacks(target) && self.ledger.rolled_back.remove(&target) {
+            self.changed.insert(Changed::Target(target));
+        }
+        Ok(Outcome::Done)
     }
 
     /// True when the member's target serves in the generation the membership is for.
@@ -136,6 +155,7 @@ impl<K: Kv> State<K> {
         change(group);
         group.epoch = Epoch(next);
         group.active = false;
+        self.ledger.note_epoch(group);
         self.changed.insert(Changed::Group(id));
         Ok(Outcome::Done)
     }
@@ -188,16 +208,19 @@ impl<K: Kv> State<K> {
         if !change.members.iter().all(|member| current(&member)) {
             return Err(Status::Conflict.into());
         }
+        // While one of them serves, those who do not lack what it acknowledged meanwhile.
         let one_serves = group.serving().any(|member| self.serves(member));
+        let revives = |target| {
+            !one_serves
+                && self.ledger.holds_everything(group.id, target)
+                && !self.ledger.distrusted.contains(&target)
+        };
         let serving = change.members.iter().filter(|member| member.role != Role::Syncing);
         for member in serving {
             let before = group.serving().find(|old| old.target == member.target);
             let restarted = before.is_some_and(|old| old.generation != member.generation);
-            let distrusted = self.distrusted.contains(&member.target);
-            // A restarted member lacks what the others acknowledged meanwhile; it is complete only
-            // when all of them restarted, and then only if its journal could be trusted.
             let newcomer = guard::holds(Guard::PrimaryServed) && before.is_none();
-            if newcomer || (restarted && (one_serves || distrusted)) {
+            if (newcomer || restarted) && !revives(member.target) {
                 return Err(Status::Conflict.into());
             }
         }

@@ -15,6 +15,8 @@ pub(super) enum Changed {
     Node(NodeId),
     Target(TargetId),
     Group(GroupId),
+    /// What operators want.
+    Orders,
 }
 
 /// Changes from one version to the newest.
@@ -53,8 +55,15 @@ impl History {
             MapDelta { cluster: map.cluster, from: have, to: map.version, ..MapDelta::default() };
         for part in changed {
             match part {
-                Changed::Node(id) => delta.nodes.extend(map.nodes.get(id).cloned()),
-                Changed::Target(id) => delta.targets.extend(map.targets.get(id).cloned()),
+                Changed::Node(id) => match map.nodes.get(id) {
+                    Some(node) => delta.nodes.push(node.clone()),
+                    None => delta.removed_nodes.push(*id),
+                },
+                Changed::Target(id) => match map.targets.get(id) {
+                    Some(target) => delta.targets.push(target.clone()),
+                    None => delta.removed_targets.push(*id),
+                },
+                Changed::Orders => {}
                 Changed::Group(id) => delta.groups.extend(map.groups.get(id).cloned()),
             }
         }
@@ -79,6 +88,19 @@ mod tests {
         assert!(!history.delta(&map, MapVersion(8)).full);
         assert!(history.delta(&map, MapVersion(newest + 1)).full);
         assert!(history.delta(&map, MapVersion(0)).full);
+    }
+
+    #[test]
+    fn what_is_gone_from_the_map_is_named() {
+        let mut history = History::starting_at(MapVersion(5));
+        let parts = [Changed::Node(NodeId(3)), Changed::Target(TargetId(30)), Changed::Orders];
+        history.note(MapVersion(6), BTreeSet::from(parts));
+        let map = ClusterMap { version: MapVersion(6), ..ClusterMap::default() };
+        let delta = history.delta(&map, MapVersion(5));
+        assert_eq!(
+            (delta.removed_nodes, delta.removed_targets),
+            (vec![NodeId(3)], vec![TargetId(30)])
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::cluster_map::{GroupRecord, Role};
+use protocol::cluster_map::{GroupRecord, Member, Role};
 use protocol::ids::{Fid, GroupId, Ino, SessionId};
 use protocol::limits::{GROUP_MEMBERS_MAX, SESSION_WINDOW};
 
@@ -204,6 +204,11 @@ impl<K: Kv> State<K> {
         {
             wrong.push(format!("group {id} has two members on one node, or an unknown one"));
         }
+        let whole = |member: &Member| self.ledger.holds_everything(id, member.target);
+        let serves = |member: &Member| self.serves(member);
+        if group.serving().any(serves) && !group.serving().any(whole) {
+            wrong.push(format!("group {id} is served by targets that lack something"));
+        }
         if group.last_writable_epoch > group.epoch {
             wrong.push(format!("group {id} was writable in a later epoch"));
         }
@@ -218,7 +223,10 @@ impl<K: Kv> State<K> {
         if loaded.map != self.map {
             wrong.push("the map in memory differs from its rows".to_owned());
         }
-        if loaded.nodes != self.nodes || loaded.distrusted != self.distrusted {
+        if loaded.durables != self.durables {
+            wrong.push("what targets reported as durable differs from its rows".to_owned());
+        }
+        if loaded.nodes != self.nodes || loaded.ledger != self.ledger {
             wrong.push("what is known of nodes differs from its rows".to_owned());
         }
         if self.tally.applied > 0 && Tally::load(&self.kv)? != self.tally {

@@ -7,10 +7,11 @@ use protocol::cluster_map::{
     ClusterMap, GroupRecord, Member, NodeRecord, NodeState, Plan, PlanReason, Role, TargetRecord,
     TargetState,
 };
-use protocol::ids::{Epoch, Generation, GroupId, MapVersion, NodeId, ShardId, TargetId};
+use protocol::ids::{Epoch, Generation, GroupId, Lsn, MapVersion, NodeId, ShardId, TargetId};
 
 use super::codec::{Reader, Writer, key};
 use super::history::Changed;
+use super::ledger::Ledger;
 use super::{Settings, State};
 use crate::kv::{Kv, KvError, KvRead, Row};
 use crate::limits::SCAN_PAGE_ROWS;
@@ -28,7 +29,8 @@ pub(super) struct NodeInfo {
 pub(super) struct Loaded {
     pub(super) map: ClusterMap,
     pub(super) nodes: BTreeMap<NodeId, NodeInfo>,
-    pub(super) distrusted: BTreeSet<TargetId>,
+    pub(super) ledger: Ledger,
+    pub(super) durables: BTreeMap<TargetId, (Generation, Lsn)>,
 }
 
 /// Reads the whole map.
@@ -39,7 +41,12 @@ pub(super) fn load<R: KvRead>(
 ) -> Result<Loaded, KvError> {
     let cluster = settings.map(|settings| settings.cluster).unwrap_or_default();
     let map = ClusterMap { cluster, version, ..ClusterMap::default() };
-    let mut loaded = Loaded { map, nodes: BTreeMap::new(), distrusted: BTreeSet::new() };
+    let mut loaded = Loaded {
+        map,
+        nodes: BTreeMap::new(),
+        ledger: orders_from(view)?,
+        durables: BTreeMap::new(),
+    };
     for_each(view, key::nodes(), |row| {
         let (record, info) = node_from(row)?;
         loaded.nodes.insert(record.id, info);
@@ -47,16 +54,25 @@ pub(super) fn load<R: KvRead>(
         Ok(())
     })?;
     for_each(view, key::targets(), |row| {
-        let (record, distrusted) = target_from(row)?;
-        if distrusted {
-            loaded.distrusted.insert(record.id);
+        let (record, trust) = target_from(row)?;
+        if trust.distrusted {
+            loaded.ledger.distrusted.insert(record.id);
+        }
+        if trust.rolled_back {
+            loaded.ledger.rolled_back.insert(record.id);
         }
         loaded.map.targets.insert(record.id, record);
         Ok(())
     })?;
     for_each(view, key::groups(), |row| {
-        let record = group_from(row)?;
+        let (record, whole) = group_from(row)?;
+        loaded.ledger.whole.insert(record.id, whole);
         loaded.map.groups.insert(record.id, record);
+        Ok(())
+    })?;
+    for_each(view, key::durables(), |row| {
+        let (target, durable) = durable_from(row)?;
+        loaded.durables.insert(target, durable);
         Ok(())
     })?;
     Ok(loaded)
@@ -87,20 +103,46 @@ impl<K: Kv> State<K> {
     /// Writes the rows of everything that the current command changed in the map.
     pub(super) fn store_changed(&mut self) {
         for part in &self.changed {
-            let row = match part {
-                Changed::Node(id) => self.map.nodes.get(id).map(|record| {
-                    node_row(record, &self.nodes.get(id).cloned().unwrap_or_default())
-                }),
-                Changed::Target(id) => {
-                    let distrusted = self.distrusted.contains(id);
-                    self.map.targets.get(id).map(|record| target_row(record, distrusted))
+            let (key, row) = match part {
+                Changed::Node(id) => {
+                    let info = self.nodes.get(id).cloned().unwrap_or_default();
+                    let record = self.map.nodes.get(id);
+                    (key::node(*id), record.map(|record| node_row(record, &info)))
                 }
-                Changed::Group(id) => self.map.groups.get(id).map(group_row),
+                Changed::Target(id) => {
+                    let trust = Trust {
+                        distrusted: self.ledger.distrusted.contains(id),
+                        rolled_back: self.ledger.rolled_back.contains(id),
+                    };
+                    let record = self.map.targets.get(id);
+                    (key::target(*id), record.map(|record| target_row(record, trust)))
+                }
+                Changed::Group(id) => {
+                    let whole = self.ledger.whole.get(id).map(Vec::as_slice).unwrap_or_default();
+                    let record = self.map.groups.get(id);
+                    (key::group(*id), record.map(|record| group_row(record, whole)))
+                }
+                Changed::Orders => (key::ORDERS.to_vec(), Some(orders_row(&self.ledger))),
             };
-            if let Some((key, value)) = row {
-                self.kv.put(key, value);
+            match row {
+                Some((key, value)) => self.kv.put(key, value),
+                None => self.kv.delete(key),
+            }
+            if let Changed::Target(id) = part
+                && !self.map.targets.contains_key(id)
+            {
+                self.kv.delete(key::durable(*id));
             }
         }
+    }
+
+    /// Writes what a target reported as durable.
+    pub(super) fn store_durable(&mut self, target: TargetId, generation: Generation, lsn: Lsn) {
+        let key = key::durable(target);
+        let mut row = Writer::new();
+        row.u32(generation.0).u64(lsn.0);
+        let value = row.seal(&key);
+        self.kv.put(key, value);
     }
 }
 
@@ -145,7 +187,37 @@ fn node_from((key, value): &Row) -> Result<(NodeRecord, NodeInfo), KvError> {
     Ok((NodeRecord { id, state, address, draining }, NodeInfo { incarnation, targets }))
 }
 
-fn target_row(record: &TargetRecord, distrusted: bool) -> Row {
+/// Whether a target is believed.
+#[derive(Clone, Copy)]
+struct Trust {
+    distrusted: bool,
+    rolled_back: bool,
+}
+
+fn orders_row(ledger: &Ledger) -> Row {
+    let mut row = Writer::new();
+    row.u8(u8::from(ledger.rebalance)).u32(ledger.scrub_pass);
+    (key::ORDERS.to_vec(), row.seal(key::ORDERS))
+}
+
+/// Reads what operators want; the rest of the ledger is empty.
+fn orders_from<R: KvRead>(view: &R) -> Result<Ledger, KvError> {
+    let Some(value) = view.get(key::ORDERS)? else { return Ok(Ledger::default()) };
+    let mut row = Reader::open(key::ORDERS, &value)?;
+    let (rebalance, scrub_pass) = (row.u8()? != 0, row.u32()?);
+    row.end()?;
+    Ok(Ledger { rebalance, scrub_pass, ..Ledger::default() })
+}
+
+fn durable_from((key, value): &Row) -> Result<(TargetId, (Generation, Lsn)), KvError> {
+    let mut row = Reader::open(key, value)?;
+    let target = TargetId(key::small_number(key).ok_or_else(|| row.bad("short key"))?);
+    let durable = (Generation(row.u32()?), Lsn(row.u64()?));
+    row.end()?;
+    Ok((target, durable))
+}
+
+fn target_row(record: &TargetRecord, trust: Trust) -> Row {
     let key = key::target(record.id);
     let mut row = Writer::new();
     row.u32(record.node.0).u16(record.shard.0).u16(record.device).u16(record.port);
@@ -156,12 +228,12 @@ fn target_row(record: &TargetRecord, distrusted: bool) -> Row {
         TargetState::Fenced => 3,
         TargetState::Slow => 4,
     });
-    row.u8(u8::from(distrusted));
+    row.u8(u8::from(trust.distrusted) | u8::from(trust.rolled_back) << 1);
     let value = row.seal(&key);
     (key, value)
 }
 
-fn target_from((key, value): &Row) -> Result<(TargetRecord, bool), KvError> {
+fn target_from((key, value): &Row) -> Result<(TargetRecord, Trust), KvError> {
     let mut row = Reader::open(key, value)?;
     let id = TargetId(key::small_number(key).ok_or_else(|| row.bad("short key"))?);
     let record = TargetRecord {
@@ -180,12 +252,12 @@ fn target_from((key, value): &Row) -> Result<(TargetRecord, bool), KvError> {
             _ => return Err(row.bad("unknown target state")),
         },
     };
-    let distrusted = row.u8()? != 0;
+    let flags = row.u8()?;
     row.end()?;
-    Ok((record, distrusted))
+    Ok((record, Trust { distrusted: flags & 1 != 0, rolled_back: flags & 2 != 0 }))
 }
 
-fn group_row(record: &GroupRecord) -> Row {
+fn group_row(record: &GroupRecord, whole: &[TargetId]) -> Row {
     let key = key::group(record.id);
     let mut row = Writer::new();
     row.u8(record.kind).u32(record.epoch.0).u32(record.last_writable_epoch.0);
@@ -218,11 +290,15 @@ fn group_row(record: &GroupRecord) -> Row {
         });
         row.u32(plan.add.0).u32(plan.leave.0).u64(plan.since_ms);
     }
+    row.u8(u8::try_from(whole.len()).unwrap_or(u8::MAX));
+    for target in whole {
+        row.u32(target.0);
+    }
     let value = row.seal(&key);
     (key, value)
 }
 
-fn group_from((key, value): &Row) -> Result<GroupRecord, KvError> {
+fn group_from((key, value): &Row) -> Result<(GroupRecord, Vec<TargetId>), KvError> {
     let mut row = Reader::open(key, value)?;
     let id = GroupId(key::small_number(key).ok_or_else(|| row.bad("short key"))?);
     let (kind, epoch, last_writable_epoch) = (row.u8()?, Epoch(row.u32()?), Epoch(row.u32()?));
@@ -234,8 +310,10 @@ fn group_from((key, value): &Row) -> Result<GroupRecord, KvError> {
     let (mutations, count) = (row.u8()? != 0, row.u8()?);
     let departed = (0..count).map(|_| row.u32().map(TargetId)).collect::<Result<_, _>>()?;
     let plan = if row.u8()? != 0 { Some(plan_from(&mut row)?) } else { None };
+    let count = row.u8()?;
+    let whole = (0..count).map(|_| row.u32().map(TargetId)).collect::<Result<_, _>>()?;
     row.end()?;
-    Ok(GroupRecord {
+    let record = GroupRecord {
         id,
         kind,
         epoch,
@@ -249,7 +327,8 @@ fn group_from((key, value): &Row) -> Result<GroupRecord, KvError> {
         mutations,
         departed,
         plan,
-    })
+    };
+    Ok((record, whole))
 }
 
 fn plan_from(row: &mut Reader<'_>) -> Result<Plan, KvError> {

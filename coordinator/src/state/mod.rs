@@ -10,6 +10,8 @@ pub mod read;
 mod cluster;
 mod gc;
 mod group;
+mod ledger;
+mod operate;
 mod session;
 
 mod attributes;
@@ -31,13 +33,14 @@ mod tally;
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::cluster_map::{ClusterMap, MapDelta};
-use protocol::ids::{ClusterId, GroupId, MapVersion, NodeId, SessionId, TargetId};
+use protocol::ids::{ClusterId, Generation, GroupId, Lsn, MapVersion, NodeId, SessionId, TargetId};
 use protocol::message::command::{Caller, Command, Stamp};
 use protocol::message::namespace::OpOutcome;
 use protocol::status::Status;
 
 use crate::kv::{Kv, KvError};
 use history::{Changed, History};
+pub use ledger::Ledger;
 use map_rows::NodeInfo;
 use tally::Tally;
 
@@ -110,7 +113,9 @@ pub struct State<K> {
     durable: u64,
     map: ClusterMap,
     nodes: BTreeMap<NodeId, NodeInfo>,
-    distrusted: BTreeSet<TargetId>,
+    ledger: Ledger,
+    /// Incarnation and newest durable journal position that each target reported.
+    durables: BTreeMap<TargetId, (Generation, Lsn)>,
     /// Groups that new files may be laid out on, ascending; follows from the map.
     writable: Vec<GroupId>,
     sessions: BTreeMap<SessionId, Session>,
@@ -149,7 +154,8 @@ impl<K: Kv> State<K> {
             tally,
             map: loaded.map,
             nodes: loaded.nodes,
-            distrusted: loaded.distrusted,
+            ledger: loaded.ledger,
+            durables: loaded.durables,
             writable: Vec::new(),
             sessions: BTreeMap::new(),
             changed: BTreeSet::new(),
@@ -259,9 +265,9 @@ impl<K: Kv> State<K> {
         self.nodes.get(&node).map(|info| info.incarnation)
     }
 
-    /// Targets whose journal or index could not be trusted when they registered last.
-    pub fn distrusted(&self) -> &BTreeSet<TargetId> {
-        &self.distrusted
+    /// What is kept of the cluster beyond the map; changes only together with the map's version.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     fn dispatch(&mut self, stamp: Stamp, command: &Command) -> Step<Outcome> {
@@ -278,7 +284,7 @@ impl<K: Kv> State<K> {
             Command::CreateGroups { count } => self.create_groups(*count),
             Command::ChangeGroup { group, expected_epoch, members, evicted, down, plan } => {
                 let change = group::Change { members, evicted, down: *down, plan: *plan };
-                self.change_group(*group, *expected_epoch, &change)
+                self.change_group(stamp, *group, *expected_epoch, &change)
             }
             Command::Activated { group, epoch } => self.activated(*group, *epoch),
             Command::SyncDone { group, epoch, target } => self.sync_done(*group, *epoch, *target),
@@ -288,13 +294,13 @@ impl<K: Kv> State<K> {
             Command::DropDone { groups } => self.drop_done(groups),
             Command::Digest { applied, digest } => self.compare_digest(*applied, *digest),
             Command::AllowMutations { group, epoch } => self.allow_mutations(*group, *epoch),
-            Command::SetNodeDraining { .. }
-            | Command::RemoveNode { .. }
-            | Command::SetTargetSlow { .. }
-            | Command::StartScrub
-            | Command::SetRebalance { .. }
-            | Command::NoteDurable { .. }
-            | Command::FileReports { .. } => Err(Status::Unsupported.into()),
+            Command::SetNodeDraining { node, draining } => self.set_draining(*node, *draining),
+            Command::RemoveNode { node } => self.remove_node(*node),
+            Command::SetTargetSlow { target, slow } => self.set_slow(*target, *slow),
+            Command::StartScrub => self.start_scrub(),
+            Command::SetRebalance { on } => self.set_rebalance(*on),
+            Command::NoteDurable { targets } => self.note_durable(targets),
+            Command::FileReports { .. } => Err(Status::Unsupported.into()),
         }
     }
 

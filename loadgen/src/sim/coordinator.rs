@@ -1,21 +1,20 @@
-//! The coordinator of a simulated cluster: production state, detector and membership over a table
+//! The coordinator of a simulated cluster: production state and decisions over a table
 //! in memory, with commands applied at once instead of through a log.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use coordinator::detector::{Detector, Finding};
+use coordinator::control::{Control, Event, Seen, Tuning};
 use coordinator::kv::Memory;
 use coordinator::limits::NODE_LEASE;
-use coordinator::membership::{Event, Membership, View};
 use coordinator::state::{Outcome, State};
 use node::io::Nanos;
 use node::shard::{ControlEvent, ShardReport};
-use protocol::cluster_map::{ClusterMap, Member, NodeState, TargetState};
-use protocol::ids::{Epoch, GroupId, MapVersion, NodeId};
-use protocol::message::cluster::TargetReport;
+use protocol::cluster_map::{ClusterMap, Member, TargetState};
+use protocol::ids::{Epoch, GroupId, MapVersion, NodeId, TargetId};
+use protocol::message::cluster::{TargetHealth, TargetReport};
 use protocol::message::command::{Caller, Command, Stamp};
 
 use super::cluster::CLUSTER;
@@ -38,8 +37,9 @@ pub struct SimCoordinator {
 
 struct Inner {
     state: State<Memory>,
-    membership: Membership,
-    detector: Detector,
+    control: Control,
+    /// Newest report of each target, for the next heartbeat of its node.
+    health: BTreeMap<TargetId, TargetHealth>,
     controls: BTreeMap<NodeId, Rc<SimControl>>,
     pushed: BTreeMap<NodeId, MapVersion>,
     /// Serving members that each epoch of each group had.
@@ -54,10 +54,11 @@ impl SimCoordinator {
     /// Starts an empty cluster that waits for all nodes of its shape.
     pub fn start(executor: &Executor, rng: SimRng, shape: &Shape) -> Self {
         let state = State::open(Memory::default());
+        let state = state.unwrap_or_else(|error| panic!("an empty table is readable: {error}"));
         let inner = Inner {
-            state: state.unwrap_or_else(|error| panic!("an empty table is readable: {error}")),
-            membership: Membership::default(),
-            detector: Detector::default(),
+            control: Control::new(state.map(), Tuning::default(), executor.now()),
+            state,
+            health: BTreeMap::new(),
             controls: BTreeMap::new(),
             pushed: BTreeMap::new(),
             epochs: BTreeMap::new(),
@@ -118,10 +119,8 @@ impl SimCoordinator {
     pub fn start_again(&self) {
         let now = self.executor.now();
         let inner = &mut *self.inner.borrow_mut();
-        let nodes = inner.state.map().nodes.values();
-        let known = nodes.map(|node| (node.id, node.state != NodeState::Down));
-        inner.detector = Detector::new(known, now);
-        inner.membership = Membership::default();
+        inner.control = Control::new(inner.state.map(), Tuning::default(), now);
+        inner.health.clear();
         inner.starts += 1;
         inner.up = true;
     }
@@ -140,26 +139,31 @@ impl SimCoordinator {
         targets: Vec<TargetReport>,
         control: &Rc<SimControl>,
     ) {
-        let now = self.executor.now();
         {
             let mut inner = self.inner.borrow_mut();
-            inner.detector.registered(node, now);
+            for target in &targets {
+                inner.health.remove(&target.target);
+            }
             inner.controls.insert(node, Rc::clone(control));
             inner.pushed.insert(node, MapVersion(0));
         }
         let address = super::cluster::node_address(node).ip();
         let outcome = self.propose(&Command::RegisterNode { node, incarnation, address, targets });
         assert_eq!(outcome, Outcome::Done, "node {node} registers");
-        self.plan();
+        self.observe(&Event::Registered { node });
     }
 
     /// A node gives a sign of life and gets its lease.
     pub fn heartbeat(&self, node: NodeId, sent: Nanos) {
         let now = self.executor.now();
-        let finding = self.inner.borrow_mut().detector.heartbeat(node, now);
-        if let Some(finding) = finding {
-            self.on_finding(finding);
-        }
+        let targets = {
+            let inner = self.inner.borrow();
+            let map = inner.state.map();
+            let of_node = |target| map.targets.get(target).is_some_and(|it| it.node == node);
+            let reports = inner.health.iter().filter(|(target, _)| of_node(*target));
+            reports.map(|(_, health)| health.clone()).collect()
+        };
+        self.observe(&Event::Heartbeat { node, at: now, targets });
         let control = self.inner.borrow().controls.get(&node).cloned();
         if let Some(control) = control {
             control.deliver(ControlEvent::Lease { expires: sent.after(NODE_LEASE) });
@@ -171,16 +175,9 @@ impl SimCoordinator {
         if self.term().is_none() {
             return;
         }
-        let now = self.executor.now();
-        let finding = {
-            let mut inner = self.inner.borrow_mut();
-            inner.controls.remove(&node);
-            let first = inner.detector.connection_lost(node, now);
-            first.or_else(|| inner.detector.connect_refused(node, now))
-        };
-        if let Some(finding) = finding {
-            self.on_finding(finding);
-        }
+        self.inner.borrow_mut().controls.remove(&node);
+        self.observe(&Event::ConnectionLost { node });
+        self.observe(&Event::Refused { node });
     }
 
     /// A shard of a registered node reports something.
@@ -208,13 +205,14 @@ impl SimCoordinator {
                 if health.fenced && record.is_some_and(|it| it.state != TargetState::Fenced) {
                     self.propose(&Command::FenceTarget { target: health.target });
                 }
+                self.inner.borrow_mut().health.insert(health.target, health);
             }
             ShardReport::FileReports(request) => {
                 self.propose(&Command::FileReports { groups: request.groups });
             }
             ShardReport::Census(_) | ShardReport::Stopped => {}
         }
-        self.plan();
+        self.observe(&Event::Tick);
     }
 
     /// The newest map.
@@ -238,47 +236,21 @@ impl SimCoordinator {
         if self.term().is_none() {
             return;
         }
-        let now = self.executor.now();
-        let findings = self.inner.borrow_mut().detector.tick(now);
-        for finding in findings {
-            self.on_finding(finding);
-        }
-        self.plan();
+        self.observe(&Event::Tick);
     }
 
-    fn on_finding(&self, finding: Finding) {
-        match finding {
-            Finding::Suspected(node) => self.observe(&Event::NodeSuspected(node)),
-            Finding::Returned(node) => self.observe(&Event::NodeReturned(node)),
-        }
-    }
-
+    /// Applies what an event asks for.
     fn observe(&self, event: &Event) {
         let now = self.executor.now();
-        let commands = self.with_view(|membership, view| membership.handle(view, now, event));
+        let commands = {
+            let inner = &mut *self.inner.borrow_mut();
+            let Some(settings) = inner.state.settings() else { return };
+            let (map, ledger) = (inner.state.map(), inner.state.ledger());
+            inner.control.step(Seen { map, settings: &settings, ledger }, now, event)
+        };
         for command in commands {
             self.propose(&command);
         }
-    }
-
-    fn plan(&self) {
-        let now = self.executor.now();
-        for command in self.with_view(|membership, view| membership.plan(view, now)) {
-            self.propose(&command);
-        }
-    }
-
-    fn with_view(
-        &self,
-        ask: impl FnOnce(&mut Membership, View<'_>) -> Vec<Command>,
-    ) -> Vec<Command> {
-        let inner = &mut *self.inner.borrow_mut();
-        let Some(settings) = inner.state.settings() else { return Vec::new() };
-        let distrusted = BTreeSet::new();
-        let live = inner.detector.live();
-        let map = inner.state.map();
-        let view = View { map, settings: &settings, distrusted: &distrusted, live: &live };
-        ask(&mut inner.membership, view)
     }
 
     fn push(&self) {
