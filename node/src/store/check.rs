@@ -15,7 +15,11 @@ use crate::io::{Buffer, Disk};
 /// A chunk in more pieces than one record can name has no place: the arena is too fragmented.
 pub(super) fn check_record_len(state: &ChunkState) -> Result<(), StoreError> {
     let len = RECORD_HEADER_LEN + INSTALL_HEAD_LEN + state.encoded_len();
-    if len <= RECORD_LEN_MAX { Ok(()) } else { Err(StoreError::NoSpace) }
+    if len > RECORD_LEN_MAX {
+        return Err(StoreError::NoSpace);
+    }
+    // What recovery would not read back would take the records beside it along.
+    if state.is_sound() { Ok(()) } else { Err(StoreError::Refused("version is not sound")) }
 }
 
 /// True when the chunk was ever changed other than by growth, this write included.

@@ -61,17 +61,25 @@ impl<D: Disk> Store<D> {
                     self.survives(error).await;
                 }
             }
+            if self.fenced() {
+                self.record_fence().await;
+            }
         }
     }
 
     /// Writes a checkpoint of this instant and points the superblock to it.
+    ///
+    /// The store does so by itself when the journal fills; asking for one shortens the next open.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] and [`StoreError::Disk`]; the journal is kept.
     ///
     /// # Durability
     /// On return the journal before the previous checkpoint is not needed any more.
     ///
     /// # Cancel safety
     /// The older checkpoint stays; the superblock still points to it.
-    pub(super) async fn checkpoint(&self) -> Result<(), StoreError> {
+    pub async fn checkpoint(&self) -> Result<(), StoreError> {
         let _turn = self.checkpoint_turn.enter(WHOLE).await;
         let (mut image, groups) = self.begin_image();
         let result = self.finish_image(&mut image, groups).await;

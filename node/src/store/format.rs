@@ -80,14 +80,26 @@ impl<D: Disk> Store<D> {
         change: impl FnOnce(&mut Superblock),
     ) -> Result<(), StoreError> {
         let _turn = self.superblock_turn.enter(WHOLE).await;
-        let next = {
+        let (before, next) = {
             let mut superblock = self.superblock.borrow_mut();
+            let before = superblock.clone();
             change(&mut superblock);
             superblock.sequence += 1;
-            superblock.clone()
+            (before, superblock.clone())
         };
+        let written = self.write_pairs(&next).await;
+        if written.is_err() {
+            // The device may hold either; the next one must be newer than both, and what this one
+            // would have given up (an area, a part of the journal) is still needed.
+            let sequence = next.sequence;
+            *self.superblock.borrow_mut() = Superblock { sequence, ..before };
+        }
+        written
+    }
+
+    async fn write_pairs(&self, superblock: &Superblock) -> Result<(), StoreError> {
         for pair in [[0, 1], [2, 3]] {
-            write_copies(&*self.disk, &next, pair).await?;
+            write_copies(&*self.disk, superblock, pair).await?;
             self.flush().await?;
         }
         Ok(())

@@ -134,13 +134,20 @@ impl Entry {
     }
 
     fn install(&mut self, state: Rc<ChunkState>, committed: bool) {
-        self.quarantined = None;
-        self.pendings.clear();
+        if self.quarantined.take().is_some() {
+            // What was set aside must not be served under what replaces it.
+            *self = Entry::default();
+        }
         if committed {
+            self.pendings.clear();
             self.committed = Some(state);
         } else {
-            // An older committed version stays readable until this one is committed.
+            // The versions before stay until this one is committed: the committed one is readable,
+            // and the newest pending is all there is when a crash tears the whole chunk. Whether
+            // they are suspect does not count: a replay may not know it.
             self.committed.take_if(|have| have.version >= state.version);
+            self.pendings.retain(|have| have.version < state.version);
+            self.pendings.drain(..self.pendings.len().saturating_sub(1));
             self.pendings.push(state);
         }
     }

@@ -191,7 +191,8 @@ impl ChunkState {
         fixed + 28 * self.ops.len() + 13 * places + 8 * self.owned.len()
     }
 
-    fn is_sound(&self) -> bool {
+    /// True when every field is one that the store may write, so that recovery reads it back.
+    pub(super) fn is_sound(&self) -> bool {
         let sizes = CELL_LOG2_ALLOWED.contains(&self.cell_log2)
             && (CHUNK_LOG2_MIN..=CHUNK_LOG2_MAX).contains(&self.chunk_log2)
             && self.len <= 1 << self.chunk_log2;

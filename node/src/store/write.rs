@@ -81,7 +81,8 @@ impl<D: Disk> Store<D> {
 
     /// Makes a whole chunk durable at a fixed version, replacing whatever is here.
     ///
-    /// An older committed version stays readable until this one is committed.
+    /// An older committed version stays readable until this one is committed, and the newest older
+    /// pending can still be fallen back to.
     ///
     /// # Errors
     /// As [`Store::write`], except that no base is asked for.

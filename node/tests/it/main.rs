@@ -23,6 +23,7 @@ mod store_damage;
 mod store_files;
 mod store_keep;
 mod store_mutation;
+mod store_refusals;
 mod store_repair;
 mod store_scale;
 mod store_support;

@@ -1,19 +1,16 @@
 //! The bounds of one store, reached: it answers busy, goes on afterwards, and forgets nothing.
 
-use std::cell::Cell;
 use std::future::Future;
-use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use futures_lite::future::{block_on, yield_now};
+use futures_lite::future::block_on;
 use node::io::memory::MemoryDisk;
-use node::io::{Disk, DiskError};
 use node::limits::{CHUNK_RUNS_MAX, STORE_WRITES_MAX};
 use node::store::{Durable, Store, StoreError};
 use protocol::checksum::sum64;
-use protocol::ids::{Epoch, Fid, GroupId, Version};
+use protocol::ids::{Fid, GroupId, Version};
 use protocol::limits::PENDINGS_PER_GROUP_MAX;
 
 use crate::store_support::*;
@@ -65,7 +62,7 @@ fn pendings_of_a_group_are_bounded_until_they_are_committed() {
 }
 
 /// LSN and journal position of the newer checkpoint, and the journal's length.
-fn checkpoint(disk: &MemoryDisk) -> (u64, u64, u64) {
+pub(crate) fn checkpoint(disk: &MemoryDisk) -> (u64, u64, u64) {
     const JOURNAL_SIZE_AT: usize = 96;
     const SLOTS_AT: [usize; 2] = [136, 192];
     let copies: Vec<Vec<u8>> = (0..4).map(|copy| disk.peek(copy << 20, 4096)).collect();
@@ -119,89 +116,6 @@ fn unknown_features_are_refused_unless_they_may_be_ignored() {
             Err(other) => panic!("{other}"),
         }
     }
-}
-
-/// A container that can refuse to write checkpoints.
-struct NoCheckpoints {
-    disk: MemoryDisk,
-    area: Range<u64>,
-    refusing: Cell<bool>,
-}
-
-impl Disk for NoCheckpoints {
-    type Buffer = <MemoryDisk as Disk>::Buffer;
-    type Read = <MemoryDisk as Disk>::Read;
-
-    fn capacity(&self) -> u64 {
-        self.disk.capacity()
-    }
-
-    fn allocate(&self, len: usize) -> Self::Buffer {
-        self.disk.allocate(len)
-    }
-
-    async fn read(&self, offset: u64, len: usize) -> Result<Self::Read, DiskError> {
-        self.disk.read(offset, len).await
-    }
-
-    async fn write(
-        &self,
-        offset: u64,
-        buffer: Rc<Self::Buffer>,
-        len: usize,
-    ) -> Result<(), DiskError> {
-        if self.refusing.get() && self.area.contains(&offset) {
-            // Not an error of the device: those are counted, and too many of them fence.
-            return Err(DiskError::Closed);
-        }
-        self.disk.write(offset, buffer, len).await
-    }
-
-    async fn flush(&self) -> Result<(), DiskError> {
-        self.disk.flush().await
-    }
-}
-
-#[test]
-fn a_full_journal_refuses_writes_and_takes_deletes_until_a_checkpoint_succeeds() {
-    const JOURNAL_AT: u64 = 4 << 20;
-    const CHECKPOINTS: u64 = 2 << 20;
-    let memory = formatted(SIZE, 37);
-    let area = JOURNAL_AT + checkpoint(&memory).2;
-    let area = area..area + CHECKPOINTS;
-    let disk = Rc::new(NoCheckpoints { disk: memory, area, refusing: Cell::new(true) });
-    let (store, _) = block_on(Store::open(Rc::clone(&disk), &options())).unwrap();
-    let put = |counter: u32| {
-        let base = if counter == 1 { Version::ZERO } else { version(counter - 1) };
-        let bytes = pattern(u64::from(counter), 100);
-        Put { base, mutation: counter > 1, ..Put::new(5, counter, bytes) }.op(&*disk)
-    };
-    with_store(&store, async {
-        store.write(Put::new(6, 1, pattern(6, 100)).op(&*disk)).await.unwrap();
-        let mut counter = 1;
-        let refusal = loop {
-            match store.write(put(counter)).await {
-                Ok(_) => store.commit_through(GROUP, version(counter)),
-                Err(error) => break error,
-            }
-            counter += 1;
-        };
-        assert_eq!(refusal, StoreError::Busy);
-        assert!(counter > 100, "{counter} writes fill the ring");
-        store.drop_fids(GROUP, &[Fid(6)]).await.unwrap();
-        store.adopt(GROUP, Epoch(2)).await.unwrap();
-        assert!(store.info(GROUP, key(6)).is_none());
-        assert_eq!(store.write(put(counter)).await, Err(StoreError::Busy), "still full");
-        disk.refusing.set(false);
-        // Each refused write asks for a checkpoint; a client comes back as often.
-        let mut refused = 0;
-        while store.write(put(counter)).await == Err(StoreError::Busy) {
-            refused += 1;
-            assert!(refused < 1000, "a checkpoint empties the journal");
-            yield_now().await;
-        }
-        assert_eq!(read_all(&store, 5).await.unwrap(), pattern(u64::from(counter), 100));
-    });
 }
 
 #[test]
