@@ -8,7 +8,7 @@ TOOLS := $(CURDIR)/.tools
 APT := $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help build bindir demo test mutants ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio
+.PHONY: help build bindir demo test mutants ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps soak fault-disk nft
 
 help: ## lists the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -36,6 +36,16 @@ ci: fmt-check lint deny schema-check docs cpu-check ## everything a change must 
 
 bench: build fio ## measures the bars against the limits of this machine, in one run
 	@$(BINDIR)/lanefs-loadgen bars
+
+faults: build fault-disk nft ## breaks real processes: ROUNDS=n, or MINUTES=n, with SEED=n
+	@$(BINDIR)/lanefs-loadgen faults --rounds $(or $(ROUNDS),$(if $(MINUTES),0,50)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+gaps: build nft ## measures how long clients notice that a node is gone
+	@$(BINDIR)/lanefs-loadgen gaps
+
+soak: build fault-disk nft ## breaks real processes for MINUTES=n (8 hours), then measures the gaps
+	@$(BINDIR)/lanefs-loadgen faults --rounds 0 --minutes $(or $(MINUTES),480) $(if $(SEED),--seed $(SEED))
+	@$(BINDIR)/lanefs-loadgen gaps
 
 fmt-check: ## fails when a file is not formatted
 	@$(CARGO) fmt --all -- --check
@@ -68,6 +78,12 @@ cpu-check: ## proves that an older processor gets one clear line
 
 nextest:
 	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install cargo-nextest --locked --quiet
+
+fault-disk:
+	@$(CARGO) build --release -p node --features fault-disk --bin lanefs-node-fault-disk
+
+nft:
+	@command -v nft >/dev/null || test "$$(id -u)" != 0 || ($(APT) update -qq && $(APT) install -y -qq nftables >/dev/null)
 
 fio:
 	@command -v fio >/dev/null || ($(APT) update -qq && $(APT) install -y -qq fio >/dev/null)

@@ -3,5 +3,6 @@
 pub mod bars;
 pub mod cluster;
 pub mod demo;
+pub mod faults;
 pub mod mutants;
 pub mod sim;

@@ -39,6 +39,10 @@ enum Command {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Breaks a cluster of real processes, round after round, and verifies everything after each.
+    Faults(loadgen::faults::Options),
+    /// Measures how long clients notice that a node is gone.
+    Gaps(loadgen::faults::gaps::Options),
     /// Removes one guard at a time and wants its killing test to fail.
     Mutants {
         /// Root of the repository.
@@ -77,6 +81,8 @@ fn run() -> ExitCode {
         }
         Some(Command::Sim(sim)) => return exit(sim.run()),
         Some(Command::SimWorker(worker)) => return exit(worker.run()),
+        Some(Command::Faults(options)) => loadgen::faults::run(&options),
+        Some(Command::Gaps(options)) => loadgen::faults::gaps::run(&options),
         Some(Command::Mutants { root, released, guards }) => {
             return exit(loadgen::mutants::run(&root, released.as_deref(), &guards));
         }

@@ -1,0 +1,261 @@
+//! How long clients notice that a node is gone, measured with the programs that ship.
+//!
+//! A client reads and writes without pause from several tasks; a node is killed, or cut off in
+//! silence, again and again. What counts is the longest time any one task went without success.
+//! Start at [`run`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use client::Client;
+use protocol::cluster_map::ClusterMap;
+use protocol::ids::{Generation, TargetId};
+use rustix::process::Signal;
+use tokio::runtime::Runtime;
+
+use super::bar::Bar;
+use super::inject::HEAL_LIMIT;
+use super::lab::network::Place;
+use super::lab::{Lab, Plan};
+use super::menu::Fault;
+use super::workload::{Pace, Workload};
+use super::{health, is_root, judge};
+use crate::cluster::{StepError, file_error, now};
+
+/// Nodes of the lab.
+const NODES: u32 = 4;
+/// Size of each target.
+const TARGET_SIZE: u64 = 1 << 30;
+/// How long a node stays away: longer than every limit.
+const WINDOW: Duration = Duration::from_secs(4);
+/// Rest between two repetitions, so that one does not disturb the next.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Time between two looks at the map of the one who watches what the coordinator does.
+const LOOK_EVERY: Duration = Duration::from_millis(4);
+/// Repetitions of a restart of everything for each hundred others.
+const RESTARTS_PERCENT: u32 = 25;
+
+/// What the command line asks for.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Repetitions of each measurement.
+    #[arg(long, default_value_t = 20)]
+    pub repetitions: u32,
+    /// Folder for the cluster; about 5 GiB are used for a while.
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    pub parent: PathBuf,
+}
+
+/// How a node goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Away {
+    Killed,
+    Cut,
+}
+
+/// What one repetition showed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    reads: Duration,
+    writes: Duration,
+    evicted: Duration,
+    active: Duration,
+}
+
+/// Measures every gap and prints its distribution.
+///
+/// # Errors
+/// [`StepError::Different`] when a bar was missed or an error reached the client.
+pub fn run(options: &Options) -> Result<(), StepError> {
+    let plan = Plan {
+        nodes: NODES,
+        target_size: TARGET_SIZE,
+        namespaces: is_root(),
+        faulty_from: None,
+        small_disk: None,
+        seed: u64::from(std::process::id()),
+    };
+    let root = options.parent.join(format!("lanefs-gaps-{}", std::process::id()));
+    std::fs::create_dir(&root).map_err(file_error(&root))?;
+    let network = Lab::network(&plan)?;
+    let runtime = Runtime::new()
+        .map_err(|source| StepError::Start { program: "the runtime".to_owned(), source })?;
+    let outcome = runtime.block_on(async {
+        let lab = Lab::start(&root, plan, network)?;
+        tokio::select! {
+            outcome = measure(lab, options.repetitions) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(StepError::Different("interrupted".to_owned())),
+        }
+    });
+    drop(runtime);
+    std::fs::remove_dir_all(&root).map_err(file_error(&root))?;
+    let bars = outcome?;
+    bars.iter().for_each(|bar| println!("{}", bar.line()));
+    let judged = || bars.iter().filter(|bar| bar.almost_all.is_some() || bar.all.is_some());
+    let met = judged().filter(|bar| bar.met()).count();
+    println!("{met} of {} bars met", judged().count());
+    if met == judged().count() {
+        return Ok(());
+    }
+    Err(StepError::Different("not every bar was met".to_owned()))
+}
+
+async fn measure(mut lab: Lab, repetitions: u32) -> Result<Vec<Bar>, StepError> {
+    let config = lab.client_config()?;
+    let client = Client::connect(&config).await.map_err(judge::failed)?;
+    health::healthy(&mut lab, &client, HEAL_LIMIT).await?;
+    let own = Client::connect(&config).await.map_err(judge::failed)?;
+    let workload = Workload::start(own, lab.plan().seed, pace()).await?;
+    tokio::time::sleep(WINDOW).await;
+    let mut bars = away(&mut lab, &client, &workload, Away::Killed, repetitions).await?;
+    if lab.cuts().is_some() {
+        bars.extend(away(&mut lab, &client, &workload, Away::Cut, repetitions).await?);
+    } else {
+        println!("gaps: not root: nothing was cut off");
+    }
+    let restarts = (repetitions * RESTARTS_PERCENT / 100).max(1);
+    bars.push(restart_all(&mut lab, &client, &workload, restarts).await?);
+    workload.stop().await;
+    lab.end()?;
+    Ok(bars)
+}
+
+async fn away(
+    lab: &mut Lab,
+    client: &Client,
+    workload: &Workload,
+    away: Away,
+    repetitions: u32,
+) -> Result<Vec<Bar>, StepError> {
+    let (what, read, write) = match away {
+        Away::Killed => ("kill -9", (50, 200), 500),
+        Away::Cut => ("silent partition", (300, 1_000), 1_500),
+    };
+    let mut reads = Bar::new(&format!("read gap, {what}"), Some(read.0), Some(read.1));
+    let mut writes = Bar::new(&format!("growth-write gap, {what}"), None, Some(write));
+    let mut evicted = Bar::new(&format!("  out of every group after, {what}"), None, None);
+    let mut active = Bar::new(&format!("  every group active after, {what}"), None, None);
+    for repetition in 0..repetitions {
+        let node = repetition % NODES + 1;
+        let seen = once(lab, client, workload, away, node).await?;
+        let shown = [seen.reads, seen.writes, seen.evicted, seen.active]
+            .map(|time| format!("{:.0}", time.as_secs_f64() * 1e3));
+        println!("{what} of node {node}: {} ms (reads, writes, evicted, active)", shown.join(" "));
+        reads.values.push(seen.reads);
+        writes.values.push(seen.writes);
+        evicted.values.push(seen.evicted);
+        active.values.push(seen.active);
+    }
+    Ok(vec![reads, writes, evicted, active])
+}
+
+async fn once(
+    lab: &mut Lab,
+    client: &Client,
+    workload: &Workload,
+    away: Away,
+    node: u32,
+) -> Result<Seen, StepError> {
+    tokio::time::sleep(SETTLE).await;
+    let target = TargetId(node * 100 + 1);
+    workload.restart_watches();
+    match away {
+        Away::Killed => lab.node(node)?.signal(Signal::KILL)?,
+        Away::Cut => cut(lab, node)?,
+    }
+    let mut seen = follow(client, target).await;
+    let at = now();
+    seen.reads = workload.reads().gaps(at).worst_task;
+    seen.writes = workload.writes().gaps(at).worst_task;
+    match away {
+        Away::Killed => {
+            lab.node(node)?.kill()?;
+            lab.node(node)?.start()?;
+        }
+        Away::Cut => lab.cuts().map_or(Ok(()), super::lab::network::Network::mend)?,
+    }
+    health::healthy(lab, client, HEAL_LIMIT).await?;
+    judge::surfaced(workload, Fault::KillNode)?;
+    Ok(seen)
+}
+
+fn cut(lab: &Lab, node: u32) -> Result<(), StepError> {
+    let missing = || StepError::Different("there are no namespaces to cut".to_owned());
+    let network = lab.cuts().ok_or_else(missing)?;
+    let node = Place::Node(node);
+    for other in network.others(node) {
+        network.cut(node, other)?;
+        network.cut(other, node)?;
+    }
+    Ok(())
+}
+
+/// Watches the map for as long as the node stays away.
+async fn follow(client: &Client, target: TargetId) -> Seen {
+    let begun = now();
+    let (mut evicted, mut active) = (WINDOW, WINDOW);
+    while begun.elapsed() < WINDOW {
+        if let Ok(map) = client.refresh_map().await {
+            let out = health::is_evicted(&map, target);
+            let serves = map.groups.values().all(|group| group.active && group.writable());
+            if out {
+                evicted = evicted.min(begun.elapsed());
+            }
+            if out && serves {
+                active = active.min(begun.elapsed());
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Seen { evicted, active, ..Seen::default() }
+}
+
+/// Kills every node at once and starts all again: the time until every group takes writes.
+async fn restart_all(
+    lab: &mut Lab,
+    client: &Client,
+    workload: &Workload,
+    repetitions: u32,
+) -> Result<Bar, StepError> {
+    let mut bar = Bar::new("restart of all nodes at once, serving", None, Some(10_000));
+    for _ in 0..repetitions {
+        let before = client.refresh_map().await.map_err(judge::failed)?;
+        for node in 1..=NODES {
+            lab.node(node)?.signal(Signal::KILL)?;
+        }
+        for node in 1..=NODES {
+            lab.node(node)?.kill()?;
+            lab.node(node)?.start()?;
+        }
+        let serves = |map: &ClusterMap| serves_anew(&before, map);
+        let took = health::wait(lab, client, "every group to serve", HEAL_LIMIT, serves).await?;
+        println!("restart of all nodes: serving after {:.0} ms", took.as_secs_f64() * 1e3);
+        bar.values.push(took);
+        health::healthy(lab, client, HEAL_LIMIT).await?;
+        judge::verify(lab, workload, Fault::KillAll).await?;
+    }
+    Ok(bar)
+}
+
+/// True when every group takes writes with incarnations that started after `before`.
+fn serves_anew(before: &ClusterMap, map: &ClusterMap) -> bool {
+    let is_new = |target: TargetId, generation: Generation| {
+        before.targets.get(&target).is_none_or(|target| generation > target.generation)
+    };
+    map.groups.values().all(|group| {
+        group.active
+            && group.writable()
+            && group.serving().all(|member| is_new(member.target, member.generation))
+    })
+}
+
+fn pace() -> Pace {
+    Pace {
+        writers: 4,
+        readers: 8,
+        write_rest: Duration::from_millis(5),
+        read_rest: Duration::from_millis(1),
+        file_bytes_max: 64 << 10,
+        live_bytes_max: 32 << 20,
+    }
+}

@@ -1,0 +1,47 @@
+//! The fault of bits that change at rest: reads stay right, and the damage is found.
+
+use std::collections::BTreeSet;
+
+use client::Client;
+
+use super::corrupt::{self, Flip};
+use super::dice::Dice;
+use super::inject::Scene;
+use super::judge;
+use super::menu::Order;
+use crate::cluster::StepError;
+
+/// Cells that lose a bit.
+const CELLS: usize = 12;
+/// Clients that read each damaged file: each chooses its replicas by itself.
+const CLIENTS: usize = 6;
+
+pub(super) async fn carry_out(scene: &mut Scene<'_>, order: &Order) -> Result<String, StepError> {
+    let container = scene.lab.container(order.node);
+    let mut dice = Dice::new(order.seed);
+    // Nothing is removed meanwhile, so what is damaged stays in use.
+    let rest = scene.workload.rest().await;
+    let (ledger, run) = (scene.workload.ledger(), scene.workload.run());
+    let flips = corrupt::flip(&container, ledger, run, CELLS, &mut dice)?;
+    let files: BTreeSet<u64> = flips.iter().map(|flip| flip.stamp.file).collect();
+    for _ in 0..CLIENTS {
+        let config = scene.lab.client_config()?;
+        let client = Client::connect(&config).await.map_err(judge::failed)?;
+        for file in ledger.live().iter().filter(|file| files.contains(&file.number)) {
+            judge::read_whole(&client, run, file).await?;
+        }
+        client.close().await.map_err(judge::failed)?;
+    }
+    let found = judge::replicas(scene.lab)?;
+    if found.failed == 0 && !flips.is_empty() {
+        return Err(StepError::Different(format!("no replica counts as damaged: {flips:?}")));
+    }
+    corrupt::flip_back(&container, &flips)?;
+    drop(rest);
+    Ok(describe(order, &flips, found.failed))
+}
+
+fn describe(order: &Order, flips: &[Flip], failed: u64) -> String {
+    let (node, count) = (order.node, flips.len());
+    format!("node {node}, {count} bits, {failed} replicas found damaged, put back by hand")
+}

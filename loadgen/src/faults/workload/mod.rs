@@ -1,0 +1,171 @@
+//! Files that are written, read and removed without pause while things break.
+//!
+//! Owns the tasks and what they know ([`ledger`]); knows nothing of faults. Every error that
+//! reaches a task and every byte that is not as written is noted, none is forgiven here. Start at
+//! [`Workload::start`].
+
+pub mod ledger;
+pub mod reader;
+pub mod stamp;
+pub mod watch;
+pub mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use client::Client;
+use protocol::ids::Ino;
+use protocol::message::namespace::{NamespaceOp, SetAttributes};
+use tokio::sync::{RwLock, RwLockWriteGuard};
+use tokio::task::JoinSet;
+
+use self::ledger::Ledger;
+use self::watch::Watch;
+use super::dice::{Dice, mix};
+use crate::cluster::{StepError, now};
+
+/// How much is done at once.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Tasks that write and remove.
+    pub writers: u32,
+    /// Tasks that read.
+    pub readers: u32,
+    /// Rest of a writer between two files.
+    pub write_rest: Duration,
+    /// Rest of a reader between two reads.
+    pub read_rest: Duration,
+    /// Longest file, in bytes; most are much shorter.
+    pub file_bytes_max: u64,
+    /// Bytes of live files above which writers remove their oldest.
+    pub live_bytes_max: u64,
+}
+
+/// What the tasks share.
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) run: u64,
+    pub(super) pace: Pace,
+    pub(super) ledger: Ledger,
+    pub(super) reads: Watch,
+    pub(super) lookups: Watch,
+    pub(super) writes: Watch,
+    /// Held for reading by every operation, for writing while everything rests.
+    pub(super) gate: RwLock<()>,
+    pub(super) folders: Vec<Ino>,
+    stop: AtomicBool,
+}
+
+/// The running tasks.
+pub struct Workload {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+}
+
+impl Workload {
+    /// Makes a folder for each writer and starts all tasks.
+    ///
+    /// # Errors
+    /// [`StepError`] when the folders cannot be made.
+    pub async fn start(client: Client, seed: u64, pace: Pace) -> Result<Workload, StepError> {
+        let mut folders = Vec::new();
+        for writer in 0..pace.writers {
+            folders.push(folder(&client, &format!("w{writer}")).await?);
+        }
+        let shared = Arc::new(Shared {
+            client,
+            run: mix(seed),
+            pace,
+            ledger: Ledger::default(),
+            reads: Watch::new(now()),
+            lookups: Watch::new(now()),
+            writes: Watch::new(now()),
+            gate: RwLock::new(()),
+            folders,
+            stop: AtomicBool::new(false),
+        });
+        let mut tasks = JoinSet::new();
+        let mut dice = Dice::new(seed);
+        for (writer, &folder) in (0..).zip(&shared.folders) {
+            tasks.spawn(writer::run(Arc::clone(&shared), writer, folder, Dice::new(dice.draw())));
+        }
+        for reader in 0..shared.pace.readers {
+            tasks.spawn(reader::run(Arc::clone(&shared), reader, Dice::new(dice.draw())));
+        }
+        Ok(Workload { shared, tasks })
+    }
+
+    /// What is known of every file.
+    pub fn ledger(&self) -> &Ledger {
+        &self.shared.ledger
+    }
+
+    /// The number every stamp of this run carries.
+    pub fn run(&self) -> u64 {
+        self.shared.run
+    }
+
+    /// The client of the tasks.
+    pub fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    /// Starts counting gaps anew.
+    pub fn restart_watches(&self) {
+        let at = now();
+        for watch in [self.reads(), self.lookups(), self.writes()] {
+            watch.restart(at);
+        }
+    }
+
+    /// Successes of the readers that look every file up first.
+    pub fn lookups(&self) -> &Watch {
+        &self.shared.lookups
+    }
+
+    /// Successes of the readers of open files.
+    pub fn reads(&self) -> &Watch {
+        &self.shared.reads
+    }
+
+    /// Successes of the writers.
+    pub fn writes(&self) -> &Watch {
+        &self.shared.writes
+    }
+
+    /// Lets every task finish its operation and rest until the result is dropped.
+    ///
+    /// # Cancel safety
+    /// Nothing rests.
+    pub async fn rest(&self) -> RwLockWriteGuard<'_, ()> {
+        self.shared.gate.write().await
+    }
+
+    /// Ends every task after its operation.
+    pub async fn stop(mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                self.shared.ledger.error(None, format!("a task of the workload ended: {error}"));
+            }
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+async fn folder(client: &Client, name: &str) -> Result<Ino, StepError> {
+    let op = NamespaceOp::Mkdir {
+        parent: Ino::ROOT,
+        name: name.as_bytes().to_vec(),
+        attributes: SetAttributes { mode: Some(0o755), ..SetAttributes::default() },
+    };
+    let made = client.mutate(op).await.map_err(|error| StepError::Different(error.to_string()))?;
+    let missing = || StepError::Different(format!("mkdir /{name}: no inode in the outcome"));
+    made.map(|entry| entry.attributes.ino).ok_or_else(missing)
+}
