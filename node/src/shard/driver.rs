@@ -129,6 +129,7 @@ impl<E: Env, C: Control> Driver<E, C> {
     pub(super) async fn tick(self: Rc<Self>) {
         while !self.stopped.get() {
             self.env.clock().sleep(self.config.timeouts.tick).await;
+            self.store.note_time(self.env.clock().now());
             if !self.tick_waits.replace(true) {
                 self.notify(Event::Tick { fenced: self.store.fenced() });
             }

@@ -184,7 +184,7 @@ pub(super) async fn load<D: Disk>(
     which: usize,
     slot: &Slot,
 ) -> Option<Index> {
-    let mut index = Index::default();
+    let (mut index, mut entries) = (Index::default(), Vec::new());
     let pieces = slot.length / CHECKPOINT_PIECE_LEN as u64;
     if slot.length > geometry.checkpoint_size
         || !slot.length.is_multiple_of(CHECKPOINT_PIECE_LEN as u64)
@@ -196,12 +196,20 @@ pub(super) async fn load<D: Disk>(
         let at = geometry.checkpoint_area(which) + number * CHECKPOINT_PIECE_LEN as u64;
         let piece = disk.read(at, CHECKPOINT_PIECE_LEN).await.ok()?;
         hash = fold_hash(hash, &piece);
-        load_piece(&mut index, &piece, slot.lsn, number)?;
+        load_piece(&mut index, &mut entries, &piece, slot.lsn, number)?;
     }
-    (hash == slot.hash).then_some(index)
+    let ascending = entries.is_sorted_by(|(a, _): &(Name, Entry), (b, _)| a < b);
+    index.restore(entries);
+    (ascending && hash == slot.hash).then_some(index)
 }
 
-fn load_piece(index: &mut Index, piece: &[u8], lsn: Lsn, number: u64) -> Option<()> {
+fn load_piece(
+    index: &mut Index,
+    entries: &mut Vec<(Name, Entry)>,
+    piece: &[u8],
+    lsn: Lsn,
+    number: u64,
+) -> Option<()> {
     let mut from = Reader::new(piece);
     let head = (from.u64()?, from.u64()?, u64::from(from.u32()?));
     let (items, _) = (from.u32()?, from.u64()?);
@@ -215,10 +223,7 @@ fn load_piece(index: &mut Index, piece: &[u8], lsn: Lsn, number: u64) -> Option<
                 let committed_through: Version = from.version()?;
                 index.restore_group(group, GroupInfo { epoch, committed_through });
             }
-            TAG_ENTRY => {
-                let (name, entry): (Name, Entry) = Entry::decode(&mut from)?;
-                index.restore(name, entry);
-            }
+            TAG_ENTRY => entries.push(Entry::decode(&mut from)?),
             _ => return None,
         }
     }

@@ -79,6 +79,19 @@ impl Entry {
         set
     }
 
+    /// The one version there is, when there are not several.
+    fn only(&self) -> Option<&ChunkState> {
+        self.committed.as_deref().filter(|_| self.pendings.is_empty())
+    }
+
+    /// Number of units that some version refers to.
+    fn units(&self) -> u64 {
+        match self.only() {
+            Some(state) => state.owned.iter().map(|run| u64::from(run.units)).sum(),
+            None => self.owned().units(),
+        }
+    }
+
     /// Length of [`Entry::encode`].
     pub(super) fn encoded_len(&self) -> usize {
         let since = if self.quarantined.is_some() { SINCE_LEN } else { 0 };
@@ -186,9 +199,39 @@ impl Index {
         }
     }
 
-    /// Puts an entry back that a checkpoint held.
-    pub(super) fn restore(&mut self, name: Name, entry: Entry) {
-        self.change(name, |have| *have = entry);
+    /// Puts back all entries that a checkpoint held; ascending, and the index has none.
+    ///
+    /// At once and not one by one: opening a target with many chunks is mostly this.
+    pub(super) fn restore(&mut self, entries: Vec<(Name, Entry)>) {
+        for (name, entry) in &entries {
+            self.image_len += entry.encoded_len() as u64;
+            let share = Tally::of(*name, entry, entry.units());
+            self.tallies.change(name.0, &Tally::default(), &share);
+            if !entry.pendings.is_empty() {
+                self.with_pendings.insert(*name);
+            }
+            if entry.states().any(|state| state.suspect) {
+                self.with_suspects.insert(*name);
+            }
+            if entry.quarantined.is_some() {
+                self.set_aside.insert(*name);
+            }
+        }
+        self.entries = entries.into_iter().collect();
+    }
+
+    /// Every run of units that some version refers to, ascending; a run comes twice when two
+    /// chunks claim it.
+    pub(super) fn runs(&self) -> Vec<Extent> {
+        let mut runs = Vec::with_capacity(self.entries.len());
+        for entry in self.entries.values() {
+            match entry.only() {
+                Some(state) => runs.extend(&state.owned),
+                None => runs.extend(entry.owned().runs()),
+            }
+        }
+        runs.sort_unstable();
+        runs
     }
 
     /// Puts a group back that a checkpoint held.
@@ -236,6 +279,18 @@ impl Index {
     /// Batch that recorded a version.
     pub(super) fn lsn_of(&self, name: Name, version: Version) -> Option<Lsn> {
         self.state_at(name, version).map(|state| state.lsn)
+    }
+
+    /// The version that a repair is about to replace, as it was.
+    pub(super) fn before_repair(&self, record: &Record) -> Option<(Name, Rc<ChunkState>)> {
+        let Record::Repair { group, key, state } = record else { return None };
+        let name = (*group, *key);
+        Some((name, self.state_at(name, state.version)?))
+    }
+
+    /// Puts a state back in the place of the one with the same version.
+    pub(super) fn put_back(&mut self, name: Name, state: Rc<ChunkState>) {
+        self.change(name, |entry| entry.replace(state));
     }
 
     /// Notes that a version recorded in batch `from` was recorded again, durably, up to `to`.
@@ -391,6 +446,9 @@ impl Index {
         let share_before = Tally::of(name, entry, before.units());
         let len_before = if entry.is_empty() { 0 } else { entry.encoded_len() };
         change(entry);
+        if entry.is_empty() {
+            *entry = Entry::default();
+        }
         let after = entry.owned();
         let share_after = Tally::of(name, entry, after.units());
         if let Some(audit) = &mut self.audit {

@@ -10,7 +10,7 @@ use protocol::message::chunk::VerifyReply;
 
 use super::Store;
 use super::cells::{Run, runs_of};
-use super::damage::is_damage;
+use super::damage::{Damage, DamagedPart, is_damage};
 use super::index::{Entry, Name};
 use super::state::{Cell, ChunkState};
 use super::suspect::check_trusted;
@@ -102,7 +102,7 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] and [`StoreError::Corrupt`] as [`Store::read`]; a cell that the
-    /// device cannot read counts as bad.
+    /// device cannot read counts as bad. What is bad twice is noted as damage.
     ///
     /// # Cancel safety
     /// The store is unchanged.
@@ -110,6 +110,11 @@ impl<D: Disk> Store<D> {
         let mode = ReadMode { newest: true, verify: true, suspect: true };
         let state = self.readable(group, key, 0, mode)?;
         let (cells, bad_cells) = self.check_state((group, key), &state).await?;
+        let bad_cells = match self.recheck_state((group, key), &state, &bad_cells).await? {
+            Some(Damage { part: DamagedPart::Cells(bad_cells), .. }) => bad_cells,
+            Some(_) => return Err(StoreError::Corrupt { cell: 0 }),
+            None => Vec::new(),
+        };
         Ok(VerifyReply {
             version: state.version,
             chunk_len: state.len,

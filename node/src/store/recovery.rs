@@ -78,13 +78,14 @@ impl<D: Disk> Store<D> {
         let durable = found.replay.durable;
         let mut intact = found.replay.intact;
         let store = Rc::new(Self::assemble(disk, options, superblock, found));
+        let torn_repairs = !store.upkeep.before_repairs.borrow().is_empty();
         let suspects = store.check_tail(durable).await;
         intact &= store.rebuild_space();
         if !intact {
             store.suspect_all();
         }
         store.begin_generation().await?;
-        if !intact || suspects > 0 || damaged.is_some() {
+        if !intact || suspects > 0 || torn_repairs || damaged.is_some() {
             // A fresh image makes the verdict durable, and the damaged journal is not needed.
             store.checkpoint().await?;
         }
@@ -108,7 +109,11 @@ impl<D: Disk> Store<D> {
     ) -> Store<D> {
         let geometry = superblock.geometry;
         let mut index = found.index;
+        let upkeep = Upkeep::default();
         for record in found.replay.records {
+            let unsure = record.repair_lsn().is_some_and(|lsn| lsn > found.replay.durable);
+            let before = index.before_repair(&record).filter(|_| unsure);
+            upkeep.before_repairs.borrow_mut().extend(before);
             index.apply(record);
         }
         let (keep_from, checkpointed) = (found.keep_from, found.checkpointed);
@@ -133,7 +138,7 @@ impl<D: Disk> Store<D> {
             work: Bell::default(),
             phase: Cell::new(Phase::Opening),
             fence_reason: RefCell::new(None),
-            upkeep: Upkeep::default(),
+            upkeep,
             writes_in_flight: Cell::new(0),
             flushes: Cell::new(0),
             bytes_copied: Cell::new(0),
@@ -156,18 +161,25 @@ impl<D: Disk> Store<D> {
                 continue;
             }
             let good = self.check_state(name, &state).await.is_ok_and(|(_, bad)| bad.is_empty());
-            if !good {
+            if !good && !self.undo_repair(name, state.version) {
                 suspects += 1;
                 let version = state.version;
                 self.index.borrow_mut().suspect(name, |state| state.version == version);
             }
         }
+        self.upkeep.before_repairs.borrow_mut().clear();
         suspects
     }
 
     /// Takes from the arena what the index refers to; false when the index contradicts itself.
     fn rebuild_space(&self) -> bool {
-        let mut allocator = Allocator::new(self.geometry.arena_start(), self.geometry.arena_end());
+        let (start, end) = (self.geometry.arena_start(), self.geometry.arena_end());
+        let used = self.index.borrow().runs();
+        if let Some(allocator) = Allocator::without(start, end, &used) {
+            *self.space.borrow_mut() = Space::new(allocator);
+            return true;
+        }
+        let mut allocator = Allocator::new(start, end);
         let mut names: Vec<(Lsn, Name)> = {
             let index = self.index.borrow();
             let newest = |(name, entry): (&Name, &super::index::Entry)| {

@@ -13,6 +13,7 @@ use protocol::ids::{ChunkKey, GroupId, Version};
 use protocol::message::chunk::WriteClass;
 
 use super::Store;
+use super::check::check_record_len;
 use super::draft::Built;
 use super::extent::{Extent, units_for};
 use super::index::Name;
@@ -88,8 +89,12 @@ impl<D: Disk> Store<D> {
             grant.give_back();
             return Err(StoreError::NotFound);
         }
-        self.avoid(&place.bad);
         let state = repaired(&place, built);
+        if let Err(error) = check_record_len(&state) {
+            grant.give_back();
+            return Err(error);
+        }
+        self.avoid(&place.bad);
         let chunk_len = state.len;
         let record = Record::Repair { group: op.group, key: op.key, state };
         let done = self.stage_version(record, grant)?;
@@ -130,6 +135,19 @@ impl<D: Disk> Store<D> {
             return Err(StoreError::Refused("bytes are not those of this version"));
         }
         Ok(Place { state, cells, sums, bad, anew })
+    }
+
+    /// Takes back a repair that the journal holds and the medium may not; false when there is none.
+    ///
+    /// What the version was before is at least as good: only its bad cells are bad.
+    pub(super) fn undo_repair(&self, name: Name, version: Version) -> bool {
+        let before = self.upkeep.before_repairs.borrow();
+        let mut before = before.iter().filter(|(have, _)| *have == name);
+        let Some((_, state)) = before.find(|(_, state)| state.version == version) else {
+            return false;
+        };
+        self.index.borrow_mut().put_back(name, Rc::clone(state));
+        true
     }
 
     /// Keeps bad units from being used again, up to a bound: beyond it they are freed, and found bad

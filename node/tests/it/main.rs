@@ -22,6 +22,7 @@ mod store_crash;
 mod store_damage;
 mod store_files;
 mod store_keep;
+mod store_keep_crash;
 mod store_mutation;
 mod store_refusals;
 mod store_repair;

@@ -29,7 +29,7 @@ fn page_of(disk: &MemoryDisk, fid: u64) -> u64 {
     place_of(disk, &head)
 }
 
-fn repair_op(
+pub(crate) fn repair_op(
     disk: &MemoryDisk,
     fid: u64,
     counter: u32,
@@ -286,6 +286,10 @@ fn a_claim_is_believed_only_when_the_device_agrees() {
         let other = read_committed(&store, 3, 6 * CELL as u32, 10).await;
         assert_eq!(other, Err(StoreError::Corrupt { cell: 6 }));
         assert_eq!(store.damaged(GROUP), [cells(3, 3, &[5, 6])]);
+        // So does whoever asks for a check of everything.
+        disk.rot(place_of(&disk, &bytes[40 * CELL..]) + 1, 1);
+        assert_eq!(store.verify(GROUP, key(3)).await.unwrap().bad_cells, [5, 6, 40]);
+        assert_eq!(store.damaged(GROUP), [cells(3, 3, &[5, 6, 40])]);
         // Damage ends with the version that had it.
         store.drop_fids(GROUP, &[protocol::ids::Fid(3)]).await.unwrap();
         assert_eq!(store.damaged(GROUP), []);

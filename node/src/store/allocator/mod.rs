@@ -32,6 +32,30 @@ impl Allocator {
         allocator
     }
 
+    /// Everything between two units is free but these runs; `None` unless they are ascending and
+    /// lie apart.
+    pub(super) fn without(start: u64, end: u64, used: &[Extent]) -> Option<Allocator> {
+        let mut free = Vec::new();
+        let mut at = start;
+        for run in used.iter().chain([&Extent { start: end, units: 0 }]) {
+            if run.start < at || run.end() > end {
+                return None;
+            }
+            while at < run.start {
+                let units = u32::try_from(run.start - at).unwrap_or(u32::MAX);
+                let units = units.min(Extent::UNITS_MAX);
+                free.push(Extent { start: at, units });
+                at += u64::from(units);
+            }
+            at = run.end();
+        }
+        Some(Allocator {
+            by_start: free.iter().map(|run| (run.start, run.units)).collect(),
+            by_units: free.iter().map(|run| (run.units, run.start)).collect(),
+            free: free.iter().map(|run| u64::from(run.units)).sum(),
+        })
+    }
+
     /// Free units.
     pub(super) fn free(&self) -> u64 {
         self.free

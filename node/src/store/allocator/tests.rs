@@ -91,3 +91,42 @@ fn churn_at_nine_tenths_full_keeps_most_chunks_in_one_run() {
         );
     }
 }
+
+#[test]
+fn space_without_some_runs_is_what_claiming_them_leaves() {
+    let mut seed = 9;
+    for round in 0..200 {
+        let mut claimed = Allocator::new(100, 1100);
+        let mut used = Vec::new();
+        let mut at = 100;
+        while at < 1100 && round > 0 {
+            let start = at + random(&mut seed, 3) * random(&mut seed, 30);
+            let run = Extent { start, units: units(1 + random(&mut seed, 40)) };
+            if run.end() > 1100 {
+                break;
+            }
+            assert_eq!(claimed.claim(run), Ok(()));
+            used.push(run);
+            at = run.end();
+        }
+        let built = Allocator::without(100, 1100, &used).unwrap();
+        assert_eq!(built.free(), claimed.free());
+        assert_eq!(built.runs(), claimed.runs());
+        assert_eq!(built.largest(), claimed.largest());
+    }
+}
+
+#[test]
+fn runs_that_overlap_or_leave_the_arena_leave_no_space() {
+    let run = |start, units| Extent { start, units };
+    for used in [
+        vec![run(99, 2)],
+        vec![run(199, 2)],
+        vec![run(100, 5), run(104, 1)],
+        vec![run(110, 1), run(105, 1)],
+        vec![run(250, 1)],
+    ] {
+        assert!(Allocator::without(100, 200, &used).is_none(), "{used:?}");
+    }
+    assert_eq!(Allocator::without(100, 200, &[run(100, 100)]).map(|full| full.free()), Some(0));
+}

@@ -116,6 +116,14 @@ impl Record {
         self
     }
 
+    /// The batch that a repair was read from.
+    pub(super) fn repair_lsn(&self) -> Option<Lsn> {
+        match self {
+            Record::Repair { state, .. } => Some(state.lsn),
+            _ => None,
+        }
+    }
+
     /// Takes one record off the front; `None` when it is not one this release knows.
     pub(super) fn decode(from: &mut Reader<'_>, lsn: Lsn) -> Option<Record> {
         let (kind, reserved, len) = (from.u8()?, from.u8()?, from.u16()?);
