@@ -98,6 +98,8 @@ statuses! {
     Fenced = 0x0305, Elsewhere, "target is fenced after a device error";
     /// The device failed this request.
     DeviceError = 0x0306, Elsewhere, "device error";
+    /// The member's node has no lease, so somebody may have gone on without it.
+    LeaseExpired = 0x0307, Elsewhere, "lease of this node has run out";
 
     /// The frame broke the protocol.
     BadFrame = 0x0401, Fatal, "malformed frame";

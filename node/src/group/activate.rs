@@ -128,12 +128,30 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
 fn finish<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     member.phase = Phase::Ready;
     if member.record.writable() || !guard::holds(Guard::PendingFreeze) {
-        member.through = Version { epoch: member.epoch(), counter: 0 };
-        let (group, through) = (member.group, member.through);
-        cx.out.push(Effect::CommitThrough { group, through });
+        settle_pendings(member, cx);
     }
     calls::announce(member, cx);
     report(member, cx);
+}
+
+/// Commits what older epochs left, but for changes of existing bytes while a member that left may
+/// still answer reads of the old ones: those wait, and so does the mark.
+fn settle_pendings<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    if guard::holds(Guard::MutationsGate) && !member.record.mutations {
+        let own = cx.index.pendings(member.group);
+        let changes = |pending: &&Pending| {
+            cx.index.info(member.group, pending.key).is_some_and(|info| info.mutated)
+        };
+        if own.iter().any(|pending| changes(&pending)) {
+            let grown = own.iter().filter(|pending| !changes(pending));
+            member.writes.done.extend(grown.map(|pending| pending.version));
+            member.writes.mark_held = true;
+            return;
+        }
+    }
+    member.through = Version { epoch: member.epoch(), counter: 0 };
+    let (group, through) = (member.group, member.through);
+    cx.out.push(Effect::CommitThrough { group, through });
 }
 
 fn report<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
@@ -185,5 +203,8 @@ fn missing<P>(
         pending.version <= reply.committed_through || theirs.contains(&identity(pending))
     };
     let own = cx.index.pendings(member.group);
-    own.iter().filter(|pending| !has(pending)).map(|pending| pending.key).collect()
+    let mut keys: Vec<ChunkKey> =
+        own.iter().filter(|pending| !has(pending)).map(|pending| pending.key).collect();
+    keys.dedup(); // Ascending by key; one whole chunk brings every version of it.
+    keys
 }

@@ -3,7 +3,7 @@
 //! A call stays in the shard's table until it is answered or its epoch ends. What it says is built
 //! from the member's state each time it is sent, so a repeat carries the newest mark.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::cluster_map::Role;
 use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, RequestId, TargetId, Version};
@@ -105,6 +105,26 @@ pub fn restore(core: &mut Core, id: RequestId, call: Call, retry_at: Nanos) {
         core.copies += 1;
     }
     core.calls.insert(id, Call { retry_at: Some(retry_at), ..call });
+}
+
+/// Ends the calls that bring versions in flight to a member.
+pub fn drop_writes(
+    core: &mut Core,
+    group: GroupId,
+    target: TargetId,
+    versions: &BTreeSet<Version>,
+) {
+    let brings = |call: &Call| match &call.kind {
+        CallKind::Replicate(version) | CallKind::Whole(version, _) => versions.contains(version),
+        _ => false,
+    };
+    let ended = core
+        .calls
+        .iter()
+        .filter(|(_, call)| call.group == group && call.target == target && brings(call));
+    for id in ended.map(|(id, _)| *id).collect::<Vec<RequestId>>() {
+        finish(core, id);
+    }
 }
 
 /// Ends every call of a group whose epoch ended.

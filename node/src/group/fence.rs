@@ -103,7 +103,7 @@ fn leave<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
         }
     }
     let follow: Follow = std::mem::take(&mut member.follow);
-    let storing = follow.storing.into_values().flat_map(|(_, waiters)| waiters);
+    let storing = follow.storing.into_values().flatten().flat_map(|it| it.waiters);
     for to in storing.chain(follow.adopts) {
         cx.reply(to, epoch, Err(Status::StaleEpoch.into()));
     }

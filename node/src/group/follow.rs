@@ -13,7 +13,7 @@ use protocol::message::chunk::{
 use protocol::status::Status;
 
 use super::fence;
-use super::member::{Cx, Member, Phase};
+use super::member::{Cx, Member, Phase, Storing};
 use crate::limits::ADOPTS_WAITING_MAX;
 use crate::shard::effect::{Effect, Installed, Refusal, ReplyBody, Task, WriteTask};
 use crate::shard::event::{Asked, ReplyTo};
@@ -40,32 +40,39 @@ pub fn on_replicate<P>(
         return Err(Status::PayloadCorrupt.into());
     }
     let (key, version, len) = (request.key, request.version, request.len);
-    if let Some((storing, waiters)) = member.follow.storing.get_mut(&key) {
-        if *storing != version {
-            return Err(Status::Busy.into());
-        }
-        waiters.retain(|waiter| *waiter != asked.reply);
-        waiters.push(asked.reply);
+    let storing = member.follow.storing.get_mut(&key).map_or(&mut [][..], Vec::as_mut_slice);
+    if let Some(same) = storing.iter_mut().find(|storing| storing.version == version) {
+        same.waiters.retain(|waiter| *waiter != asked.reply);
+        same.waiters.push(asked.reply);
         return Ok(());
     }
     if member.follow.answering > 0 {
         return Err(Status::Busy.into()); // A drop or quarantine must not overtake or be overtaken.
     }
-    let info = cx.index.info(member.group, key);
-    if has_already(info.as_ref(), &request, asked.epoch) {
-        let done = ReplicateReply { lsn: Lsn(0), free: cx.index.free() };
-        cx.reply(asked.reply, asked.epoch, Ok(ReplyBody::Replicate(done)));
-        return Ok(());
-    }
-    if request.mode == ReplicateMode::Write {
-        check_base(info.as_ref(), request.base)?;
+    match storing.last() {
+        // The next of a pipeline goes to the store behind the one it builds on.
+        Some(last) if request.mode == ReplicateMode::Write && last.version == request.base => {}
+        Some(_) => return Err(Status::Busy.into()),
+        None => {
+            let info = cx.index.info(member.group, key);
+            if has_already(info.as_ref(), &request, asked.epoch) {
+                let done = ReplicateReply { lsn: Lsn(0), free: cx.index.free() };
+                cx.reply(asked.reply, asked.epoch, Ok(ReplyBody::Replicate(done)));
+                return Ok(());
+            }
+            if request.mode == ReplicateMode::Write {
+                check_dropped(member, version)?;
+                check_base(info.as_ref(), request.base)?;
+            }
+        }
     }
     if !cx.core.budget.peers.take(len) {
         return Err(Status::Busy.into());
     }
     note_work(member, cx, asked);
-    member.follow.storing.insert(key, (version, vec![asked.reply]));
-    let job = Job::Follow(member.group, asked.epoch, key, len);
+    let storing = Storing { version, waiters: vec![asked.reply] };
+    member.follow.storing.entry(key).or_default().push(storing);
+    let job = Job::Follow(member.group, key, version, asked.epoch, len);
     cx.store(&mut member.storing, job, store_task(request, payload));
     Ok(())
 }
@@ -76,14 +83,20 @@ pub fn on_stored<P>(
     cx: &mut Cx<'_, P>,
     epoch: Epoch,
     key: ChunkKey,
+    version: Version,
     result: &Result<Option<Durable>, StoreError>,
 ) {
     if epoch != member.epoch() {
         return; // Who waited was answered when the fence fell.
     }
     assert!(member.adopted == epoch, "nothing is stored for an epoch before it is adopted");
-    let Some((_, waiters)) = member.follow.storing.remove(&key) else { return };
-    for to in waiters {
+    let Some(storing) = member.follow.storing.get_mut(&key) else { return };
+    let Some(at) = storing.iter().position(|storing| storing.version == version) else { return };
+    let done = storing.remove(at);
+    if storing.is_empty() {
+        member.follow.storing.remove(&key);
+    }
+    for to in done.waiters {
         let answer = match result {
             Ok(durable) => {
                 let (lsn, free) = durable.map_or((Lsn(0), 0), |done| (done.lsn, done.free));
@@ -137,6 +150,9 @@ pub fn on_discard<P>(
     if request.items.iter().any(|(key, _)| member.follow.storing.contains_key(key)) {
         return Err(Status::Busy.into());
     }
+    let of_epoch = |version: &Version| version.epoch == asked.epoch;
+    let dropped = request.items.iter().map(|(_, version)| *version).filter(of_epoch);
+    member.follow.note_dropped(dropped);
     answer_later(member, cx, asked, Task::Discard(request.group, request.items));
     Ok(())
 }
@@ -318,9 +334,19 @@ fn check_base(info: Option<&ChunkInfo>, base: Version) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// A version that was dropped everywhere, or that every member had before the mark passed it,
+/// arrives again only as a repeat that was on its way for long.
+fn check_dropped<P>(member: &Member<P>, version: Version) -> Result<(), Refusal> {
+    if version <= member.through || member.follow.dropped.contains(&version) {
+        return Err(Refusal::new(Status::Conflict, format!("{version} was dropped")));
+    }
+    Ok(())
+}
+
 fn raise_mark<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>, through: Version) {
     if through > member.through {
         member.through = through;
+        member.follow.dropped.retain(|version| *version > through);
         let group: GroupId = member.group;
         cx.out.push(Effect::CommitThrough { group, through });
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use protocol::cluster_map::{GroupRecord, Member as Entry, Role};
 use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, OpId, RequestId, TargetId, Version};
+use protocol::limits::PENDINGS_PER_GROUP_MAX;
 
 use super::ChunkIndex;
 use super::files::FileOrders;
@@ -79,19 +80,36 @@ pub struct Writes<P> {
     pub done: BTreeSet<Version>,
     /// The mark that members were told last.
     pub announced: Version,
+    /// Versions that are on every member and wait for a lease: of members that left, or the own.
+    pub held: BTreeSet<Version>,
+    /// True while the mark may not pass what older epochs left pending: changes of existing bytes
+    /// that members which left may still contradict.
+    pub mark_held: bool,
 }
 
 /// What a backup or syncing member does for its primary.
 #[derive(Clone, Debug, Default)]
 pub struct Follow {
-    /// Versions on their way to the device, by chunk, with who waits for them.
-    pub storing: BTreeMap<ChunkKey, (Version, Vec<ReplyTo>)>,
+    /// Versions on their way to the device, by chunk, ascending.
+    pub storing: BTreeMap<ChunkKey, Vec<Storing>>,
+    /// Versions of this epoch that the primary had dropped, above the mark: a repeat that comes
+    /// late must not bring one back. At most [`PENDINGS_PER_GROUP_MAX`], the newest.
+    pub dropped: BTreeSet<Version>,
     /// Other tasks of the primary in the store.
     pub answering: usize,
     /// Adopt requests that wait for the epoch to be durable.
     pub adopts: Vec<ReplyTo>,
     /// Connection of the primary and when it was last told that work goes on.
     pub noticed: Option<(ConnId, Nanos)>,
+}
+
+/// A version on its way to the device of a backup or syncing member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storing {
+    /// The version.
+    pub version: Version,
+    /// Who waits for it.
+    pub waiters: Vec<ReplyTo>,
 }
 
 /// Progress of a new primary.
@@ -129,6 +147,8 @@ pub struct Contact {
     pub accused: bool,
     /// When its eviction was last asked for.
     pub reported: Option<Nanos>,
+    /// Free bytes of its target as it last said, and when.
+    pub free: Option<(u64, Nanos)>,
 }
 
 /// What a rule has at hand besides the member: time, facts, the shard's tables, the way out.
@@ -218,6 +238,11 @@ impl<P> Cx<'_, P> {
 }
 
 impl<P> Writes<P> {
+    /// True while a version of the chunk is not on every member.
+    pub fn is_flying(&self, key: ChunkKey) -> bool {
+        self.chunks.get(&key).is_some_and(|chunk| !chunk.in_flight.is_empty())
+    }
+
     /// True while an operation waits in a chunk's queue or is in flight.
     pub fn has_op(&self, key: ChunkKey, op: OpId) -> bool {
         let Some(chunk) = self.chunks.get(&key) else { return false };
@@ -229,6 +254,16 @@ impl<P> Writes<P> {
     }
 }
 
+impl Follow {
+    /// Remembers versions that the primary had dropped.
+    pub fn note_dropped(&mut self, versions: impl Iterator<Item = Version>) {
+        self.dropped.extend(versions);
+        while self.dropped.len() > PENDINGS_PER_GROUP_MAX {
+            self.dropped.pop_first();
+        }
+    }
+}
+
 impl<P> Default for Writes<P> {
     fn default() -> Writes<P> {
         Writes {
@@ -237,6 +272,8 @@ impl<P> Default for Writes<P> {
             chunks: BTreeMap::new(),
             done: BTreeSet::new(),
             announced: Version::ZERO,
+            held: BTreeSet::new(),
+            mark_held: false,
         }
     }
 }
@@ -244,7 +281,7 @@ impl<P> Default for Writes<P> {
 impl Contact {
     /// A member that counts as heard of at `now`.
     pub fn new(now: Nanos) -> Contact {
-        Contact { heard: now, refused: false, accused: false, reported: None }
+        Contact { heard: now, refused: false, accused: false, reported: None, free: None }
     }
 }
 

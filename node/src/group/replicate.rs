@@ -2,7 +2,17 @@
 //!
 //! The members receive it while the local write runs. It is committed when it is durable on all of
 //! them; it fails only when this store or a member's cannot take it, and then it is dropped
-//! everywhere before the client hears of it, so a failed write never appears later.
+//! everywhere before the client hears of it, so a failed write never appears later. Growth in flight
+//! on top of a version that fails goes with it, the newest first.
+//!
+//! A member that holds a version holds what it builds on. So a version that is everywhere takes
+//! the ones before it along, and a member that cannot take one version is sent the whole chunk at
+//! the newest one, after every other member has that: nothing it vouches for can fail any more but
+//! for itself.
+//!
+//! A change of existing bytes is not committed while a member that left may still answer reads
+//! under its lease. It is driven to every member meanwhile; only the commit waits, so no reader
+//! sees the new bytes before another could be shown the old ones for the last time.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -10,12 +20,14 @@ use std::rc::Rc;
 use protocol::checksum::CellSum;
 use protocol::cluster_map::Role;
 use protocol::guard::{self, Guard};
-use protocol::ids::{TargetId, Version};
-use protocol::message::chunk::{ReplicateMode, ReplicateRequest, WriteReply, WriteRequest};
+use protocol::ids::{ChunkKey, TargetId, Version};
+use protocol::message::chunk::{
+    ReplicateMode, ReplicateRequest, WriteClass, WriteReply, WriteRequest,
+};
 use protocol::status::Status;
 
 use super::calls::{self, CallKind};
-use super::member::{Cx, Member};
+use super::member::{Cx, Member, Phase};
 use super::write::{self, Queued};
 use crate::io::Nanos;
 use crate::shard::effect::{Effect, ReplyBody, Task, WriteTask};
@@ -38,12 +50,12 @@ pub struct InFlight<P> {
     pub payload: Option<P>,
     /// Who waits for the outcome.
     pub waiters: Vec<Asked>,
+    /// Length of the chunk at this version.
+    pub chunk_len: u32,
     /// Where the local copy stands.
     pub local: Local,
     /// Members that do not have it.
     pub waiting: BTreeSet<TargetId>,
-    /// Those of them that need the whole chunk, once it is durable here.
-    pub wholes: BTreeSet<TargetId>,
     /// Least free space that a member reported.
     pub free: u64,
     /// Why it cannot be committed.
@@ -71,6 +83,7 @@ pub fn start<P: Clone>(
     cx: &mut Cx<'_, P>,
     queued: Queued<P>,
     base: Version,
+    chunk_len: u32,
 ) {
     let own = member.record.member(cx.core.me()).map(|own| own.generation);
     assert_eq!(own, Some(cx.core.config.generation), "versions are assigned by one incarnation");
@@ -86,15 +99,15 @@ pub fn start<P: Clone>(
         request: queued.request,
         payload: queued.payload,
         waiters: queued.asked.into_iter().collect(),
+        chunk_len,
         local: Local::Storing,
         waiting: others.iter().copied().collect(),
-        wholes: BTreeSet::new(),
         free: u64::MAX,
         failed: None,
         undo: None,
     };
     let key = write.request.key;
-    member.writes.chunks.entry(key).or_default().in_flight = Some(version);
+    member.writes.chunks.entry(key).or_default().in_flight.push_back(version);
     member.writes.in_flight.insert(version, write);
     member.writes.announced = member.mark_for_members();
     for target in others {
@@ -111,6 +124,8 @@ pub fn on_local<P: Clone>(
     result: &Result<Option<Durable>, StoreError>,
 ) {
     let retry_at = cx.now.after(cx.core.config.timeouts.retry);
+    let base = member.writes.in_flight.get(&version).map_or(Version::ZERO, |write| write.base);
+    let base_waits = member.writes.in_flight.get(&base).is_some_and(|base| !base.is_durable());
     let Some(write) = member.writes.in_flight.get_mut(&version) else { return };
     match result {
         Ok(Some(durable)) => {
@@ -122,6 +137,8 @@ pub fn on_local<P: Clone>(
             write.failed = write.failed.or(Some(Status::Internal));
         }
         Err(StoreError::Busy) => write.local = Local::Retry(retry_at),
+        // What it builds on was refused just before; it fails with that or is tried again after it.
+        Err(StoreError::BaseMismatch { .. }) if base_waits => write.local = Local::Retry(retry_at),
         Err(error @ (StoreError::Fenced | StoreError::Disk(_))) => {
             // This target is out. The next primary settles the version; the client asks it.
             cx.core.fenced = true;
@@ -147,26 +164,39 @@ pub fn on_answer<P: Clone>(
     answer: &Answer,
 ) -> bool {
     let role = member.role_of(target);
-    let Some(write) = member.writes.in_flight.get_mut(&version) else { return true };
+    let Some(write) = member.writes.in_flight.get(&version) else { return true };
+    let base = member.writes.in_flight.get(&write.base);
+    let base_waits = base.is_some_and(|base| base.waiting.contains(&target));
+    let doomed = base.is_some_and(|base| base.failed.is_some()) || write.failed.is_some();
     match answer {
         Answer::Replicate(reply) => {
-            write.free = write.free.min(reply.free);
-            write.waiting.remove(&target);
-        }
-        Answer::Refused(Status::NoSpace) => {
-            write.failed = write.failed.or(Some(Status::NoSpace));
-            write.waiting.remove(&target);
-        }
-        Answer::Refused(Status::Conflict) if role == Some(Role::Syncing) => {
-            if guard::holds(Guard::WholeChunk) {
-                write.wholes.insert(target);
-            } else {
+            note_free(member, cx.now, target, reply.free);
+            if let Some(write) = member.writes.in_flight.get_mut(&version) {
+                write.free = write.free.min(reply.free);
                 write.waiting.remove(&target);
             }
         }
-        Answer::Refused(Status::Corrupt) => {
-            write.wholes.insert(target);
+        Answer::Refused(status @ Status::NoSpace) => {
+            if let Some(write) = member.writes.in_flight.get_mut(&version) {
+                write.failed = write.failed.or(Some(*status));
+                write.waiting.remove(&target);
+            }
         }
+        // What it builds on is not there either: it goes with that, or comes after it.
+        Answer::Refused(Status::Conflict) if doomed => {
+            if let Some(write) = member.writes.in_flight.get_mut(&version) {
+                write.waiting.remove(&target);
+            }
+        }
+        Answer::Refused(Status::Conflict) if base_waits => return false,
+        Answer::Refused(Status::Conflict) if role == Some(Role::Syncing) => {
+            if guard::holds(Guard::WholeChunk) {
+                needs_whole(member, cx, target, version);
+            } else if let Some(write) = member.writes.in_flight.get_mut(&version) {
+                write.waiting.remove(&target);
+            }
+        }
+        Answer::Refused(Status::Corrupt) => needs_whole(member, cx, target, version),
         Answer::Refused(Status::Conflict | Status::Fenced | Status::DeviceError) => {
             calls::accuse(member, target);
             return false;
@@ -175,6 +205,23 @@ pub fn on_answer<P: Clone>(
     }
     advance(member, cx, version);
     true
+}
+
+/// Notes what a member said of its free space.
+fn note_free<P>(member: &mut Member<P>, now: Nanos, target: TargetId, free: u64) {
+    if let Some(contact) = member.contacts.get_mut(&target) {
+        contact.free = Some((free, now));
+    }
+}
+
+/// Notes that a member gets the whole chunk instead of the versions in flight.
+fn needs_whole<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>, target: TargetId, version: Version) {
+    let Some(write) = member.writes.in_flight.get(&version) else { return };
+    let Some(chunk) = member.writes.chunks.get_mut(&write.request.key) else { return };
+    chunk.wholes.insert(target, None);
+    // What it would answer now may rest on a version that can still fail.
+    let versions: BTreeSet<Version> = chunk.in_flight.iter().copied().collect();
+    calls::drop_writes(cx.core, member.group, target, &versions);
 }
 
 /// Notes that a member, or the local store, has dropped a version that failed.
@@ -217,12 +264,32 @@ pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
         }
         write.waiters.retain(|asked| !late(asked));
         if matches!(write.local, Local::Retry(at) if at <= cx.now) {
-            write.local = Local::Storing;
             again.push(*version);
         }
     }
     for version in again {
+        // In the order of the chain: what a version builds on goes to the store before it.
+        let base = member.writes.in_flight.get(&version).map(|write| write.base);
+        let base = base.and_then(|base| member.writes.in_flight.get(&base));
+        if base.is_some_and(|base| matches!(base.local, Local::Retry(_))) {
+            continue;
+        }
+        if let Some(write) = member.writes.in_flight.get_mut(&version) {
+            write.local = Local::Storing;
+        }
         store_local(member, cx, version);
+    }
+    release(member, cx);
+}
+
+/// Commits what only waited for the leases of members that left, or for the own lease.
+pub fn release<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    if member.writes.mark_held && member.record.mutations && member.phase == Phase::Ready {
+        member.writes.mark_held = false;
+        raise_mark(member, cx);
+    }
+    for version in std::mem::take(&mut member.writes.held) {
+        advance(member, cx, version);
     }
 }
 
@@ -240,7 +307,7 @@ pub fn message<P>(member: &Member<P>, me: TargetId, write: &InFlight<P>) -> Repl
         class: request.class,
         offset: request.offset,
         len: request.len,
-        chunk_len: request.offset + request.len,
+        chunk_len: write.chunk_len,
         expect_len: request.expect_len,
         trunc_gen: request.trunc_gen,
         cell_log2: request.cell_log2,
@@ -282,35 +349,90 @@ fn store_local<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, version: Ve
 
 /// Moves a version on: whole chunks to who needs them, then commit or undo.
 fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, version: Version) {
-    let Some(write) = member.writes.in_flight.get_mut(&version) else { return };
-    if write.failed.is_some() {
-        undo(member, cx, version);
-        return;
-    }
-    if !matches!(write.local, Local::Durable(_)) {
-        return;
-    }
+    let Some(write) = member.writes.in_flight.get(&version) else { return };
     let key = write.request.key;
-    for target in std::mem::take(&mut write.wholes) {
-        calls::start(member, cx, target, CallKind::Whole(version, key));
+    if let Some(status) = write.failed {
+        let chain = member.writes.chunks.get(&key).map(|chunk| chunk.in_flight.clone());
+        let after: Vec<Version> =
+            chain.into_iter().flatten().filter(|other| *other >= version).collect();
+        for other in &after {
+            if let Some(write) = member.writes.in_flight.get_mut(other) {
+                write.failed = write.failed.or(Some(status));
+            }
+        }
+        if let Some(newest) = after.last() {
+            undo(member, cx, *newest);
+        }
+        return;
     }
-    let waiting = &member.writes.in_flight[&version].waiting;
-    let everywhere = waiting.is_empty() || !guard::holds(Guard::WaitForAll);
-    if everywhere {
-        commit(member, cx, version);
+    send_wholes(member, cx, key);
+    let Some(write) = member.writes.in_flight.get(&version) else { return };
+    let everywhere = write.waiting.is_empty() || !guard::holds(Guard::WaitForAll);
+    if !write.is_durable() || !everywhere {
+        return;
+    }
+    if !may_commit(member, cx, write) {
+        member.writes.held.insert(version);
+        return;
+    }
+    commit_through(member, cx, key, version);
+}
+
+/// Sends the whole chunk to the members that need it, once all others have its newest version.
+fn send_wholes<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, key: ChunkKey) {
+    let Some(chunk) = member.writes.chunks.get(&key).filter(|chunk| !chunk.wholes.is_empty())
+    else {
+        return;
+    };
+    let Some(newest) = chunk.in_flight.back().copied() else { return };
+    let Some(write) = member.writes.in_flight.get(&newest) else { return };
+    let others_have_it = write.waiting.iter().all(|target| chunk.wholes.contains_key(target));
+    if !write.is_durable() || !others_have_it || write.failed.is_some() {
+        return;
+    }
+    let sent = |(_, sent): &(&TargetId, &Option<Version>)| **sent != Some(newest);
+    let due: Vec<TargetId> = chunk.wholes.iter().filter(sent).map(|(target, _)| *target).collect();
+    for target in due {
+        if let Some(chunk) = member.writes.chunks.get_mut(&key) {
+            chunk.wholes.insert(target, Some(newest));
+        }
+        calls::start(member, cx, target, CallKind::Whole(newest, key));
     }
 }
 
-fn commit<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, version: Version) {
-    let Some(write) = end(member, cx, version) else { return };
-    member.writes.done.insert(version);
-    raise_mark(member, cx);
-    let chunk_len = write.request.offset + write.request.len;
-    let done = WriteReply { version, chunk_len, free: write.free };
-    for waiter in write.waiters {
-        cx.reply(waiter.reply, waiter.epoch, Ok(ReplyBody::Write(done.clone())));
+/// False while committing the version could show two readers different bytes.
+fn may_commit<P>(member: &Member<P>, cx: &Cx<'_, P>, write: &InFlight<P>) -> bool {
+    let changes = write.request.class != WriteClass::Growth;
+    if changes && guard::holds(Guard::MutationsGate) && !member.record.mutations {
+        return false;
     }
-    write::pump(member, cx, write.request.key);
+    // Alone, nobody else can refuse in the name of a newer epoch: the lease says there is none.
+    let alone = member.record.members.len() == 1;
+    !(alone && guard::holds(Guard::LeaseCheck) && cx.core.lease <= cx.now)
+}
+
+/// Commits the versions of a chunk in flight up to one that is on every member.
+fn commit_through<P: Clone>(
+    member: &mut Member<P>,
+    cx: &mut Cx<'_, P>,
+    key: ChunkKey,
+    newest: Version,
+) {
+    let chain = member.writes.chunks.get(&key).map(|chunk| chunk.in_flight.clone());
+    for version in chain.into_iter().flatten().filter(|version| *version <= newest) {
+        let Some(write) = end(member, cx, version) else { continue };
+        for target in &write.waiting {
+            // Not asked again: the member holds what was built on it.
+            calls::drop_writes(cx.core, member.group, *target, &BTreeSet::from([version]));
+        }
+        member.writes.done.insert(version);
+        let done = WriteReply { version, chunk_len: write.chunk_len, free: write.free };
+        for waiter in write.waiters {
+            cx.reply(waiter.reply, waiter.epoch, Ok(ReplyBody::Write(done.clone())));
+        }
+    }
+    raise_mark(member, cx);
+    write::pump(member, cx, key);
 }
 
 /// Drops a failed version everywhere, then answers; waits until nobody is about to store it.
@@ -318,8 +440,10 @@ fn undo<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, version: Version) 
     let me = cx.core.me();
     let others: Vec<TargetId> = member.others(me).iter().map(|entry| entry.target).collect();
     let Some(write) = member.writes.in_flight.get_mut(&version) else { return };
-    for target in std::mem::take(&mut write.wholes) {
-        write.waiting.remove(&target); // It refused, so it has nothing to drop.
+    if let Some(chunk) = member.writes.chunks.get(&write.request.key) {
+        // It refused, so it has nothing to drop, unless this version went to it as the whole chunk.
+        let wholes = &chunk.wholes;
+        write.waiting.retain(|target| wholes.get(target).is_none_or(|it| *it == Some(version)));
     }
     if write.undo.is_none() && matches!(write.local, Local::Retry(_)) {
         write.local = Local::Failed; // The store never took it.
@@ -354,25 +478,39 @@ fn undo<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, version: Version) 
 
 fn fail<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, version: Version) {
     let Some(write) = end(member, cx, version) else { return };
+    let key = write.request.key;
     raise_mark(member, cx);
-    let status = write.failed.unwrap_or(Status::Internal);
+    let status = match write.failed.unwrap_or(Status::Internal) {
+        Status::Corrupt => Status::Busy, // The old bytes here are being repaired.
+        status => status,
+    };
     for waiter in write.waiters {
         cx.reply(waiter.reply, waiter.epoch, Err(status.into()));
     }
-    write::pump(member, cx, write.request.key);
+    if let Some(before) = member.writes.chunks.get(&key).and_then(|chunk| chunk.in_flight.back()) {
+        advance(member, cx, *before);
+    }
+    write::pump(member, cx, key);
 }
 
 fn end<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>, version: Version) -> Option<InFlight<P>> {
     let write = member.writes.in_flight.remove(&version)?;
     cx.core.budget.clients.give(write.request.len);
     if let Some(chunk) = member.writes.chunks.get_mut(&write.request.key) {
-        chunk.in_flight = None;
+        chunk.in_flight.retain(|other| *other != version);
+        if chunk.in_flight.is_empty() {
+            chunk.wholes.clear();
+        }
     }
     Some(write)
 }
 
-/// Everything below the oldest version in flight is committed.
+/// Everything below the oldest version in flight is committed, unless an older epoch left something
+/// that may not be yet.
 fn raise_mark<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    if member.writes.mark_held {
+        return;
+    }
     let epoch = member.epoch();
     let counter = match member.writes.in_flight.keys().next() {
         Some(oldest) => oldest.counter - 1,
@@ -383,5 +521,11 @@ fn raise_mark<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
         member.through = through;
         member.writes.done.retain(|version| *version > through);
         cx.out.push(Effect::CommitThrough { group: member.group, through });
+    }
+}
+
+impl<P> InFlight<P> {
+    fn is_durable(&self) -> bool {
+        matches!(self.local, Local::Durable(_))
     }
 }

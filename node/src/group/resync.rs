@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use protocol::cluster_map::Role;
 use protocol::guard::{self, Guard};
-use protocol::ids::{ChunkKey, TargetId};
+use protocol::ids::{ChunkKey, TargetId, Version};
 use protocol::message::chunk::{InventoryEntry, InventoryReply};
 use protocol::message::cluster::SyncDoneRequest;
 use protocol::status::Status;
@@ -46,7 +46,7 @@ pub struct Resync {
     pub unlisted: u64,
     /// Chunks that have to be copied, with their lengths.
     pub copies: VecDeque<(ChunkKey, u32)>,
-    /// Those of them that are damaged here and wait for their repair.
+    /// Those of them that are damaged here and wait for their repair, or for the end of a write.
     pub damaged: BTreeSet<(ChunkKey, u32)>,
     /// Copies in flight.
     pub copying: usize,
@@ -222,9 +222,21 @@ fn send_copies<P: Clone>(
             return;
         }
         let Some((key, len)) = resync.copies.pop_front() else { return };
-        let suspect = cx.index.info(member.group, key).is_some_and(|info| info.suspect);
+        let info = cx.index.info(member.group, key);
+        let suspect = info.as_ref().is_some_and(|info| info.suspect);
         if guard::holds(Guard::SuspectLoses) && suspect {
             resync.damaged.insert((key, len));
+            continue;
+        }
+        if member.writes.is_flying(key) {
+            // A version in flight may still fail and take the copy with it.
+            resync.damaged.insert((key, len));
+            continue;
+        }
+        let by_write =
+            |version: Version| version.epoch == member.epoch() && member.is_committed(version);
+        if info.is_some_and(|info| by_write(info.version)) {
+            resync.bytes_left -= u64::from(len); // A write brought it to every member.
             continue;
         }
         resync.copying += 1;
@@ -291,7 +303,8 @@ fn compare<P>(
         entries.iter().filter(within).map(|entry| (entry.key, entry.clone())).collect()
     };
     let (ours, theirs) = (by_key(&ours), by_key(&theirs.entries));
-    let copies = ours.values().filter(|own| differs(own, theirs.get(&own.key)));
+    let open = |own: &InventoryEntry| member.writes.is_flying(own.key);
+    let copies = ours.values().filter(|own| differs(own, theirs.get(&own.key)) || open(own));
     // A chunk of this epoch came from this primary, whose own copy may still be on its way.
     let is_extra = |entry: &&InventoryEntry| {
         !ours.contains_key(&entry.key) && entry.version.epoch < member.epoch()

@@ -1,9 +1,9 @@
 //! Admission of a client's write at the primary, and the queue of each chunk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use protocol::guard::{self, Guard};
-use protocol::ids::{ChunkKey, Epoch, OpId, Version};
+use protocol::ids::{ChunkKey, Epoch, OpId, TargetId, Version};
 use protocol::layout::cells_touched;
 use protocol::limits::{
     CELL_LOG2_ALLOWED, CHUNK_LOG2_DEFAULT, CHUNK_LOG2_MIN, CHUNK_OP_SESSIONS_MAX,
@@ -15,17 +15,22 @@ use protocol::status::Status;
 use super::files::{self, TRIM_SESSION};
 use super::member::{Cx, Member, Phase};
 use super::replicate;
-use crate::limits::CHUNK_QUEUE_MAX;
+use crate::limits::{CHUNK_QUEUE_MAX, PENDING_CHAIN_MAX};
 use crate::shard::effect::{Refusal, ReplyBody};
 use crate::shard::event::Asked;
-use crate::store::ChunkInfo;
+use crate::store::{ChunkInfo, Fullness};
 
-/// Writes of one chunk: at most one has a version, the others wait in order.
+/// Writes of one chunk, in order: those with a version, then those that wait for one.
+///
+/// Only growth is pipelined: each version in flight builds on the one before. Anything else waits
+/// until the chunk is clean, and so does growth once a member needs the whole chunk.
 #[derive(Clone, Debug)]
 pub struct ChunkQueue<P> {
-    /// The version that is not on every member yet.
-    pub in_flight: Option<Version>,
-    /// What waits for it.
+    /// Versions that are not on every member yet, ascending; at most [`PENDING_CHAIN_MAX`].
+    pub in_flight: VecDeque<Version>,
+    /// Members that need the whole chunk, and the version that was sent to them so.
+    pub wholes: BTreeMap<TargetId, Option<Version>>,
+    /// What has no version yet.
     pub queue: VecDeque<Queued<P>>,
 }
 
@@ -65,6 +70,7 @@ pub fn admit<P: Clone>(
     {
         return Err(Status::StaleFile.into());
     }
+    check_space(member, cx, request.class)?;
     if join_in_flight(member, &asked, key, request.op) {
         return Ok(());
     }
@@ -100,19 +106,26 @@ pub fn admit_own<P: Clone>(
     room
 }
 
-/// Gives the next waiting write of a chunk its version, once the one before it is done.
+/// Gives waiting writes of a chunk their versions, as far as their turn has come.
 pub fn pump<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, key: ChunkKey) {
     while let Some(chunk) = member.writes.chunks.get_mut(&key) {
-        if chunk.in_flight.is_some() {
-            return;
-        }
         let Some(queued) = chunk.queue.pop_front() else {
-            member.writes.chunks.remove(&key);
+            if chunk.in_flight.is_empty() {
+                member.writes.chunks.remove(&key);
+            }
             return;
         };
         let (asked, len, epoch) = (queued.asked, queued.request.len, member.record.epoch);
         match decide(member, cx, &queued) {
-            Ok(Decision::Assign(base)) => replicate::start(member, cx, queued, base),
+            Ok(Decision::Wait) => {
+                if let Some(chunk) = member.writes.chunks.get_mut(&key) {
+                    chunk.queue.push_front(queued);
+                }
+                return;
+            }
+            Ok(Decision::Assign(base, chunk_len)) => {
+                replicate::start(member, cx, queued, base, chunk_len);
+            }
             Ok(Decision::Done(done)) => {
                 cx.core.budget.clients.give(len);
                 answer(cx, asked, epoch, Ok(ReplyBody::Write(done)));
@@ -138,10 +151,12 @@ fn answer<P>(
 
 /// What becomes of a write that is first in its queue.
 enum Decision {
-    /// It is new and builds on this version.
-    Assign(Version),
+    /// It is new, builds on this version and leaves the chunk with this length.
+    Assign(Version, u32),
     /// It was done before.
     Done(WriteReply),
+    /// Its turn has not come.
+    Wait,
 }
 
 fn check_group<P>(member: &Member<P>, cx: &Cx<'_, P>, asked: &Asked) -> Result<(), Refusal> {
@@ -179,9 +194,6 @@ fn check_form(request: &WriteRequest) -> Result<(), Refusal> {
     if request.op.session == TRIM_SESSION {
         return invalid("session 0 is the group's own");
     }
-    if request.class == WriteClass::Mutation {
-        return Err(Refusal::new(Status::Unsupported, "only growth is supported"));
-    }
     if !request.aux.is_empty() {
         return Err(Refusal::new(Status::Unsupported, "encrypted cells are not supported"));
     }
@@ -193,7 +205,8 @@ fn check_form(request: &WriteRequest) -> Result<(), Refusal> {
         return Err(Refusal::new(Status::Unsupported, "chunks over 4 MiB are not supported"));
     }
     let end = u64::from(request.offset) + u64::from(request.len);
-    if request.len == 0 || end > 1 << request.chunk_log2 {
+    let truncates = request.class == WriteClass::Truncate;
+    if (request.len == 0) != truncates || end > 1 << request.chunk_log2 {
         return invalid("range is empty or beyond the chunk");
     }
     let (_, cells) = cells_touched(request.cell_log2, request.offset, request.len);
@@ -203,26 +216,56 @@ fn check_form(request: &WriteRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A repeat of the operation in flight waits with the original.
+/// Refuses what needs space while a member has none, before any member has allocated.
+///
+/// Members say what is free when they store something, so what they said is believed for a moment
+/// only; then one write finds out anew.
+fn check_space<P>(member: &Member<P>, cx: &Cx<'_, P>, class: WriteClass) -> Result<(), Refusal> {
+    if class == WriteClass::Truncate || !guard::holds(Guard::RoomEverywhere) {
+        return Ok(());
+    }
+    let me = cx.core.me();
+    let believed = cx.core.config.timeouts.silence;
+    for entry in &member.record.members {
+        let free = match member.contacts.get(&entry.target).and_then(|contact| contact.free) {
+            _ if entry.target == me => cx.index.free(),
+            Some((free, at)) if cx.now.since(at) < believed => free,
+            _ => continue,
+        };
+        let capacity = cx.core.map.targets.get(&entry.target).map_or(0, |target| target.capacity);
+        let fullness = Fullness::of(capacity.saturating_sub(free), capacity);
+        if capacity > 0 && !fullness.takes_writes() {
+            let detail = format!("target {} is full", entry.target);
+            return Err(Refusal::new(Status::NoSpace, detail));
+        }
+    }
+    Ok(())
+}
+
+/// A repeat of an operation in flight waits with the original.
 fn join_in_flight<P>(member: &mut Member<P>, asked: &Asked, key: ChunkKey, op: OpId) -> bool {
-    let version = member.writes.chunks.get(&key).and_then(|chunk| chunk.in_flight);
-    let write = version.and_then(|version| member.writes.in_flight.get_mut(&version));
-    match write {
-        Some(write) if write.request.op == op => {
+    let Some(chunk) = member.writes.chunks.get(&key) else { return false };
+    for version in &chunk.in_flight {
+        let Some(write) = member.writes.in_flight.get_mut(version) else { continue };
+        if write.request.op == op {
             write.waiters.retain(|waiter| waiter.reply != asked.reply);
             write.waiters.truncate(CHUNK_QUEUE_MAX - 1);
             write.waiters.push(*asked);
-            true
+            return true;
         }
-        _ => false,
     }
+    false
 }
 
 fn decide<P>(member: &Member<P>, cx: &Cx<'_, P>, queued: &Queued<P>) -> Result<Decision, Refusal> {
     queued.asked.as_ref().map_or(Ok(()), |asked| expired(cx, asked))?;
     let request = &queued.request;
+    let chunk = member.writes.chunks.get(&request.key);
+    if let Some(last) = chunk.and_then(|chunk| chunk.in_flight.back()) {
+        return Ok(follow_on(member, request, *last));
+    }
     let Some(info) = cx.index.info(member.group, request.key) else {
-        return grow(Version::ZERO, 0, request);
+        return place(Version::ZERO, 0, request);
     };
     if guard::holds(Guard::TruncateGeneration) && request.trunc_gen < info.trunc_gen {
         return Err(Status::StaleFile.into());
@@ -231,12 +274,39 @@ fn decide<P>(member: &Member<P>, cx: &Cx<'_, P>, queued: &Queued<P>) -> Result<D
         return Ok(decision);
     }
     if info.suspect {
-        return Err(Status::Corrupt.into());
+        return Err(Refusal::new(Status::Busy, "the chunk here is suspect and being repaired"));
+    }
+    if !member.is_committed(info.version) {
+        return Err(Status::Busy.into()); // Of an epoch before, and not settled yet.
     }
     if (info.cell_log2, info.chunk_log2) != (request.cell_log2, request.chunk_log2) {
         return Err(Refusal::new(Status::Invalid, "cell or chunk size differs from the chunk's"));
     }
-    grow(info.version, info.chunk_len, request)
+    place(info.version, info.chunk_len, request)
+}
+
+/// Growth that begins where the growth in flight ends builds on it; anything else waits.
+fn follow_on<P>(member: &Member<P>, request: &WriteRequest, last: Version) -> Decision {
+    let chunk = member.writes.chunks.get(&request.key);
+    let before = member.writes.in_flight.get(&last);
+    let (Some(chunk), Some(before)) = (chunk, before) else { return Decision::Wait };
+    let room = chunk.in_flight.len() < PENDING_CHAIN_MAX && chunk.wholes.is_empty();
+    let of = |request: &WriteRequest| {
+        let sizes = (request.cell_log2, request.chunk_log2);
+        (request.class == WriteClass::Growth, request.trunc_gen, sizes)
+    };
+    let fits = request.class == WriteClass::Growth
+        && of(request) == of(&before.request)
+        && request.offset == before.chunk_len
+        && before.failed.is_none();
+    // The table of a session holds one operation, so an older one cannot be judged yet.
+    let newer =
+        before.request.op.session != request.op.session || before.request.op.seq < request.op.seq;
+    if room && fits && newer {
+        Decision::Assign(last, before.chunk_len + request.len)
+    } else {
+        Decision::Wait
+    }
 }
 
 /// Looks the operation up in the chunk's table: each takes effect once.
@@ -263,7 +333,14 @@ fn seen_before<P>(
     Ok(Some(Decision::Done(WriteReply { version, chunk_len, free: cx.index.free() })))
 }
 
-fn grow(base: Version, have: u32, request: &WriteRequest) -> Result<Decision, Refusal> {
+/// Where a write that is not in flight yet puts the chunk's end.
+fn place(base: Version, have: u32, request: &WriteRequest) -> Result<Decision, Refusal> {
+    let end = request.offset + request.len;
+    match request.class {
+        WriteClass::Truncate => return Ok(Decision::Assign(base, request.offset)),
+        WriteClass::Mutation => return Ok(Decision::Assign(base, have.max(end))),
+        WriteClass::Growth => {}
+    }
     if request.offset > have {
         return Err(Refusal::new(Status::ChunkShort, format!("chunk has {have} bytes")));
     }
@@ -271,11 +348,11 @@ fn grow(base: Version, have: u32, request: &WriteRequest) -> Result<Decision, Re
         let detail = format!("growth must start at the chunk's length {have}");
         return Err(Refusal::new(Status::Invalid, detail));
     }
-    Ok(Decision::Assign(base))
+    Ok(Decision::Assign(base, end))
 }
 
 impl<P> Default for ChunkQueue<P> {
     fn default() -> ChunkQueue<P> {
-        ChunkQueue { in_flight: None, queue: VecDeque::new() }
+        ChunkQueue { in_flight: VecDeque::new(), wholes: BTreeMap::new(), queue: VecDeque::new() }
     }
 }

@@ -182,6 +182,9 @@ impl<E: Env, C: Control> Driver<E, C> {
     async fn serve_read(&self, to: ReplyTo, epoch: Epoch, read: ReadTask) {
         let mode = ReadMode { newest: read.newest, verify: read.verify, suspect: false };
         match self.store.read(read.group, read.key, read.offset, read.len, mode).await {
+            Ok(out) if self.changed_since(&read, out.version) => {
+                self.refuse(to, epoch, &Status::Busy.into());
+            }
             Ok(out) => {
                 let reply = ReadReply {
                     version: out.version,
@@ -198,6 +201,12 @@ impl<E: Env, C: Control> Driver<E, C> {
             }
         }
         self.notify(Event::Served { bytes: read.len });
+    }
+
+    /// True when another version was read than was looked up, and its bytes may differ.
+    fn changed_since(&self, read: &ReadTask, version: Version) -> bool {
+        let changed = read.exact.is_some_and(|exact| exact != version);
+        changed && self.store.info(read.group, read.key).is_none_or(|info| info.mutated)
     }
 
     async fn serve_verify(&self, to: ReplyTo, group: GroupId, key: ChunkKey) {

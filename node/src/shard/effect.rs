@@ -226,6 +226,8 @@ pub struct ReadTask {
     pub len: u32,
     /// True when the newest version is committed although the store does not know yet.
     pub newest: bool,
+    /// The version that was looked up; another one will not do unless the chunk only grows.
+    pub exact: Option<Version>,
     /// True when the cells are to be verified first.
     pub verify: bool,
 }

@@ -88,7 +88,7 @@ pub enum Job {
     /// The primary deletes dead files.
     LocalDrop(GroupId, Epoch),
     /// A version that the primary sent; `u32` is the payload's length.
-    Follow(GroupId, Epoch, ChunkKey, u32),
+    Follow(GroupId, ChunkKey, Version, Epoch, u32),
     /// Another request of the primary.
     Answer(GroupId, Epoch, ReplyTo),
 }

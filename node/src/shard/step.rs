@@ -206,7 +206,9 @@ fn on_stored<P: Clone>(
                 dead::on_local(member, cx, result.is_ok());
             }
         }
-        Job::Follow(_, epoch, key, _) => follow::on_stored(member, cx, epoch, key, result),
+        Job::Follow(_, key, version, epoch, _) => {
+            follow::on_stored(member, cx, epoch, key, version, result);
+        }
         Job::Answer(_, epoch, to) => follow::on_answered(member, cx, epoch, to, result),
     }
     settle(member, cx);
@@ -290,6 +292,7 @@ fn on_map<P: Clone>(
             Member::new(record.id, known.get(&record.id).cloned().unwrap_or_default())
         });
         fence::on_record(member, cx, record);
+        replicate::release(member, cx);
         settle(member, cx);
     }
 }

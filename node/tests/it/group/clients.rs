@@ -73,52 +73,59 @@ impl Cluster {
         }
         client.attempt += 1;
         let attempt = client.attempt;
-        let (key, offset, seq) = (client.key, client.acked.len() as u32, client.seq);
-        let payload = client.payload();
+        let mut dice = self.rng;
+        client.fill(&mut dice);
+        let (key, ops, retry) = (client.key, client.ops.clone(), client.sent > 0);
+        client.sent = ops.len();
+        self.dice(1 + dice % 7);
         let record = self.coordinator.record();
         let (epoch, primary) = (record.epoch, record.primary().map(|primary| primary.target));
         self.later(400, Happening::Try(index, attempt));
         let Some(primary) = primary else { return };
-        let op = OpId { session: SessionId(index as u64 + 1), seq: Seq(seq) };
-        let mut request = write_request(key, op, offset, payload.len() as u32);
-        request.attempt = u8::try_from(attempt).unwrap_or(u8::MAX);
-        let conn = ConnId(CLIENT + index as u64);
-        let reply = ReplyTo { conn, request: RequestId(attempt), kind: Kind::Write };
-        let asked = Asked { reply, epoch, deadline: None, node: None };
-        let event = Event::Asked(asked, Request::Write(request, Rc::new(payload), true));
         let delay = self.dice(5);
-        self.tell(primary, delay, event);
+        for op in ops {
+            let id = OpId { session: SessionId(index as u64 + 1), seq: Seq(op.seq) };
+            let mut request = write_request(key, id, op.offset, op.bytes.len() as u32);
+            request.class = op.class;
+            request.trunc_gen = op.trunc_gen;
+            request.attempt = u8::from(retry);
+            let conn = ConnId(CLIENT + index as u64);
+            let number = RequestId(op.seq << 20 | attempt);
+            let reply = ReplyTo { conn, request: number, kind: Kind::Write };
+            let asked = Asked { reply, epoch, deadline: None, node: None };
+            let event = Event::Asked(asked, Request::Write(request, Rc::new(op.bytes), true));
+            self.tell(primary, delay, event);
+        }
     }
 
     pub(super) fn client_answer(
         &mut self,
         index: usize,
+        seq: u64,
         attempt: u64,
         result: Result<WriteReply, Status>,
     ) {
         let client = &mut self.clients[index];
         client.last = result.as_ref().err().copied();
+        let Some(at) = client.ops.iter().position(|op| op.seq == seq) else { return };
         match result {
             Ok(reply) => {
-                let end = client.acked.len() + client.payload().len();
-                if attempt <= client.settled() {
-                    return;
+                let after = client.ops[at].after.len();
+                assert_eq!(reply.chunk_len as usize, after, "the operation took effect once");
+                client.settle(at);
+                if client.ops.is_empty() {
+                    let attempt = client.attempt;
+                    let delay = self.dice(30);
+                    self.later(delay, Happening::Try(index, attempt));
                 }
-                assert_eq!(reply.chunk_len as usize, end, "the operation took effect once");
-                client.acked.extend(client.payload());
-                client.acks += 1;
-                client.seq += 1;
-                client.settle();
-                let attempt = client.attempt;
-                let delay = self.dice(30);
-                self.later(delay, Happening::Try(index, attempt));
             }
             Err(status) => {
-                let fatal = matches!(status, Status::Invalid | Status::ChunkShort);
+                // Behind one that was refused, growth finds the chunk too short.
+                let alone = client.kind != Kinds::Pipelining;
+                let fatal = status == Status::Invalid || (status == Status::ChunkShort && alone);
                 assert!(
-                    !fatal || attempt <= client.settled(),
-                    "op {} of chunk {} ({} acknowledged): {status:?}",
-                    client.seq,
+                    !fatal,
+                    "op {seq} of chunk {} ({} acknowledged): {status:?}",
                     client.key,
                     client.acked.len()
                 );
@@ -130,79 +137,178 @@ impl Cluster {
         }
     }
 
+    /// Reads as a client that knows the file to have only grown, or as one that needs a lease and
+    /// believes in the map that the target has.
     pub(super) fn random_read(&mut self) {
-        self.later(30, Happening::Read);
+        self.later(if self.clients.len() > 3 { 5 } else { 15 }, Happening::Read);
         let targets = self.shape.targets;
         let target = TargetId(1 + self.dice(u64::from(targets)) as u32);
         let index = self.dice(self.clients.len() as u64) as usize;
+        let leased = self.dice(2) == 0;
         let Some(client) = self.clients.get(index).filter(|client| client.active) else { return };
-        let len = (client.acked.len() + 1) as u64;
+        let growth_only = client.kind != Kinds::Changing && !leased;
+        let (key, trunc_gen) = (client.key, client.trunc_gen);
+        let len = 1 + client.acked.len() as u32;
         let request = ReadRequest {
             group: GROUP,
-            key: client.key,
+            key,
             offset: 0,
-            len: 1 + self.dice(len) as u32,
+            len: 1 + self.dice(u64::from(len)) as u32,
             expect_len: 0,
-            trunc_gen: 0,
+            trunc_gen,
             handle: Handle(0),
-            growth_only: true,
+            growth_only,
             verify: false,
         };
+        let epoch = self.procs[&target].state.groups.get(&GROUP).map(|member| member.record.epoch);
         let conn = ConnId(CLIENT + index as u64);
-        let reply = ReplyTo { conn, request: RequestId(0), kind: Kind::Read };
-        let asked = Asked { reply, epoch: Epoch(0), deadline: None, node: None };
+        let request_id = RequestId(if growth_only { 0 } else { LEASED });
+        let reply = ReplyTo { conn, request: request_id, kind: Kind::Read };
+        let epoch = epoch.unwrap_or_default();
+        let asked = Asked { reply, epoch, deadline: None, node: None };
         self.tell(target, 0, Event::Asked(asked, Request::Read(request)));
     }
 }
 
+/// Request id of reads that have to show what was acknowledged last.
+pub(super) const LEASED: u64 = 1;
+
+/// How a client writes its chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kinds {
+    /// Appends, one operation at a time.
+    Appending,
+    /// Appends, several operations at a time.
+    Pipelining,
+    /// Overwrites, leaves holes, truncates and appends, one operation at a time.
+    Changing,
+}
+
+/// One operation, the same in every attempt.
+#[derive(Clone, Debug)]
+pub(super) struct Op {
+    pub seq: u64,
+    pub class: WriteClass,
+    pub offset: u32,
+    pub bytes: Vec<u8>,
+    pub trunc_gen: u32,
+    /// The chunk after it.
+    pub after: Vec<u8>,
+}
+
 pub(super) struct Client {
     pub key: ChunkKey,
+    pub kind: Kinds,
     pub acked: Vec<u8>,
     pub acks: u64,
-    pub seq: u64,
-    pub(super) attempt: u64,
-    settled_at: u64,
     pub active: bool,
     pub last: Option<Status>,
+    pub trunc_gen: u32,
+    /// Operations without an answer, in order.
+    pub ops: Vec<Op>,
+    pub(super) attempt: u64,
+    /// How many of them were sent before.
+    sent: usize,
+    seq: u64,
+    /// Every state a reader may still be shown, oldest first; the last acknowledged one and later.
+    shown: Vec<Vec<u8>>,
 }
 
 impl Client {
     pub(super) fn new(index: u32) -> Client {
         let key = ChunkKey { fid: Fid(u64::from(index) + 10), index: 0 };
+        let kind = [Kinds::Appending, Kinds::Changing, Kinds::Pipelining][index as usize % 3];
         Client {
             key,
+            kind,
             acked: Vec::new(),
             acks: 0,
-            seq: 1,
-            attempt: 0,
-            settled_at: 0,
             active: true,
             last: None,
+            trunc_gen: 0,
+            ops: Vec::new(),
+            attempt: 0,
+            sent: 0,
+            seq: 1,
+            shown: vec![Vec::new()],
         }
     }
 
-    /// Bytes of the current operation: they differ for each operation.
-    pub(super) fn payload(&self) -> Vec<u8> {
-        let name = self.seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.key.fid.0;
-        name.to_le_bytes()[..1 + (self.seq % 8) as usize].to_vec()
+    /// Thinks of operations until the window is full.
+    fn fill(&mut self, dice: &mut u64) {
+        let window = if self.kind == Kinds::Pipelining { 4 } else { 1 };
+        if !self.ops.is_empty() {
+            return; // The window moves when all of it is answered.
+        }
+        while self.ops.len() < window {
+            let op = self.next_op(dice);
+            self.shown.push(op.after.clone());
+            self.ops.push(op);
+        }
+        self.sent = 0;
     }
 
-    /// Attempts up to here belong to operations that are done.
-    pub(super) fn settled(&self) -> u64 {
-        self.settled_at
+    fn next_op(&mut self, dice: &mut u64) -> Op {
+        let have = self.ops.last().map_or(&self.acked, |op| &op.after).clone();
+        let seq = self.seq;
+        self.seq += 1;
+        // Bytes differ for each operation.
+        let name = seq.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.key.fid.0;
+        let bytes = name.to_le_bytes()[..1 + (seq % 8) as usize].to_vec();
+        *dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seq | 1);
+        let at = (*dice >> 40) as usize % (have.len() + 4);
+        let grows = self.kind != Kinds::Changing || (*dice >> 33).is_multiple_of(4);
+        let (class, offset, bytes) = match grows {
+            true => (WriteClass::Growth, have.len(), bytes),
+            false if (*dice >> 35) % 4 == 1 => {
+                self.trunc_gen += 1;
+                (WriteClass::Truncate, at.min(have.len()), Vec::new())
+            }
+            false => (WriteClass::Mutation, at, bytes),
+        };
+        let mut after = have;
+        match class {
+            WriteClass::Truncate => after.truncate(offset),
+            _ => {
+                let end = offset + bytes.len();
+                after.resize(after.len().max(end), 0);
+                after[offset..end].copy_from_slice(&bytes);
+            }
+        }
+        let (offset, trunc_gen) = (offset as u32, self.trunc_gen);
+        Op { seq, class, offset, bytes, trunc_gen, after }
     }
 
-    pub(super) fn settle(&mut self) {
-        self.settled_at = self.attempt;
+    /// The operation at this place was acknowledged, so those it builds on were done too.
+    fn settle(&mut self, at: usize) {
+        self.acked = self.ops[at].after.clone();
+        self.acks += at as u64 + 1;
+        self.ops.drain(..=at);
+        let keep = self.ops.len() + 1;
+        let old = self.shown.len().saturating_sub(keep);
+        self.shown.drain(..old);
     }
 
-    /// A replica holds everything acknowledged and at most the operation under way beyond it.
+    /// A leased read shows the state acknowledged last or a later one, and never goes back.
+    pub(super) fn observe(&mut self, bytes: &[u8], target: TargetId) {
+        let at = self.shown.iter().position(|state| state.starts_with(bytes));
+        let Some(at) = at else {
+            panic!("{target} shows an old or unknown state of chunk {}: {bytes:?}", self.key);
+        };
+        self.shown.drain(..at);
+    }
+
+    /// True when the bytes are of some state that is or may be.
+    pub(super) fn may_show(&self, bytes: &[u8]) -> bool {
+        self.acked.starts_with(bytes) || self.ops.iter().any(|op| op.after.starts_with(bytes))
+    }
+
+    /// A replica holds everything acknowledged and at most the operations under way beyond it.
     pub(super) fn check(&self, bytes: Option<&Bytes>, target: TargetId) {
         let bytes = bytes.map_or(&[][..], |bytes| bytes.as_slice());
-        let mut longer = self.acked.clone();
-        longer.extend(self.payload());
+        let whole = bytes == self.acked || self.ops.iter().any(|op| bytes == op.after);
         assert!(
-            bytes == self.acked || bytes == longer,
+            whole,
             "{target} chunk {}: {} bytes, {} acknowledged",
             self.key,
             bytes.len(),

@@ -11,7 +11,9 @@ use node::shard::effect::Task;
 use node::shard::event::{Event, JobId};
 use node::shard::state::ShardState;
 use node::shard::step::step;
-use protocol::ids::{ChunkKey, ClusterId, Epoch, Generation, NodeId, ShardId, TargetId, Version};
+use protocol::ids::{
+    ChunkKey, ClusterId, Epoch, Generation, MapVersion, NodeId, ShardId, TargetId, Version,
+};
 use protocol::message::chunk::{Pending, WriteReply};
 use protocol::status::Status;
 
@@ -48,7 +50,10 @@ pub(super) enum Happening {
     Map(TargetId, u32),
     CoordinatorTick,
     Try(usize, u64),
-    ToClient(usize, u64, Result<WriteReply, Status>),
+    ToClient(usize, u64, u64, Result<WriteReply, Status>),
+    Lease(TargetId),
+    /// The coordinator gives a target up, alive or not.
+    Suspect(TargetId),
     Read,
 }
 
@@ -85,6 +90,8 @@ pub(super) struct Cluster {
 }
 
 pub(super) const MS: u64 = 1_000_000;
+/// How long a lease lasts on the coordinator's clock, in nanoseconds.
+pub(super) const LEASE_NS: u64 = 2000 * MS;
 pub(super) const CLIENT: u64 = 1 << 40;
 /// The client that scenarios write as.
 pub(super) const SCRIPT: usize = 1 << 20;
@@ -119,6 +126,7 @@ impl Cluster {
         for target in targets {
             cluster.boot(target, 1);
             cluster.later(0, Happening::Map(target, 1));
+            cluster.later(0, Happening::Lease(target));
         }
         for client in 0..cluster.clients.len() {
             cluster.later(20, Happening::Try(client, 0));
@@ -209,6 +217,12 @@ impl Cluster {
     pub(super) fn heal(&mut self) {
         self.cut.clear();
         self.slow.clear();
+        self.deaf.clear();
+        for store in self.stores.values_mut() {
+            (store.failing, store.corrupt, store.free) = (None, false, 0);
+        }
+        self.push_maps();
+        self.run_ms(1500); // Who was not heard of is given up now, so that it can return.
         let targets: Vec<TargetId> = self.procs.keys().copied().collect();
         for target in targets {
             self.revive(target);
@@ -313,17 +327,43 @@ impl Cluster {
                 self.step(target, generation, Event::Control(ControlEvent::Map(delta)));
             }
             Happening::CoordinatorTick => {
-                if self.coordinator.restart_of_all(self.now / MS) {
+                let applied: BTreeMap<TargetId, MapVersion> = self
+                    .procs
+                    .iter()
+                    .map(|(target, proc)| (*target, proc.state.core.map.version))
+                    .collect();
+                let left = self.coordinator.end_leases(self.now, &applied);
+                if self.coordinator.restart_of_all(self.now / MS) || left {
                     self.push_maps();
                 }
                 self.later(100, Happening::CoordinatorTick);
             }
             Happening::Try(client, attempt) => self.client_try(client, attempt),
-            Happening::ToClient(client, attempt, result) => {
-                self.client_answer(client, attempt, result);
+            Happening::ToClient(client, seq, attempt, result) => {
+                self.client_answer(client, seq, attempt, result);
+            }
+            Happening::Lease(target) => self.lease(target),
+            Happening::Suspect(target) => {
+                if self.deaf.contains(&target) && self.coordinator.on_dead(target) {
+                    self.push_maps();
+                }
             }
             Happening::Read => self.random_read(),
         }
+    }
+
+    /// Renews the lease of a target that hears the coordinator.
+    pub(super) fn lease(&mut self, target: TargetId) {
+        self.later(250, Happening::Lease(target));
+        let proc = &self.procs[&target];
+        let silent = !proc.up || self.deaf.contains(&target);
+        if silent || !self.coordinator.hears(target, Generation(proc.generation)) {
+            return;
+        }
+        self.coordinator.leases.insert(target, self.now + LEASE_NS);
+        let expires = Nanos(self.now + LEASE_NS - 50 * MS);
+        let delay = self.dice(20);
+        self.tell(target, delay, Event::Control(ControlEvent::Lease { expires }));
     }
 
     /// Sends the map to everyone.

@@ -16,6 +16,10 @@ pub(super) struct Coordinator {
     pub map: ClusterMap,
     alive: BTreeMap<TargetId, Option<Generation>>,
     down_since_ms: Option<u64>,
+    /// Until when a target may believe in its lease, in nanoseconds.
+    pub leases: BTreeMap<TargetId, u64>,
+    /// Targets that left since mutations were allowed, and the map that says so.
+    left: BTreeMap<TargetId, MapVersion>,
 }
 
 impl Coordinator {
@@ -49,7 +53,8 @@ impl Coordinator {
         };
         map.groups.insert(GROUP, record);
         let alive = (1..=count).map(|id| (TargetId(id), Some(Generation(1)))).collect();
-        Coordinator { map, alive, down_since_ms: None }
+        let (leases, left) = (BTreeMap::new(), BTreeMap::new());
+        Coordinator { map, alive, down_since_ms: None, leases, left }
     }
 
     pub(super) fn record(&self) -> &GroupRecord {
@@ -106,6 +111,7 @@ impl Coordinator {
         if record.member(target).is_some_and(|member| member.role != Role::Syncing) {
             self.remove(target);
         }
+        self.left.remove(&target); // The process that held the lease is dead.
         self.new_epoch(|record| {
             record.members.retain(|member| member.target != target);
             record.evicted.retain(|evicted| *evicted != target);
@@ -130,6 +136,7 @@ impl Coordinator {
         let old = self.record().members.clone();
         self.new_epoch(|record| {
             record.down = false;
+            record.mutations = false;
             record.members = back
                 .iter()
                 .filter_map(|&target| {
@@ -146,12 +153,49 @@ impl Coordinator {
             }
         });
         let evicted = self.record().evicted.clone();
+        for member in &old {
+            if self.record().member(member.target).is_none() {
+                self.left.insert(member.target, self.map.version);
+            } else {
+                self.left.remove(&member.target);
+            }
+        }
         for target in evicted {
             if let Some(Some(generation)) = self.alive.get(&target).copied() {
                 self.on_register(now_ms, target, generation);
             }
         }
         true
+    }
+
+    /// Allows mutations again once nobody who left can believe in a lease; true when it did.
+    pub(super) fn end_leases(
+        &mut self,
+        now: u64,
+        applied: &BTreeMap<TargetId, MapVersion>,
+    ) -> bool {
+        let leases = &self.leases;
+        self.left.retain(|target, since| {
+            let over = leases.get(target).is_none_or(|end| *end <= now);
+            !over && applied.get(target).is_none_or(|applied| applied < since)
+        });
+        if !self.left.is_empty() || self.record().mutations {
+            return false;
+        }
+        self.edit(|record| {
+            record.mutations = true;
+            record.departed.clear();
+        })
+    }
+
+    /// Hears a target; true for the incarnation that registered last. One that was given up but
+    /// could not be removed is alive again.
+    pub(super) fn hears(&mut self, target: TargetId, generation: Generation) -> bool {
+        let member = self.record().member(target).copied();
+        if member.is_some_and(|member| member.generation == generation) {
+            self.alive.entry(target).and_modify(|alive| *alive = alive.or(Some(generation)));
+        }
+        self.alive.get(&target) == Some(&Some(generation))
     }
 
     fn is_intact(&self, member: &Member) -> bool {
@@ -171,10 +215,14 @@ impl Coordinator {
         self.new_epoch(|record| {
             record.members.retain(|member| member.target != target);
             record.evicted.push(target);
+            record.departed.push(target);
+            record.mutations = false;
             if let (Role::Primary, Some(heir)) = (member.role, heir) {
                 set_role(record, heir, Role::Primary);
             }
-        })
+        });
+        self.left.insert(target, self.map.version);
+        true
     }
 
     fn new_epoch(&mut self, change: impl FnOnce(&mut GroupRecord)) -> bool {

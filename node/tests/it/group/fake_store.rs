@@ -7,17 +7,19 @@ use node::group::ChunkIndex;
 use node::shard::effect::{Task, WriteTask};
 use node::store::{ChunkInfo, Durable, GroupInfo, StoreError};
 use protocol::ids::{ChunkKey, Epoch, GroupId, Lsn, OpId, Version};
-use protocol::message::chunk::{InventoryEntry, Pending};
+use protocol::message::chunk::{InventoryEntry, Pending, WriteClass};
 
 /// The bytes of a payload.
 pub(super) type Bytes = Rc<Vec<u8>>;
 
 /// One version of a chunk, whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     pub version: Version,
     pub bytes: Bytes,
     pub ops: Vec<(OpId, Version, u32)>,
+    pub trunc_gen: u32,
+    pub mutated: bool,
 }
 
 /// What one target has durably, and the marks it only remembers.
@@ -29,6 +31,10 @@ pub(super) struct FakeStore {
     marks: BTreeMap<GroupId, Version>,
     /// Writes fail with this from now on.
     pub failing: Option<StoreError>,
+    /// Writes on top of an older version fail: its cells do not verify.
+    pub corrupt: bool,
+    /// Bytes free, as far as anybody asks.
+    pub free: u64,
 }
 
 impl FakeStore {
@@ -86,9 +92,12 @@ impl FakeStore {
                     version: task.version,
                     bytes: task.payload.clone().unwrap_or_default(),
                     ops,
+                    trunc_gen: task.trunc_gen,
+                    mutated: installed.mutated,
                 };
                 self.chunks.insert((task.group, task.key), vec![held]);
-                Ok(Some(Durable { lsn: Lsn(1), free: 1 << 30, chunk_len: len }))
+                let free = self.free_bytes();
+                Ok(Some(Durable { lsn: Lsn(1), free, chunk_len: len }))
             }
             Task::Adopt(group, epoch) => {
                 let info = self.groups.entry(*group).or_default();
@@ -128,19 +137,38 @@ impl FakeStore {
         if have != task.base {
             return Err(StoreError::BaseMismatch { base: task.base, have });
         }
-        let mut next = held.last().cloned().unwrap_or_else(|| Held {
-            version: Version::ZERO,
-            bytes: Rc::default(),
-            ops: Vec::new(),
-        });
-        assert_eq!(next.bytes.len(), task.offset as usize, "growth starts at the length");
+        if self.corrupt && !held.is_empty() {
+            return Err(StoreError::Corrupt { cell: 0 });
+        }
+        let mut next = held.last().cloned().unwrap_or_default();
         let mut bytes = next.bytes.to_vec();
-        bytes.extend_from_slice(task.payload.as_deref().map_or(&[], Vec::as_slice));
+        let new = task.payload.as_deref().map_or(&[][..], Vec::as_slice);
+        let offset = task.offset as usize;
+        match task.class {
+            WriteClass::Growth => {
+                assert_eq!(bytes.len(), offset, "growth starts at the length");
+                bytes.extend_from_slice(new);
+            }
+            WriteClass::Mutation => {
+                let len = bytes.len().max(offset + new.len());
+                bytes.resize(len, 0);
+                bytes[offset..offset + new.len()].copy_from_slice(new);
+            }
+            WriteClass::Truncate => bytes.resize(offset, 0),
+        }
         let chunk_len = bytes.len() as u32;
         next.ops.retain(|(op, ..)| op.session != task.op.session);
         next.ops.push((task.op, task.version, chunk_len));
-        held.push(Held { version: task.version, bytes: Rc::new(bytes), ops: next.ops });
-        Ok(Durable { lsn: Lsn(1), free: 1 << 30, chunk_len })
+        next.version = task.version;
+        next.bytes = Rc::new(bytes);
+        next.trunc_gen = next.trunc_gen.max(task.trunc_gen);
+        next.mutated |= task.class != WriteClass::Growth;
+        held.push(next);
+        Ok(Durable { lsn: Lsn(1), free: self.free_bytes(), chunk_len })
+    }
+
+    fn free_bytes(&self) -> u64 {
+        if self.free == 0 { 1 << 30 } else { self.free }
     }
 
     fn discard(&mut self, group: GroupId, key: ChunkKey, version: Version) {
@@ -175,10 +203,10 @@ impl ChunkIndex for FakeStore {
             version: newest.version,
             chunk_len: newest.bytes.len() as u32,
             committed: committed.map(|held| (held.version, held.bytes.len() as u32)),
-            mutated: false,
+            mutated: newest.mutated,
             suspect: false,
             committed_suspect: false,
-            trunc_gen: 0,
+            trunc_gen: newest.trunc_gen,
             cell_log2: 14,
             chunk_log2: 22,
             ops: newest.ops.clone(),
@@ -187,18 +215,20 @@ impl ChunkIndex for FakeStore {
 
     fn pendings(&self, group: GroupId) -> Vec<Pending> {
         let mark = self.mark(group);
-        let newest = self.chunks.iter().filter_map(|((of, key), held)| {
-            let held = held.last().filter(|held| *of == group && held.version > mark)?;
-            let caused = held.ops.iter().find(|(_, version, _)| *version == held.version);
-            Some(Pending {
-                key: *key,
-                version: held.version,
-                chunk_len: held.bytes.len() as u32,
-                op: caused.map_or_else(OpId::default, |(op, ..)| *op),
-                hash: hash(&held.bytes),
-            })
-        });
-        newest.collect()
+        let mut pendings = Vec::new();
+        for ((_, key), chunk) in self.chunks.iter().filter(|((of, _), _)| *of == group) {
+            for held in chunk.iter().filter(|held| held.version > mark) {
+                let caused = held.ops.iter().find(|(_, version, _)| *version == held.version);
+                pendings.push(Pending {
+                    key: *key,
+                    version: held.version,
+                    chunk_len: held.bytes.len() as u32,
+                    op: caused.map_or_else(OpId::default, |(op, ..)| *op),
+                    hash: hash(&held.bytes),
+                });
+            }
+        }
+        pendings
     }
 
     fn inventory(
@@ -229,7 +259,7 @@ impl ChunkIndex for FakeStore {
     }
 
     fn free(&self) -> u64 {
-        1 << 30
+        self.free_bytes()
     }
 }
 

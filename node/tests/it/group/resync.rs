@@ -173,7 +173,7 @@ fn a_large_group_is_compared_only_as_far_as_its_copies_find_room() {
     for (_, store) in cluster.stores.iter_mut().filter(|(target, _)| **target != THREE) {
         for number in 0..RESYNC_QUEUE_MAX as u64 {
             let version = Version { epoch: Epoch(1), counter: 1 };
-            let held = Held { version, bytes: Rc::new(vec![1]), ops: Vec::new() };
+            let held = Held { version, bytes: Rc::new(vec![1]), ..Held::default() };
             store.chunks.insert((GROUP, key(10 + number)), vec![held]);
         }
     }

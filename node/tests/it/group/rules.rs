@@ -153,7 +153,7 @@ fn a_leased_read_needs_a_lease_that_still_runs() {
     let mut primary = Primary::of(sound());
     assert_eq!(primary.read(false, 0), None);
     primary.now = Nanos(1_000_000_000);
-    assert_eq!(primary.read(false, 0), Some(Status::NotReady));
+    assert_eq!(primary.read(false, 0), Some(Status::LeaseExpired));
     assert_eq!(primary.read(true, 0), None, "what only grew is read without");
 }
 

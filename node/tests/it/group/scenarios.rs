@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use node::limits::{CHUNK_QUEUE_MAX, SHARD_CLIENT_BYTES_MAX};
+use node::limits::{CHUNK_QUEUE_MAX, PENDING_CHAIN_MAX, SHARD_CLIENT_BYTES_MAX};
 use node::shard::control::{ControlEvent, ShardReport};
 use node::shard::effect::PeerMessage;
 use node::shard::event::Event;
@@ -364,7 +364,8 @@ fn a_full_chunk_queue_answers_busy_and_takes_effect_in_order() {
     let (mut cluster, key) = quiet();
     cluster.slow.insert(ONE, 300);
     let epoch = epoch(&cluster);
-    let over = CHUNK_QUEUE_MAX as u64 + 2;
+    let fit = CHUNK_QUEUE_MAX + PENDING_CHAIN_MAX;
+    let over = fit as u64 + 1;
     for session in 1..=over {
         cluster.ask_write(ONE, epoch, key, session, 1, (session - 1) as u32, b"x");
         cluster.run_ms(1);
@@ -378,7 +379,7 @@ fn a_full_chunk_queue_answers_busy_and_takes_effect_in_order() {
         .filter_map(|(session, answer)| answer.is_ok().then_some(*session))
         .collect();
     assert_eq!(ok, (1..over).collect());
-    assert_eq!(cluster.stores[&THREE].len(GROUP, key), CHUNK_QUEUE_MAX + 1);
+    assert_eq!(cluster.stores[&THREE].len(GROUP, key), fit);
 }
 
 /// A first version of a chunk, as a primary would send it.

@@ -2,9 +2,10 @@
 //!
 //! `LANEFS_SEED` repeats one seed, `LANEFS_SEEDS` changes how many are run.
 
+use node::store::StoreError;
 use protocol::ids::TargetId;
 
-use super::cluster::{Cluster, Shape};
+use super::cluster::{Cluster, Happening, Shape};
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -21,7 +22,7 @@ fn run(seed: u64, shape: Shape) -> Cluster {
         let pause = 20 + cluster.dice(700);
         cluster.run_ms(pause);
         let target = TargetId(1 + cluster.dice(u64::from(shape.targets)) as u32);
-        match cluster.dice(8) {
+        match cluster.dice(11) {
             0..=2 => cluster.kill(target),
             3..=5 => cluster.revive(target),
             6 => {
@@ -35,14 +36,39 @@ fn run(seed: u64, shape: Shape) -> Cluster {
                     }
                 }
             }
-            _ => {
+            7 => {
                 let delay = 50 + cluster.dice(900);
                 cluster.slow.insert(target, delay);
+            }
+            8 => {
+                // It hears the coordinator no more, answers everybody else, and is given up.
+                cluster.deaf.insert(target);
+                let pause = cluster.dice(1500);
+                cluster.later(pause, Happening::Suspect(target));
+            }
+            9 => damage(&mut cluster, target),
+            _ => {
+                cluster.deaf.clear();
+                cluster.push_maps();
             }
         }
     }
     cluster.heal();
     cluster
+}
+
+/// The store of a target has no room for a while, or cannot build on what it has.
+fn damage(cluster: &mut Cluster, target: TargetId) {
+    let full = cluster.dice(2) == 0;
+    if let Some(store) = cluster.stores.get_mut(&target) {
+        store.failing = full.then_some(StoreError::NoSpace);
+        store.corrupt = !full;
+    }
+    let pause = cluster.dice(300);
+    cluster.run_ms(pause);
+    if let Some(store) = cluster.stores.get_mut(&target) {
+        (store.failing, store.corrupt) = (None, false);
+    }
 }
 
 fn run_all(shape: Shape) {

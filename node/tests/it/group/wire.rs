@@ -74,13 +74,7 @@ impl Cluster {
             Effect::SendWhole { target: to, request, epoch, whole } => {
                 self.send_whole(target, to, request, epoch, &whole);
             }
-            Effect::ServeRead { read, .. } => {
-                let held = self.stores[&target].read(GROUP, read.key, read.newest).cloned();
-                let end = (read.offset + read.len) as usize;
-                assert!(held.is_some_and(|held| held.bytes.len() >= end), "a read is covered");
-                self.check_read(read.key, end);
-                self.tell(target, 1, Event::Served { bytes: read.len });
-            }
+            Effect::ServeRead { to, read, .. } => self.serve_read(target, to, &read),
             Effect::ServeVerify { .. } | Effect::Alert(_) | Effect::Finish => {}
             Effect::Reply { to, epoch, answer } => self.deliver_reply(target, to, epoch, answer),
             Effect::Working { conn, epoch, notice } => {
@@ -147,13 +141,13 @@ impl Cluster {
             len,
             chunk_len: len,
             expect_len: len,
-            trunc_gen: 0,
+            trunc_gen: held.trunc_gen,
             cell_log2: 14,
             chunk_log2: 22,
             sums: vec![Default::default()],
             aux: Vec::new(),
             ops: held.ops.iter().map(|(op, ..)| *op).collect(),
-            mutated: false,
+            mutated: held.mutated,
             committed_through: whole.committed_through,
         };
         let message = PeerMessage::Replicate(Box::new(body));
@@ -182,6 +176,8 @@ impl Cluster {
                 self.answers.push((to.request.0, answer));
                 return;
             }
+            let seq = to.request.0 >> 20;
+            let attempt = to.request.0 & 0xf_ffff;
             let result = match answer {
                 Ok(ReplyBody::Write(reply)) => {
                     self.check_durable(from, client, &reply);
@@ -192,7 +188,7 @@ impl Cluster {
             };
             let delay = self.dice(5);
             if !self.shape.loss || self.dice(12) > 0 {
-                self.later(delay, Happening::ToClient(client, to.request.0, result));
+                self.later(delay, Happening::ToClient(client, seq, attempt, result));
             }
             return;
         }
