@@ -17,6 +17,7 @@ pub mod state;
 
 pub mod control;
 pub mod detector;
+pub mod file_orders;
 pub mod membership;
 pub mod placement;
 

@@ -79,6 +79,15 @@ pub const DROP_NOTICE_FILES_MAX: usize = 4096;
 /// Dead files looked at for the notices of one round: those of groups that cannot drop them now
 /// are passed over.
 pub const DROP_SCAN_MAX: usize = 65_536;
+/// Orders about single files looked at for the notices of one round.
+pub const FILE_ORDERS_SCAN_MAX: usize = 4096;
+/// Orders about single files that one notice names, over all groups.
+pub const FILE_ORDERS_NOTICE_MAX: usize = protocol::limits::FILE_ORDERS_MAX;
+/// How long a reader that was told that a file only ever grew may rely on it.
+pub const GROWTH_WORD: Duration = Duration::from_secs(10);
+/// Files about which such words are remembered; 48 bytes each, 12 MiB in all. With more, everything
+/// counts as told to everybody.
+pub const GROWTH_WORDS_MAX: usize = 262_144;
 /// Time before dead files that no node has confirmed are sent again, in milliseconds.
 pub const DROP_REPEAT_MS: u64 = 2_000;
 
@@ -104,6 +113,8 @@ pub const CLIENT_NAME_MAX: usize = 64;
 /// Unlinked files of one session: every file a client has in flight between reserve and publish.
 /// A reply that lists all of them stays below the longest list body.
 pub const RESERVED_PER_SESSION_MAX: usize = 2048;
+/// Files one session may have open for writing in place: a mount of many users.
+pub const OPENED_PER_SESSION_MAX: usize = 4096;
 /// Symbolic links followed by one lookup, as in Linux.
 pub const LINKS_FOLLOWED_MAX: u32 = 40;
 /// Bytes of entries in one page of a listing: half of the longest list body, so that the codec's

@@ -13,6 +13,7 @@ use std::time::Duration;
 use protocol::cluster_map::ClusterMap;
 use protocol::ids::{Fid, GroupId, NodeId};
 use protocol::message::command::Command;
+use protocol::message::heal::GroupOrders;
 use protocol::status::Status;
 use protocol::time::Nanos;
 use tokio::net::TcpStream;
@@ -21,9 +22,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock;
 use crate::control::{self, Control, Seen};
+use crate::file_orders;
 use crate::limits::{
-    CONTROL_QUEUE_MAX, DROP_NOTICE_FILES_MAX, DROP_REPEAT_MS, DROP_SCAN_MAX, PROBE_MS, PROBES_MAX,
-    SESSION_EXPIRIES_MAX, TICK_MS,
+    CONTROL_QUEUE_MAX, DROP_NOTICE_FILES_MAX, DROP_REPEAT_MS, DROP_SCAN_MAX, FILE_ORDERS_SCAN_MAX,
+    PROBE_MS, PROBES_MAX, SESSION_EXPIRIES_MAX, TICK_MS,
 };
 use crate::serve::{NodeOrder, Shared};
 use crate::state::Outcome;
@@ -86,6 +88,8 @@ struct Timers {
     probes: Arc<Semaphore>,
     /// When each node was last told of dead files that it has not confirmed.
     dropping: BTreeMap<NodeId, Nanos>,
+    /// What each node was last told to do for single files, and when.
+    ordered: BTreeMap<NodeId, (Nanos, Vec<GroupOrders>)>,
     ticks: u64,
 }
 
@@ -99,6 +103,7 @@ impl Timers {
             lost: BTreeSet::new(),
             probes: Arc::new(Semaphore::new(PROBES_MAX)),
             dropping: BTreeMap::new(),
+            ordered: BTreeMap::new(),
             ticks: 0,
         }
     }
@@ -116,6 +121,7 @@ impl Timers {
             control::Event::Registered { node } => {
                 self.lost.remove(node);
                 self.dropping.remove(node);
+                self.ordered.remove(node);
             }
             control::Event::Heartbeat { node, .. } => {
                 self.lost.remove(node);
@@ -136,6 +142,7 @@ impl Timers {
         for node in self.lost.clone() {
             self.probe(node);
         }
+        self.order_files().await;
         if self.ticks.is_multiple_of(1000 / TICK_MS) {
             self.shared.health.sample(clock::boottime());
             self.end_sessions().await;
@@ -189,6 +196,35 @@ impl Timers {
         }
         let end = |session| Command::EndSession { session };
         self.propose_all(expired.into_iter().map(end).collect()).await;
+    }
+
+    /// Tells the nodes of primaries which files to cut or to measure, a bounded batch to each.
+    async fn order_files(&mut self) {
+        let view = self.shared.proposer.view();
+        if view.counters.file_orders == 0 {
+            self.ordered.clear();
+            return;
+        }
+        let scan = self.shared.proposer.inspect(|state| state.file_orders(FILE_ORDERS_SCAN_MAX));
+        let orders = match scan.await {
+            Ok(Ok(orders)) => orders,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "reading the orders about files failed");
+                return;
+            }
+            // Busy or stopping; the next tick tries again.
+            Err(_) => return,
+        };
+        let now = clock::boottime();
+        let free = |fid, session| self.shared.words.run_out(fid, session) <= now;
+        let repeat = Duration::from_millis(DROP_REPEAT_MS);
+        for (node, groups) in file_orders::by_node(&view.map, &orders, free) {
+            let told = self.ordered.get(&node);
+            let waits = told.is_some_and(|(at, told)| now.since(*at) < repeat && *told == groups);
+            if !waits && self.shared.links.order(node, NodeOrder::FileOrders(groups.clone())) {
+                self.ordered.insert(node, (now, groups));
+            }
+        }
     }
 
     /// Tells the nodes of primaries which files are dead, a bounded batch to each.

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use protocol::guard::{self, Guard};
+use protocol::ids::SessionId;
 use protocol::message::cluster::{
     SessionCloseReply, SessionCloseRequest, SessionOpenReply, SessionOpenRequest,
     SessionRenewReply, SessionRenewRequest,
 };
 use protocol::message::command::Command;
-use protocol::message::namespace::{MutateReply, MutateRequest};
+use protocol::message::namespace::{MutateReply, MutateRequest, NamespaceOp, OpOutcome};
 use protocol::status::Status;
 
 use super::Shared;
@@ -72,10 +74,31 @@ pub(super) async fn mutate(
 ) -> Result<MutateReply, Refusal> {
     let MutateRequest { session, ops } = request;
     shared.sessions.renew(session, &connection.caller, clock::boottime())?;
+    let opened: Vec<bool> = ops.iter().map(|(_, op)| may_change(op)).collect();
     let command = Command::Mutate { session, caller: connection.caller, ops };
     match shared.proposer.propose(command).await? {
-        Outcome::Ops(outcomes) => Ok(MutateReply { outcomes }),
+        Outcome::Ops(outcomes) => {
+            await_words(shared, session, &opened, &outcomes).await;
+            Ok(MutateReply { outcomes })
+        }
         other => Err(refusal(other)),
+    }
+}
+
+/// True when the caller may change existing bytes as soon as the operation is answered.
+fn may_change(op: &NamespaceOp) -> bool {
+    matches!(op, NamespaceOp::OpenWrite { mutate, shared, .. } if *mutate || *shared)
+}
+
+/// Waits until nobody relies on a file having only grown that the caller may change from now on.
+async fn await_words(shared: &Shared, session: SessionId, opened: &[bool], outcomes: &[OpOutcome]) {
+    let fids = outcomes.iter().zip(opened).filter_map(|(outcome, opened)| match outcome {
+        OpOutcome::Done(Some(entry)) if *opened => entry.content.as_ref().map(|one| one.fid),
+        _ => None,
+    });
+    let until = fids.map(|fid| shared.words.run_out(fid, session)).max();
+    if let Some(until) = until.filter(|_| guard::holds(Guard::GrowthFlag)) {
+        tokio::time::sleep(until.since(clock::boottime())).await;
     }
 }
 

@@ -10,6 +10,7 @@ use protocol::message::cluster::{
     RegisterRequest, SessionCloseRequest, SessionOpenRequest, SessionRenewRequest, StatusRequest,
     SyncDoneRequest,
 };
+use protocol::message::heal::FileReportsRequest;
 use protocol::message::namespace::{LookupRequest, MutateRequest, ReadDirRequest};
 use protocol::message::{self, Kind, Message};
 use protocol::status::Status;
@@ -80,6 +81,7 @@ async fn answer(
         Kind::Activated => call!(ActivatedRequest, node::activated),
         Kind::SyncDone => call!(SyncDoneRequest, node::sync_done),
         Kind::DropDone => call!(DropDoneRequest, node::drop_done),
+        Kind::FileReports => call!(FileReportsRequest, node::file_reports),
         Kind::SessionOpen => call!(SessionOpenRequest, client::session_open),
         Kind::SessionRenew => call!(SessionRenewRequest, client::session_renew),
         Kind::SessionClose => call!(SessionCloseRequest, client::session_close),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::ids::{Fid, GroupId, NodeId};
+use protocol::message::heal::GroupOrders;
 use tokio::sync::mpsc;
 
 /// What the control loop wants a node to be told.
@@ -11,6 +12,8 @@ use tokio::sync::mpsc;
 pub enum NodeOrder {
     /// Files that are dead in groups whose primary the node holds.
     DropFiles(Vec<(GroupId, Vec<Fid>)>),
+    /// Files to cut or measure in groups whose primary the node holds.
+    FileOrders(Vec<GroupOrders>),
 }
 
 /// One node's connection.

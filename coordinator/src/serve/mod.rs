@@ -32,10 +32,12 @@ mod read;
 mod role;
 mod sessions;
 mod watch;
+mod words;
 
 pub use health::Health;
 pub use links::{Link, Links, NodeOrder};
 pub use sessions::Sessions;
+pub use words::Words;
 
 /// What every connection can reach.
 pub struct Shared {
@@ -47,6 +49,8 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     /// Newest report of each target.
     pub health: Health,
+    /// What readers were told of files that only ever grew.
+    pub words: Words,
     /// Connections of registered nodes.
     pub links: Links,
     /// The way to the control loop.
@@ -108,6 +112,7 @@ impl Shared {
             proposer,
             sessions,
             health: Health::default(),
+            words: Words::new(crate::clock::boottime()),
             links: Links::default(),
             control,
             readers: Arc::new(Semaphore::new(READERS_MAX)),

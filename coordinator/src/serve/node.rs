@@ -9,6 +9,7 @@ use protocol::message::cluster::{
     SyncDoneRequest,
 };
 use protocol::message::command::Command;
+use protocol::message::heal::{FileReportsReply, FileReportsRequest};
 use protocol::status::Status;
 use protocol::tls::Identity;
 use tokio::sync::mpsc;
@@ -136,6 +137,19 @@ pub(super) async fn drop_done(
     done(shared, Command::DropDone { groups: request.groups }).await?;
     tell_timers(shared, Event::Dropped { node }).await;
     Ok(DropDoneReply)
+}
+
+/// Commits what groups have done for single files.
+pub(super) async fn file_reports(
+    request: FileReportsRequest,
+    connection: &Connection,
+    shared: &Arc<Shared>,
+) -> Result<FileReportsReply, Refusal> {
+    for report in &request.groups {
+        own_group(shared, connection, report.group)?;
+    }
+    done(shared, Command::FileReports { groups: request.groups }).await?;
+    Ok(FileReportsReply)
 }
 
 /// Takes note that a connection ended, whoever it was.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use protocol::ids::SessionId;
 use protocol::message::cluster::{
     CoordinatorStatus, MapFetchReply, MapFetchRequest, StatusReply, StatusRequest,
 };
@@ -27,6 +28,7 @@ pub(super) async fn lookup(
     shared: &Arc<Shared>,
 ) -> Result<LookupReply, Refusal> {
     let (view, caller) = (shared.proposer.view(), connection.caller);
+    let session = trusted(request.session, connection, shared);
     let short = request.queries.len() <= LOOKUP_INLINE_MAX;
     let work = move || {
         let results = request.queries.iter().map(|query| {
@@ -37,7 +39,13 @@ pub(super) async fn lookup(
         });
         LookupReply { results: results.collect() }
     };
-    if short { Ok(work()) } else { Ok(on_reader(shared, work).await?) }
+    let reply = if short { work() } else { on_reader(shared, work).await? };
+    let found = reply.results.iter().filter_map(|result| match result {
+        LookupResult::Found(entry) => Some(entry),
+        LookupResult::Refused(_) => None,
+    });
+    shared.words.note(session, clock::boottime(), found);
+    Ok(reply)
 }
 
 /// Reads one page of a directory.
@@ -47,9 +55,17 @@ pub(super) async fn read_dir(
     shared: &Arc<Shared>,
 ) -> Result<ReadDirReply, Refusal> {
     let (view, caller) = (shared.proposer.view(), connection.caller);
+    let session = trusted(request.session, connection, shared);
     let work = move || read::read_dir(&view.snapshot, &caller, &request);
-    let page = on_reader(shared, work).await?;
-    page.map_err(|error| noted(&error).into())
+    let page = on_reader(shared, work).await?.map_err(|error| noted(&error))?;
+    shared.words.note(session, clock::boottime(), page.entries.iter().map(|one| &one.entry));
+    Ok(page)
+}
+
+/// The session a reader names, when it is the reader's; else none.
+fn trusted(session: SessionId, connection: &Connection, shared: &Shared) -> SessionId {
+    let own = shared.sessions.renew(session, &connection.caller, clock::boottime());
+    if own.is_ok() { session } else { SessionId(0) }
 }
 
 /// Answers with the map since the asked version.

@@ -23,7 +23,8 @@ pub(super) fn check(kind: Kind, identity: &Identity) -> Result<(), Status> {
         | Kind::Evict
         | Kind::Activated
         | Kind::SyncDone
-        | Kind::DropDone => matches!(identity, Identity::Node(_)),
+        | Kind::DropDone
+        | Kind::FileReports => matches!(identity, Identity::Node(_)),
         Kind::MapFetch | Kind::Status => true,
         Kind::SessionOpen
         | Kind::SessionRenew
@@ -69,6 +70,7 @@ mod tests {
             let expected = match kind {
                 Kind::Register | Kind::Heartbeat | Kind::Evict => "ynnn",
                 Kind::Activated | Kind::SyncDone | Kind::DropDone => "ynnn",
+                Kind::FileReports => "ynnn",
                 Kind::MapFetch | Kind::Status => "yyyy",
                 Kind::SessionOpen | Kind::SessionRenew | Kind::SessionClose => "yyyn",
                 Kind::Lookup | Kind::ReadDir | Kind::Mutate => "yyyn",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use protocol::ids::MapVersion;
 use protocol::message::cluster::{DropFilesNotice, MapPushNotice};
+use protocol::message::heal::FileOrdersNotice;
 use protocol::message::{Context, notice_frame};
 use protocol::message::{Message, MessageError};
 use tokio::sync::mpsc;
@@ -30,6 +31,9 @@ pub(super) async fn tell_node(
             order = orders.recv() => match order {
                 Some(NodeOrder::DropFiles(groups)) => {
                     notify(&connection, &shared, &DropFilesNotice { groups }).await;
+                }
+                Some(NodeOrder::FileOrders(groups)) => {
+                    notify(&connection, &shared, &FileOrdersNotice { groups }).await;
                 }
                 // The link was replaced or detached.
                 None => return,

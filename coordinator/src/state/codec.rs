@@ -156,6 +156,9 @@ pub(super) mod key {
     const NODE: u8 = b'N';
     /// What operators want.
     pub(crate) const ORDERS: &[u8] = b"O";
+    const MEASURED: u8 = b'M';
+    const OPENED: u8 = b'F';
+    const ORDER: u8 = b'P';
     const RESERVED: u8 = b'R';
     const SESSION: u8 = b'S';
     const TARGET: u8 = b'T';
@@ -178,6 +181,25 @@ pub(super) mod key {
     pub(crate) fn reserved(session: SessionId, ino: Ino) -> Vec<u8> {
         let mut key = wide(RESERVED, session.0);
         key.extend_from_slice(&ino.0.to_be_bytes());
+        key
+    }
+
+    pub(crate) fn opened(session: SessionId, ino: Ino) -> Vec<u8> {
+        let mut key = wide(OPENED, session.0);
+        key.extend_from_slice(&ino.0.to_be_bytes());
+        key
+    }
+
+    pub(crate) fn order(group: GroupId, fid: Fid, kind: u8) -> Vec<u8> {
+        let mut key = narrow(ORDER, group.0);
+        key.extend_from_slice(&fid.0.to_be_bytes());
+        key.push(kind);
+        key
+    }
+
+    pub(crate) fn measured(fid: Fid, group: GroupId) -> Vec<u8> {
+        let mut key = wide(MEASURED, fid.0);
+        key.extend_from_slice(&group.0.to_be_bytes());
         key
     }
 
@@ -231,6 +253,22 @@ pub(super) mod key {
 
     pub(crate) fn reserved_of(session: SessionId) -> Span {
         below(wide(RESERVED, session.0))
+    }
+
+    pub(crate) fn all_opened() -> Span {
+        table(OPENED)
+    }
+
+    pub(crate) fn opened_of(session: SessionId) -> Span {
+        below(wide(OPENED, session.0))
+    }
+
+    pub(crate) fn orders() -> Span {
+        table(ORDER)
+    }
+
+    pub(crate) fn measured_of(fid: Fid) -> Span {
+        below(wide(MEASURED, fid.0))
     }
 
     pub(crate) fn windows() -> Span {

@@ -161,13 +161,13 @@ impl<K: Kv> State<K> {
         Ok(Made::File(ino, inode))
     }
 
-    fn add_file_bytes(&mut self, bytes: u64) -> Step<()> {
+    pub(super) fn add_file_bytes(&mut self, bytes: u64) -> Step<()> {
         let sum = self.tally.file_bytes.checked_add(bytes);
         self.tally.file_bytes = sum.ok_or(Status::LimitReached)?;
         Ok(())
     }
 
-    fn new_file(&mut self, asker: &Asker, expect_len: u64) -> File {
+    pub(super) fn new_file(&mut self, asker: &Asker, expect_len: u64) -> File {
         let fid = Fid(self.tally.next_fid);
         self.tally.next_fid += 1;
         let turn = asker.stamp.nonce.wrapping_add(self.tally.laid_out);
@@ -185,11 +185,17 @@ impl<K: Kv> State<K> {
             growth_only: true,
             stamp: self.map.version,
             layout: Layout { segments, cell_log2: CELL_LOG2_DEFAULT },
+            recovered: false,
+            writers: 0,
+            exclusive: false,
+            trims: 0,
+            measures: 0,
+            abandoned: Vec::new(),
         }
     }
 
     /// Chooses up to `count` different groups, from the one whose turn it is.
-    fn choose_groups(&self, turn: u64, count: usize) -> Vec<GroupId> {
+    pub(super) fn choose_groups(&self, turn: u64, count: usize) -> Vec<GroupId> {
         let len = self.writable.len();
         let turns = u64::try_from(len).unwrap_or(u64::MAX).max(1);
         let first = usize::try_from(turn % turns).unwrap_or(0);
@@ -198,6 +204,6 @@ impl<K: Kv> State<K> {
 }
 
 /// Longest file that a layout's chunk index can name, in bytes.
-fn len_max(layout: &Layout) -> u64 {
+pub(super) fn len_max(layout: &Layout) -> u64 {
     u64::from(u32::MAX) << layout.chunk_log2()
 }

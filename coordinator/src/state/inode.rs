@@ -6,8 +6,10 @@
 //! 1  u8   type: 1 file, 2 directory, 3 symbolic link
 //! 2  u16  mode            4  u32  uid            8  u32  gid         12  u32  nlink
 //! 16 u64  size           24  i64  mtime s       32  u32  mtime ns    36  i64  ctime s     44 u32 ctime ns
-//! file       48 u64 fid, u32 trunc_gen, u8 flags (bit 0 growth only), u64 stamp,
-//!            u8 cell_log2, u8 segments, each: u32 first chunk, u8 chunk_log2, u8 groups, u32 each
+//! file       48 u64 fid, u32 trunc_gen, u8 flags (bit 0 growth only, 1 recovered, 2 exclusive),
+//!            u64 stamp, u32 writers, u32 groups to trim, u32 groups to measure,
+//!            u8 cell_log2, u8 segments, each: u32 first chunk, u8 chunk_log2, u8 groups, u32 each,
+//!            u16 abandoned groups, u32 each
 //! directory  48 u64 parent
 //! link       48 u16 length, target
 //! ```
@@ -48,6 +50,18 @@ pub(super) struct File {
     pub(super) growth_only: bool,
     pub(super) stamp: MapVersion,
     pub(super) layout: Layout,
+    /// Its size was found by asking the groups after a writer died.
+    pub(super) recovered: bool,
+    /// Sessions that have it open for writing in place.
+    pub(super) writers: u32,
+    /// There is one of them at most.
+    pub(super) exclusive: bool,
+    /// Groups that have not cut it yet.
+    pub(super) trims: u32,
+    /// Groups that have not measured it yet.
+    pub(super) measures: u32,
+    /// Groups that may hold bytes of it although the layout does not name them any more.
+    pub(super) abandoned: Vec<GroupId>,
 }
 
 /// What a name points to.
@@ -134,23 +148,34 @@ impl File {
             growth_only: self.growth_only,
             stamp: self.stamp,
             token: Vec::new(),
-            truncating: false,
-            writing: false,
-            recovered: false,
+            truncating: self.is_settling(),
+            writing: self.writers > 0,
+            recovered: self.recovered,
         }
+    }
+
+    /// True while groups cut or measure it, so that nobody may write to it.
+    pub(super) fn is_settling(&self) -> bool {
+        self.trims > 0 || self.measures > 0
     }
 
     /// The groups that may hold bytes of the file, ascending, each once.
     pub(super) fn groups(&self) -> Vec<GroupId> {
         let segments = self.layout.segments.iter();
         let mut groups: Vec<_> = segments.flat_map(|segment| segment.groups.clone()).collect();
+        groups.extend_from_slice(&self.abandoned);
         groups.sort_unstable();
         groups.dedup();
         groups
     }
 
     fn encode(&self, out: &mut Writer) {
-        out.u64(self.fid.0).u32(self.trunc_gen).u8(u8::from(self.growth_only)).u64(self.stamp.0);
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        let flags = flag(self.growth_only, GROWTH_ONLY)
+            | flag(self.recovered, RECOVERED)
+            | flag(self.exclusive, EXCLUSIVE);
+        out.u64(self.fid.0).u32(self.trunc_gen).u8(flags).u64(self.stamp.0);
+        out.u32(self.writers).u32(self.trims).u32(self.measures);
         let segments = u8::try_from(self.layout.segments.len()).unwrap_or(u8::MAX);
         out.u8(self.layout.cell_log2).u8(segments);
         for segment in &self.layout.segments {
@@ -160,16 +185,20 @@ impl File {
                 out.u32(group.0);
             }
         }
+        out.u16(u16::try_from(self.abandoned.len()).unwrap_or(u16::MAX));
+        for group in &self.abandoned {
+            out.u32(group.0);
+        }
     }
 
     fn decode(from: &mut Reader<'_>) -> Result<File, KvError> {
         let (fid, trunc_gen) = (Fid(from.u64()?), from.u32()?);
-        let growth_only = match from.u8()? {
-            0 => false,
-            1 => true,
-            _ => return Err(from.bad("unknown file flag")),
-        };
+        let flags = from.u8()?;
+        if flags & !(GROWTH_ONLY | RECOVERED | EXCLUSIVE) != 0 {
+            return Err(from.bad("unknown file flag"));
+        }
         let stamp = MapVersion(from.u64()?);
+        let (writers, trims, measures) = (from.u32()?, from.u32()?, from.u32()?);
         let (cell_log2, count) = (from.u8()?, from.u8()?);
         let mut segments = Vec::with_capacity(usize::from(count));
         for _ in 0..count {
@@ -179,9 +208,27 @@ impl File {
         }
         let layout = Layout { segments, cell_log2 };
         layout.validate().map_err(|_| from.bad("unusable layout"))?;
-        Ok(File { fid, trunc_gen, growth_only, stamp, layout })
+        let count = from.u16()?;
+        let abandoned = (0..count).map(|_| from.u32().map(GroupId)).collect::<Result<_, _>>()?;
+        Ok(File {
+            fid,
+            trunc_gen,
+            growth_only: flags & GROWTH_ONLY != 0,
+            stamp,
+            layout,
+            recovered: flags & RECOVERED != 0,
+            writers,
+            exclusive: flags & EXCLUSIVE != 0,
+            trims,
+            measures,
+            abandoned,
+        })
     }
 }
+
+const GROWTH_ONLY: u8 = 1;
+const RECOVERED: u8 = 2;
+const EXCLUSIVE: u8 = 4;
 
 /// Reads an inode; `None` when there is none.
 pub(super) fn load<R: KvRead>(view: &R, ino: Ino) -> Result<Option<Inode>, KvError> {
@@ -287,6 +334,12 @@ mod tests {
                 segments: vec![segment(0, &[11]), segment(4, &[12, 11])],
                 cell_log2: 14,
             },
+            recovered: true,
+            writers: 13,
+            exclusive: true,
+            trims: 14,
+            measures: 15,
+            abandoned: vec![GroupId(16)],
         }
     }
 
@@ -320,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_file_lists_each_group_once() {
-        assert_eq!(file().groups(), [GroupId(11), GroupId(12)]);
+        assert_eq!(file().groups(), [GroupId(11), GroupId(12), GroupId(16)]);
     }
 
     /// Worked out by hand from the table above, field by field.
@@ -330,10 +383,12 @@ mod tests {
         "0400000000000000",                           // size
         "fbffffffffffffff06000000",                   // mtime
         "070000000000000008000000",                   // ctime
-        "080706050403020109000000010a00000000000000", // fid, trunc_gen, flags, stamp
+        "080706050403020109000000070a00000000000000", // fid, trunc_gen, flags, stamp
+        "0d0000000e0000000f000000",                   // writers, trims, measures
         "0e02",                                       // cell size, segments
         "0000000016010b000000",                       // first segment
         "0400000016020c0000000b000000",               // second segment
-        "e81196b3"                                    // checksum
+        "010010000000",                               // abandoned groups
+        "9a927546"                                    // checksum
     );
 }

@@ -10,6 +10,7 @@ use super::State;
 use super::codec::{damaged, key};
 use super::inode::{self, Body, Inode};
 use super::map_rows::{self, for_each};
+use super::settling::FileOrder;
 use super::tally::Tally;
 use crate::kv::{Kv, KvError};
 
@@ -20,6 +21,9 @@ struct Tree {
     /// Directory, name and what it points to.
     dentries: Vec<(Ino, Vec<u8>, Ino)>,
     reserved: BTreeMap<Ino, SessionId>,
+    opened: BTreeSet<(Ino, SessionId)>,
+    /// Orders by file: how many groups have to cut it, how many to measure it.
+    orders: BTreeMap<Fid, (u32, u32)>,
     dead: BTreeSet<(GroupId, Fid)>,
     windows: BTreeMap<SessionId, usize>,
 }
@@ -66,6 +70,16 @@ impl<K: Kv> State<K> {
             tree.reserved.insert(Ino(number(key, 9)?), SessionId(number(key, 1)?));
             Ok(())
         })?;
+        for_each(&self.kv, key::all_opened(), |(key, _)| {
+            tree.opened.insert((Ino(number(key, 9)?), SessionId(number(key, 1)?)));
+            Ok(())
+        })?;
+        for (_, order) in self.file_orders(usize::MAX)? {
+            match order {
+                FileOrder::Trim(trim, _) => tree.orders.entry(trim.fid).or_default().0 += 1,
+                FileOrder::Measure(measure) => tree.orders.entry(measure.fid).or_default().1 += 1,
+            }
+        }
         for_each(&self.kv, key::deads(), |(key, _)| {
             let group = key::small_number(key).ok_or_else(|| damaged(key, "short"))?;
             tree.dead.insert((GroupId(group), Fid(number(key, 5)?)));
@@ -148,6 +162,18 @@ impl<K: Kv> State<K> {
                     wrong.push(format!("inode {ino} lies on unknown group {group}"));
                 }
             }
+            let writers = tree.opened.iter().filter(|(opened, _)| opened == ino).count();
+            if file.writers as usize != writers || (file.exclusive && writers > 1) {
+                wrong.push(format!("inode {ino} counts {} writers, has {writers}", file.writers));
+            }
+            let orders = tree.orders.get(&file.fid).copied().unwrap_or_default();
+            if (file.trims, file.measures) != orders {
+                let counted = (file.trims, file.measures);
+                wrong.push(format!("inode {ino} counts orders {counted:?}, has {orders:?}"));
+            }
+            if file.growth_only && (file.trims > 0 || file.measures > 0 || file.recovered) {
+                wrong.push(format!("inode {ino} is growth-only although it was cut"));
+            }
             if file.stamp > self.map.version {
                 wrong.push(format!("inode {ino} has a stamp of the future"));
             }
@@ -156,8 +182,10 @@ impl<K: Kv> State<K> {
                 wrong.push(format!("inode {ino}: nlink {}, reserved {owned}", inode.nlink));
             }
         }
-        let counted = (linked, bytes, tree.dead.len() as u64);
-        let said = (self.tally.inodes, self.tally.file_bytes, self.tally.dead_files);
+        let orders = tree.orders.values().map(|(trims, measures)| u64::from(trims + measures));
+        let counted = (linked, bytes, tree.dead.len() as u64, orders.sum::<u64>());
+        let tally = &self.tally;
+        let said = (tally.inodes, tally.file_bytes, tally.dead_files, tally.file_orders);
         if counted != said {
             wrong.push(format!("counters say {said:?}, counted {counted:?}"));
         }
@@ -175,6 +203,17 @@ impl<K: Kv> State<K> {
             let held = held.get(id).copied().unwrap_or_default();
             if session.reserved != held {
                 wrong.push(format!("session {id} counts {} files, has {held}", session.reserved));
+            }
+        }
+        for (id, session) in &self.sessions {
+            let opened = tree.opened.iter().filter(|(_, owner)| owner == id).count();
+            if session.opened != opened {
+                wrong.push(format!("session {id} counts {} opened, has {opened}", session.opened));
+            }
+        }
+        for (ino, session) in &tree.opened {
+            if !self.sessions.contains_key(session) {
+                wrong.push(format!("inode {ino} is open in session {session}, which is gone"));
             }
         }
         for (session, outcomes) in &tree.windows {

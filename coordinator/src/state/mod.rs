@@ -13,6 +13,7 @@ mod group;
 mod ledger;
 mod operate;
 mod session;
+mod settling;
 
 mod attributes;
 mod content;
@@ -21,6 +22,7 @@ mod namespace;
 mod permission;
 mod remove;
 mod rename;
+mod writing;
 
 mod codec;
 mod history;
@@ -29,6 +31,8 @@ mod invariant;
 mod map_rows;
 mod outcome;
 mod tally;
+
+pub use settling::FileOrder;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,6 +72,8 @@ pub struct Counters {
     pub sessions: u32,
     /// Pairs of group and file that wait to be deleted from nodes.
     pub dead_files: u64,
+    /// Orders about single files that groups have not reported as done.
+    pub file_orders: u64,
 }
 
 /// What the cluster was made with.
@@ -100,6 +106,8 @@ pub struct Session {
     seq_min: u64,
     /// Its unlinked files.
     reserved: usize,
+    /// Files it has open for writing in place.
+    opened: usize,
 }
 
 /// The state over one table.
@@ -242,6 +250,7 @@ impl<K: Kv> State<K> {
             file_bytes: self.tally.file_bytes,
             sessions: u32::try_from(self.sessions.len()).unwrap_or(u32::MAX),
             dead_files: self.tally.dead_files,
+            file_orders: self.tally.file_orders,
         }
     }
 
@@ -293,6 +302,7 @@ impl<K: Kv> State<K> {
             Command::Mutate { session, caller, ops } => self.mutate(stamp, *session, *caller, ops),
             Command::DropDone { groups } => self.drop_done(groups),
             Command::Digest { applied, digest } => self.compare_digest(*applied, *digest),
+            Command::FileReports { groups } => self.file_reports(groups),
             Command::AllowMutations { group, epoch } => self.allow_mutations(*group, *epoch),
             Command::SetNodeDraining { node, draining } => self.set_draining(*node, *draining),
             Command::RemoveNode { node } => self.remove_node(*node),
@@ -300,7 +310,6 @@ impl<K: Kv> State<K> {
             Command::StartScrub => self.start_scrub(),
             Command::SetRebalance { on } => self.set_rebalance(*on),
             Command::NoteDurable { targets } => self.note_durable(targets),
-            Command::FileReports { .. } => Err(Status::Unsupported.into()),
         }
     }
 

@@ -49,11 +49,17 @@ impl<K: Kv> State<K> {
             NamespaceOp::SetSize { ino, end, trunc_gen } => {
                 self.set_size(asker, *ino, *end, *trunc_gen)
             }
-            NamespaceOp::OpenWrite { .. }
-            | NamespaceOp::CloseWrite { .. }
-            | NamespaceOp::Truncate { .. }
-            | NamespaceOp::ExtendLayout { .. }
-            | NamespaceOp::ReserveAppend { .. } => Err(Status::Unsupported.into()),
+            NamespaceOp::OpenWrite { ino, mutate, shared } => {
+                self.open_write(asker, *ino, *mutate, *shared)
+            }
+            NamespaceOp::CloseWrite { ino, size, trunc_gen, clean } => {
+                self.close_write(asker, *ino, *size, *trunc_gen, *clean)
+            }
+            NamespaceOp::Truncate { ino, len } => self.truncate(asker, *ino, *len),
+            NamespaceOp::ExtendLayout { ino, first_chunk, avoid } => {
+                self.extend_layout(asker, *ino, *first_chunk, *avoid)
+            }
+            NamespaceOp::ReserveAppend { ino, len } => self.reserve_append(asker, *ino, *len),
         }
     }
 

@@ -44,6 +44,7 @@ impl<K: Kv> State<K> {
             seq_max: 0,
             seq_min: 0,
             reserved: 0,
+            opened: 0,
         };
         self.store_session(id, &session);
         self.sessions.insert(id, session);
@@ -63,6 +64,7 @@ impl<K: Kv> State<K> {
                 self.bury(file, 0);
             }
         }
+        self.end_writing(id)?;
         let mut remembered = Vec::new();
         for_each(&self.kv, key::window_of(id), |(key, _)| {
             remembered.push(key.clone());
@@ -147,12 +149,14 @@ impl<K: Kv> State<K> {
             let (opened_ms, seq_max) = (row.u64()?, row.u64()?);
             let client = String::from_utf8(row.bytes()?).map_err(|_| row.bad("name not UTF-8"))?;
             row.end()?;
-            let session = Session { caller, client, opened_ms, seq_max, seq_min: 0, reserved: 0 };
+            let session =
+                Session { caller, client, opened_ms, seq_max, seq_min: 0, reserved: 0, opened: 0 };
             sessions.insert(SessionId(number), session);
             Ok(())
         })?;
         for (id, session) in &mut sessions {
             session.reserved = self.reserved_of(*id)?.len();
+            session.opened = self.opened_of(*id)?.len();
         }
         self.sessions = sessions;
         Ok(())

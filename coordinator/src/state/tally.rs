@@ -22,6 +22,8 @@ pub(super) struct Tally {
     pub(super) inodes: u64,
     pub(super) file_bytes: u64,
     pub(super) dead_files: u64,
+    /// Orders about single files that groups have not reported as done.
+    pub(super) file_orders: u64,
 }
 
 impl Tally {
@@ -42,6 +44,7 @@ impl Tally {
             inodes: row.u64()?,
             file_bytes: row.u64()?,
             dead_files: row.u64()?,
+            file_orders: row.u64()?,
         };
         row.end()?;
         Ok(tally)
@@ -52,6 +55,7 @@ impl Tally {
         row.u64(self.applied).u64(self.map_version.0);
         row.u64(self.next_ino).u64(self.next_fid).u64(self.next_session).u32(self.next_group);
         row.u64(self.laid_out).u64(self.inodes).u64(self.file_bytes).u64(self.dead_files);
+        row.u64(self.file_orders);
         kv.put(key::COUNTERS.to_vec(), row.seal(key::COUNTERS));
     }
 }

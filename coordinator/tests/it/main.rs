@@ -20,3 +20,4 @@ mod nodes;
 mod process;
 mod restart;
 mod throughput;
+mod writing;
