@@ -8,7 +8,7 @@ TOOLS := $(CURDIR)/.tools
 APT := $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help build bindir demo test mutants ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps soak fault-disk nft
+.PHONY: help build bindir demo test mutants search ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps soak fault-disk nft
 
 help: ## lists the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -26,6 +26,9 @@ test: nextest ## runs every test
 	@$(CARGO) build --workspace --bins
 	@$(CARGO) nextest run --workspace --profile $(or $(NEXTEST_PROFILE),default)
 	@$(CARGO) test --workspace --doc --quiet
+
+search: build ## goes through every order in which a small group can live, for MINUTES (3)
+	@$(BINDIR)/lanefs-loadgen search --minutes $(or $(MINUTES),3)
 
 mutants: build ## removes each guard in turn and wants the test of docs/guards.md to fail
 	@CARGO="$(CARGO)" $(BINDIR)/lanefs-loadgen mutants --released $(BINDIR)

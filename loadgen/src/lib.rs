@@ -5,4 +5,5 @@ pub mod cluster;
 pub mod demo;
 pub mod faults;
 pub mod mutants;
+pub mod search;
 pub mod sim;

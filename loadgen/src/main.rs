@@ -54,6 +54,12 @@ enum Command {
         /// Guards to remove; all when none is named.
         guards: Vec<String>,
     },
+    /// Goes through every order in which a small group can live, with faults.
+    Search {
+        /// Minutes to search.
+        #[arg(long, default_value_t = 3.0)]
+        minutes: f64,
+    },
     /// Runs whole clusters in simulated time, with faults, each from one seed.
     Sim(command::Sim),
     /// Runs the seeds that arrive on standard input; started by `sim`.
@@ -85,6 +91,10 @@ fn run() -> ExitCode {
         Some(Command::Gaps(options)) => loadgen::faults::gaps::run(&options),
         Some(Command::Mutants { root, released, guards }) => {
             return exit(loadgen::mutants::run(&root, released.as_deref(), &guards));
+        }
+        Some(Command::Search { minutes }) => {
+            let limit = std::time::Duration::from_secs_f64((minutes * 60.0).clamp(1.0, 1e6));
+            return exit(loadgen::search::run(limit));
         }
     };
     exit(outcome)

@@ -5,3 +5,4 @@
 mod first_light;
 mod limits;
 mod random_faults;
+mod search;
