@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use protocol::cluster_map::ClusterMap;
-use protocol::ids::{ClusterId, Epoch, MapVersion, Seq};
+use protocol::ids::{ClusterId, Epoch, Fid, MapVersion, Seq};
 use protocol::limits::DEADLINE_DEFAULT_MS;
 use protocol::message::Message;
 use protocol::message::chunk::{ReadReply, WriteReply};
@@ -18,6 +18,7 @@ use protocol::time::Nanos;
 use tokio::sync::Semaphore;
 
 use crate::cache::{MapCache, Turn};
+use crate::changed::Changed;
 use crate::error::Error;
 use crate::health::Ticket;
 use crate::limits::{IN_FLIGHT_BYTES_MAX, REFRESH_JITTER_MS, REFRESH_WAIT_MS};
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     started: tokio::time::Instant,
     map: MapCache,
     conditions: Mutex<Conditions>,
+    changed: Mutex<Changed>,
     in_flight: Semaphore,
     /// Differs between processes, so that they do not pause or choose in step.
     seed: u64,
@@ -71,6 +73,7 @@ impl Core {
             started: tokio::time::Instant::now(),
             map: MapCache::default(),
             conditions: Mutex::new(Conditions::default()),
+            changed: Mutex::new(Changed::default()),
             in_flight: Semaphore::new(IN_FLIGHT_BYTES_MAX),
             seed,
             operations: AtomicU64::new(0),
@@ -252,6 +255,21 @@ impl Core {
         }
     }
 
+    /// Remembers that this client may change bytes of a content.
+    pub(crate) fn note_changed(&self, fid: Fid) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).note(fid);
+    }
+
+    /// True when this client may have changed bytes of a content.
+    pub(crate) fn is_changed(&self, fid: Fid) -> bool {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).has(fid)
+    }
+
+    /// A point in time as this client counts it.
+    pub(crate) fn at(&self, instant: tokio::time::Instant) -> Nanos {
+        Nanos(0).after(instant.saturating_duration_since(self.started))
+    }
+
     pub(crate) fn conditions(&self) -> MutexGuard<'_, Conditions> {
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -377,7 +395,7 @@ impl Core {
         }
     }
 
-    fn now(&self) -> Nanos {
+    pub(crate) fn now(&self) -> Nanos {
         Nanos(0).after(self.started.elapsed())
     }
 

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod retry;
 pub mod transport;
 
+mod changed;
 mod client;
 mod core;
 mod namespace;
@@ -27,4 +28,4 @@ mod session;
 pub use client::{Client, ReplicaCheck};
 pub use config::Config;
 pub use error::{ConfigError, Error};
-pub use file::{FileReader, FileWriter, ReadStream};
+pub use file::{FileEditor, FileReader, FileWriter, ReadStream, WriteMode};

@@ -92,3 +92,18 @@ const _: () = assert!(MUTATE_BATCH_MAX <= SESSION_WINDOW);
 const _: () = assert!(LOOKUP_BATCH_MAX <= protocol::limits::LOOKUP_BATCH_MAX);
 const _: () = assert!(READ_DIR_PAGE_MAX as usize <= protocol::limits::READ_DIR_PAGE_MAX);
 const _: () = assert!(RESERVE_FIRST <= protocol::limits::RESERVE_MAX);
+
+/// How long the coordinator's word that a file only ever grew is relied on, in milliseconds; with
+/// [`WORD_ASK_MS`] it ends before the coordinator lets anybody change bytes.
+pub const WORD_FRESH_MS: u64 = 8_000;
+/// How long an answer to the question for a newer word is waited for, in milliseconds.
+pub const WORD_ASK_MS: u64 = 1_000;
+/// Time before the coordinator is asked again for such a word when it did not answer.
+pub const WORD_ASK_AGAIN_MS: u64 = 1_000;
+/// Files whose changes by this client are remembered; with more, no file is taken for one that
+/// only ever grew.
+pub const CHANGED_FILES_MAX: usize = 65_536;
+/// How long a file is waited for that groups cut or measure, in milliseconds.
+pub const SETTLE_WAIT_MS: u64 = 60_000;
+/// Time between two looks at it, in milliseconds.
+pub const SETTLE_LOOK_MS: u64 = 50;

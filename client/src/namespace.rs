@@ -57,6 +57,12 @@ impl Client {
         Ok(results)
     }
 
+    /// Looks up one path; a path that does not exist is a result.
+    pub(crate) async fn lookup_once(&self, query: PathQuery) -> Result<LookupResult, Error> {
+        let found = self.lookup_many(vec![query]).await?.pop();
+        found.ok_or_else(|| self.wrong_count("lookup", 0, 1))
+    }
+
     /// Reads a whole directory, ascending by name.
     ///
     /// Entries that come and go meanwhile may or may not be seen; others are seen once.

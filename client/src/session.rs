@@ -36,6 +36,7 @@ struct Open {
 /// Where operations are handed in for the next batch.
 #[derive(Clone)]
 pub(crate) struct Mutations {
+    session: Arc<Session>,
     queue: mpsc::Sender<Waiting>,
 }
 
@@ -115,8 +116,8 @@ impl Mutations {
     /// Starts the task that sends batches; it ends when every clone of this is dropped.
     pub(crate) fn start(session: Arc<Session>) -> Mutations {
         let (queue, waiting) = mpsc::channel(MUTATE_QUEUE_MAX);
-        tokio::spawn(send_batches(session, waiting));
-        Mutations { queue }
+        tokio::spawn(send_batches(Arc::clone(&session), waiting));
+        Mutations { session, queue }
     }
 
     /// Hands in one operation and waits for its outcome.
@@ -131,6 +132,19 @@ impl Mutations {
             Ok(OpOutcome::Refused(status)) => Err(Error::refused(what, status, "")),
             Ok(outcome) => Ok(outcome),
             Err(error) => Err(error.named(what)),
+        }
+    }
+
+    /// Runs one operation by itself: its answer may take long, and nobody else waits for it.
+    ///
+    /// # Cancel safety
+    /// The operation may take effect.
+    pub(crate) async fn run_alone(&self, what: &str, op: NamespaceOp) -> Result<OpOutcome, Error> {
+        let mut outcomes = send_batch(&self.session, vec![op]).await.map_err(|e| e.named(what))?;
+        match outcomes.pop() {
+            Some(OpOutcome::Refused(status)) => Err(Error::refused(what, status, "")),
+            Some(outcome) => Ok(outcome),
+            None => Err(Error::Closed { what: what.into() }),
         }
     }
 

@@ -35,6 +35,20 @@ pub fn cell_sums(key: ChunkKey, first_cell: u32, cell_log2: u8, bytes: &[u8]) ->
         .collect()
 }
 
+/// Computes the checksums of the cells that a piece of a chunk touches, each over exactly the bytes
+/// of the piece in it.
+///
+/// # Shape
+/// `bytes` start at byte `offset` of the chunk, which need not be the start of a cell.
+pub fn piece_sums(key: ChunkKey, offset: u32, cell_log2: u8, bytes: &[u8]) -> Vec<CellSum> {
+    let (first_cell, inside) = (offset >> cell_log2, offset & ((1 << cell_log2) - 1));
+    let rest_of_first = (1_usize << cell_log2) - inside as usize;
+    let (first, rest) = bytes.split_at(rest_of_first.min(bytes.len()));
+    let mut sums = cell_sums(key, first_cell, cell_log2, first);
+    sums.extend(cell_sums(key, first_cell + 1, cell_log2, rest));
+    sums
+}
+
 /// Finds the first cell whose bytes do not match its checksum.
 ///
 /// # Shape

@@ -80,6 +80,15 @@ pub enum Verb {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<OsString>,
     },
+    /// Set the length of files
+    Truncate {
+        /// The length: a number of bytes, or with KiB, MiB, GiB
+        #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+        size: u64,
+        /// Files to cut or to extend with zeros
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<OsString>,
+    },
     /// Show capacity and use
     Df {
         /// Print one JSON document
@@ -298,6 +307,7 @@ impl Verb {
             Verb::Rm { .. } => "rm",
             Verb::Ln { .. } => "ln",
             Verb::Touch { .. } => "touch",
+            Verb::Truncate { .. } => "truncate",
             Verb::Df { .. } => "df",
             Verb::Locate(_) => "locate",
             Verb::Verify { .. } => "verify",

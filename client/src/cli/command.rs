@@ -80,6 +80,7 @@ async fn dispatch(client: &Client, verb: Verb) -> Result<(), Failure> {
         Verb::Rm { recursive, paths } => namespace::rm(client, paths, recursive).await,
         Verb::Ln { symbolic, target, name } => namespace::ln(client, target, name, symbolic).await,
         Verb::Touch { paths } => namespace::touch(client, paths).await,
+        Verb::Truncate { size, paths } => namespace::truncate(client, paths, size).await,
         Verb::Df { json } => cluster::df(client, json).await,
         Verb::Locate(args) => cluster::locate(client, args).await,
         Verb::Verify { recursive, json, path } => {

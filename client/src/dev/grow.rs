@@ -10,7 +10,7 @@ use super::control::start_in;
 use super::ports::first_listening;
 use super::process::{Role, Slot, State, find_binary};
 use super::{DevError, Folder, write_configuration};
-use crate::cli::clock;
+use crate::cli::{clock, output};
 
 /// Adds a node, starts it, and says its number; returns when it is registered.
 pub(crate) async fn add_node(dir: &Path) -> Result<(), DevError> {
@@ -31,6 +31,5 @@ pub(crate) async fn add_node(dir: &Path) -> Result<(), DevError> {
     let cores = available_parallelism().map_or(1, NonZeroUsize::get);
     write_configuration(&folder, &settings, clock::today(), cores)?;
     start_in(&folder, &settings, node, &binary).await?;
-    println!("node {node}");
-    Ok(())
+    output::print(&format!("node {node}\n")).map_err(DevError::file("write", "standard output"))
 }

@@ -1,13 +1,16 @@
-//! Files: writing a new one, reading a published one.
+//! Files: writing a new one, reading and changing a published one.
 //!
 //! A file is written to an inode without a name and gets its name, size and attributes in one
 //! step, so nobody ever sees half of it.
 
+mod editor;
 mod reader;
 mod reserve;
 mod stream;
+mod word;
 mod writer;
 
+pub use editor::{FileEditor, WriteMode};
 pub use reader::FileReader;
 pub use stream::ReadStream;
 pub use writer::FileWriter;

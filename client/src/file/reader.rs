@@ -10,6 +10,7 @@ use protocol::message::namespace::{Entry, FileContent, FileType};
 use crate::client::Client;
 use crate::error::Error;
 use crate::file::stream::ReadStream;
+use crate::file::word::Word;
 use crate::plan::ReadTask;
 use crate::plan::range::{Piece, read_piece};
 
@@ -17,7 +18,9 @@ use crate::plan::range::{Piece, read_piece};
 #[derive(Clone)]
 pub struct FileReader {
     client: Client,
+    /// As it was when the file was opened; its layout and identity stay.
     content: Arc<FileContent>,
+    word: Arc<Word>,
     size: u64,
     name: Arc<str>,
 }
@@ -29,6 +32,18 @@ impl Client {
     /// - [`Error::Usage`]: the entry is no regular file or came without its content.
     /// - [`Error::Protocol`]: the content is laid out in a way that has no meaning.
     pub fn reader(&self, entry: &Entry) -> Result<FileReader, Error> {
+        self.reader_since(entry, tokio::time::Instant::now())
+    }
+
+    /// Opens a file that was looked up or listed at `seen`, with its content.
+    ///
+    /// # Errors
+    /// As [`Client::reader`].
+    pub fn reader_since(
+        &self,
+        entry: &Entry,
+        seen: tokio::time::Instant,
+    ) -> Result<FileReader, Error> {
         let name = format!("inode {}", entry.attributes.ino);
         let problem = |detail: &str| Error::Usage { what: name.clone(), detail: detail.into() };
         if entry.attributes.file_type != FileType::File {
@@ -36,9 +51,11 @@ impl Client {
         }
         let content = entry.content.clone().ok_or_else(|| problem("looked up without content"))?;
         content.layout.validate().map_err(|error| impossible(&name, error))?;
+        let word = Word::new(entry.attributes.ino, content.clone(), self.core().at(seen));
         Ok(FileReader {
             client: self.clone(),
             content: Arc::new(content),
+            word: Arc::new(word),
             size: entry.attributes.size,
             name: name.as_str().into(),
         })
@@ -96,16 +113,17 @@ impl FileReader {
 
     /// Reads one piece.
     pub(super) async fn read(self, piece: Piece) -> Result<Bytes, Error> {
+        let said = self.word.content(&self.client).await;
         let task = ReadTask {
             group: piece.group,
             key: ChunkKey { fid: self.content.fid, index: piece.index },
             offset: piece.offset,
             len: piece.len,
             chunk_len: piece.chunk_len,
-            trunc_gen: self.content.trunc_gen,
+            trunc_gen: said.trunc_gen,
             handle: Handle(0),
-            growth_only: self.content.growth_only,
-            stamp: self.content.stamp,
+            growth_only: said.growth_only && !self.client.core().is_changed(said.fid),
+            stamp: said.stamp,
         };
         let result = self.client.core().read(task).await;
         result.map_err(|failed| failed.at(&format!("read {} chunk {}", self.name, piece.index)))

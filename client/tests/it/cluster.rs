@@ -12,7 +12,7 @@ use client::Client;
 use client::plan::LinkFailure;
 use client::transport::memory::{MemoryTransport, Service};
 use client::transport::{Answer, Call, CallError, CallFuture, Peer, PeerId};
-use protocol::checksum::{cell_sums, first_bad_cell};
+use protocol::checksum::{cell_sums, piece_sums};
 use protocol::cluster_map::{
     ClusterMap, GroupRecord, Member, NodeRecord, NodeState, Role, TargetRecord, TargetState,
 };
@@ -21,13 +21,13 @@ use protocol::ids::{
     OpId, Seq, SessionId, ShardId, TargetId, Version,
 };
 use protocol::layout::{Layout, Segment};
-use protocol::message::chunk::{ReadReply, ReadRequest, WriteReply, WriteRequest};
+use protocol::message::chunk::{ReadReply, ReadRequest, WriteClass, WriteReply, WriteRequest};
 use protocol::message::cluster::{
     ErrorReply, MapFetchReply, SessionCloseReply, SessionOpenReply, SessionRenewReply,
 };
 use protocol::message::namespace::{
     Attributes, Entry, FileContent, FileType, LookupReply, LookupRequest, LookupResult,
-    MutateReply, MutateRequest, NamespaceOp, OpOutcome, Time,
+    MutateReply, MutateRequest, NamespaceOp, OpOutcome, PathQuery, Time,
 };
 use protocol::message::{Kind, Message};
 use protocol::status::Status;
@@ -59,6 +59,8 @@ pub(crate) type Script = Box<dyn FnMut(&mut State, &Peer, Kind, u32) -> Option<F
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) map: ClusterMap,
+    /// Groups never report that they have cut a file.
+    pub(crate) never_cut: bool,
     pub(crate) chunks: BTreeMap<(TargetId, ChunkKey), Vec<u8>>,
     /// How often each write took effect.
     pub(crate) applied: BTreeMap<OpId, u32>,
@@ -213,17 +215,22 @@ impl State {
         if group.primary().map(|member| member.target) != Some(target) {
             return refused(self, Status::NotPrimary);
         }
-        let first = request.offset >> CELL_LOG2;
-        if first_bad_cell(request.key, first, CELL_LOG2, &call.payload, &request.sums).is_some() {
+        let sums = piece_sums(request.key, request.offset, CELL_LOG2, &call.payload);
+        if sums != request.sums {
             return refused(self, Status::PayloadCorrupt);
         }
         if !self.applied.contains_key(&request.op) {
             for member in &group.members {
                 let chunk = self.chunks.entry((member.target, request.key)).or_default();
-                if chunk.len() != request.offset as usize {
+                let (start, end) =
+                    (request.offset as usize, (request.offset + request.len) as usize);
+                if request.class == WriteClass::Growth && chunk.len() != start {
                     return refused(self, Status::Invalid);
                 }
-                chunk.extend_from_slice(&call.payload);
+                if chunk.len() < end {
+                    chunk.resize(end, 0);
+                }
+                chunk[start..end].copy_from_slice(&call.payload);
             }
             *self.applied.entry(request.op).or_default() += 1;
         }
@@ -281,6 +288,32 @@ impl State {
                 self.files.insert(name, entry.clone());
                 OpOutcome::Done(Some(entry))
             }
+            NamespaceOp::OpenWrite { ino, mutate, .. } => self.edit(ino, |entry, content| {
+                if std::mem::take(&mut content.truncating) {
+                    return Err(Status::Busy);
+                }
+                content.writing = true;
+                content.growth_only &= !mutate;
+                entry.nlink = 1;
+                Ok(())
+            }),
+            NamespaceOp::CloseWrite { ino, size, clean, .. } => self.edit(ino, |entry, content| {
+                content.writing = false;
+                content.recovered = !clean;
+                entry.size = entry.size.max(size);
+                Ok(())
+            }),
+            NamespaceOp::SetSize { ino, end, .. } => self.edit(ino, |entry, _| {
+                entry.size = entry.size.max(end);
+                Ok(())
+            }),
+            NamespaceOp::Truncate { ino, len } => self.edit(ino, |entry, content| {
+                entry.size = len;
+                content.trunc_gen += 1;
+                content.truncating = true;
+                content.growth_only = false;
+                Ok(())
+            }),
             NamespaceOp::Unlink { name, .. } => match self.files.remove(&name) {
                 Some(_) => OpOutcome::Done(None),
                 None => OpOutcome::Refused(Status::NotFound),
@@ -289,13 +322,40 @@ impl State {
         }
     }
 
+    /// Changes a published file.
+    fn edit(
+        &mut self,
+        ino: Ino,
+        change: impl FnOnce(&mut Attributes, &mut FileContent) -> Result<(), Status>,
+    ) -> OpOutcome {
+        let found = self.files.values_mut().find(|entry| entry.attributes.ino == ino);
+        let Some(entry) = found else { return OpOutcome::Refused(Status::NotFound) };
+        let content = entry.content.as_mut().unwrap();
+        match change(&mut entry.attributes, content) {
+            Ok(()) => OpOutcome::Done(Some(entry.clone())),
+            Err(status) => OpOutcome::Refused(status),
+        }
+    }
+
     fn lookup(&mut self, call: &Call) -> Answer {
         let request = LookupRequest::decode(&call.body).unwrap();
-        let result = |path: &Vec<u8>| match self.files.get(path) {
-            Some(entry) => LookupResult::Found(entry.clone()),
-            None => LookupResult::Refused(Status::NotFound),
-        };
-        let results = request.queries.iter().map(|query| result(&query.path)).collect();
+        let mut results = Vec::new();
+        for query in &request.queries {
+            let by_ino = |entry: &&mut Entry| entry.attributes.ino == query.base;
+            let found = match query.path.as_slice() {
+                b"" => self.files.values_mut().find(by_ino),
+                path => self.files.get_mut(path),
+            };
+            results.push(match found {
+                Some(entry) => LookupResult::Found(entry.clone()),
+                None => LookupResult::Refused(Status::NotFound),
+            });
+            // Groups have cut a file by the time it is looked at again.
+            let cut = !self.never_cut;
+            if let Some(content) = found_content(&mut self.files, query).filter(|_| cut) {
+                content.truncating = false;
+            }
+        }
         self.ok(&LookupReply { results })
     }
 
@@ -387,4 +447,12 @@ fn first_map() -> ClusterMap {
     };
     map.groups.insert(GROUP, group);
     map
+}
+
+fn found_content<'a>(
+    files: &'a mut BTreeMap<Vec<u8>, Entry>,
+    query: &PathQuery,
+) -> Option<&'a mut FileContent> {
+    let found = files.values_mut().find(|entry| entry.attributes.ino == query.base);
+    found.filter(|_| query.path.is_empty()).and_then(|entry| entry.content.as_mut())
 }

@@ -9,5 +9,6 @@ mod cli_usage;
 mod cluster;
 mod cluster_process;
 mod dev_files;
+mod editing;
 mod files;
 mod namespace;

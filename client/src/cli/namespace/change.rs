@@ -1,4 +1,4 @@
-//! `mkdir`, `mv`, `ln`, `touch`.
+//! `mkdir`, `mv`, `ln`, `touch`, `truncate`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -77,6 +77,29 @@ async fn make(client: &Client, parent: Ino, name: &[u8]) -> Result<Ino, Error> {
             Found::Missing => Err(Error::refused("", Status::NotFound, "")),
         },
     }
+}
+
+/// Sets the length of files.
+pub(crate) async fn truncate(
+    client: &Client,
+    paths: Vec<OsString>,
+    size: u64,
+) -> Result<(), Failure> {
+    let report = Report::new("truncate");
+    for path in paths {
+        let path = RemotePath::parse(&path);
+        note(&report, truncate_one(client, &path, size).await)?;
+    }
+    report.finish()
+}
+
+async fn truncate_one(client: &Client, path: &RemotePath, size: u64) -> Result<(), Failure> {
+    let entry = expect(client, path, true).await?;
+    if entry.attributes.file_type == FileType::Directory {
+        return Err(refused(path, Status::IsDirectory));
+    }
+    let cut = client.truncate(entry.attributes.ino, size).await;
+    cut.map(drop).map_err(|error| Failure::at(&path.bytes(), error))
 }
 
 /// Moves and renames.

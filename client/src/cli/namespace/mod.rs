@@ -5,7 +5,7 @@ mod list;
 mod remove;
 mod show;
 
-pub(crate) use change::{ln, mkdir, mv, touch};
+pub(crate) use change::{ln, mkdir, mv, touch, truncate};
 pub(crate) use list::ls;
 pub(crate) use remove::rm;
 pub(crate) use show::stat;

@@ -10,6 +10,7 @@ use protocol::ids::Ino;
 use protocol::message::namespace::{Attributes, Entry, FileType};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::get_file::get_file;
 use super::remote::expect;
@@ -50,6 +51,8 @@ struct Directory {
 /// A file or symbolic link and the local name it gets.
 pub(super) struct Job {
     pub(super) entry: Entry,
+    /// When the coordinator said so.
+    pub(super) seen: Instant,
     pub(super) path: Vec<u8>,
     pub(super) local: PathBuf,
 }
@@ -117,6 +120,7 @@ impl Get {
         let (mut directories, mut jobs) = (Vec::new(), Vec::new());
         for source in sources {
             let path = RemotePath::parse(source);
+            let seen = Instant::now();
             // As with cp, only a tree copy takes a link as a link.
             let entry = match expect(&self.client, &path, !recursive).await {
                 Ok(entry) => entry,
@@ -142,7 +146,7 @@ impl Get {
                     continue;
                 }
             };
-            let path = path.bytes();
+            let path = (path.bytes(), seen);
             self.sort(entry, path, local, exists, &mut directories, &mut jobs);
         }
         Ok((directories, jobs))
@@ -151,7 +155,7 @@ impl Get {
     fn sort(
         &self,
         entry: Entry,
-        path: Vec<u8>,
+        (path, seen): (Vec<u8>, Instant),
         local: PathBuf,
         exists: bool,
         directories: &mut Vec<Directory>,
@@ -164,9 +168,9 @@ impl Get {
             }
             FileType::File => {
                 self.report.progress.expect(entry.attributes.size);
-                jobs.push(Job { entry, path, local });
+                jobs.push(Job { entry, seen, path, local });
             }
-            FileType::Symlink => jobs.push(Job { entry, path, local }),
+            FileType::Symlink => jobs.push(Job { entry, seen, path, local }),
         }
     }
 
@@ -204,6 +208,7 @@ async fn visit(get: Arc<Get>, directory: Directory, jobs: mpsc::Sender<Job>) -> 
         if get.report.is_hopeless() {
             return below;
         }
+        let seen = Instant::now();
         let page = match get.client.read_dir_page(ino, &after, true).await {
             Ok(page) => page,
             Err(error) => {
@@ -220,7 +225,7 @@ async fn visit(get: Arc<Get>, directory: Directory, jobs: mpsc::Sender<Job>) -> 
                 continue;
             }
             let to = local.join(OsString::from_vec(entry.name));
-            get.sort(entry.entry, whole, to, false, &mut below, &mut found);
+            get.sort(entry.entry, (whole, seen), to, false, &mut below, &mut found);
         }
         for job in found {
             if jobs.send(job).await.is_err() {

@@ -22,7 +22,7 @@ enum Problem {
 /// Fetches one file; what has its local name stays when that fails.
 pub(super) async fn get_file(get: &Get, job: Job) {
     let _room = get.memory.room(job.entry.attributes.size).await;
-    let result = match get.client.reader(&job.entry) {
+    let result = match get.client.reader_since(&job.entry, job.seen) {
         Ok(reader) => fetch(get, &job, reader.named(shown(&job.path))).await,
         Err(error) => Err(Problem::Remote(error)),
     };

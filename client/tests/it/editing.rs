@@ -1,0 +1,138 @@
+//! Files written in place, and readers who were told that a file only grows.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use client::limits::{
+    SETTLE_LOOK_MS, SETTLE_WAIT_MS, WORD_ASK_AGAIN_MS, WORD_ASK_MS, WORD_FRESH_MS,
+};
+use client::plan::LinkFailure;
+use client::{Client, Error, WriteMode};
+use protocol::ids::Ino;
+use protocol::message::Kind;
+use protocol::message::namespace::{Entry, SetAttributes};
+use protocol::status::Status;
+
+use crate::cluster::{Cluster, Fault};
+
+async fn put(client: &Client, name: &str, bytes: &[u8]) -> Entry {
+    let mut writer = client.create(Ino::ROOT, bytes.len() as u64).await.unwrap();
+    writer.write(bytes.to_vec()).await.unwrap();
+    writer.publish(Ino::ROOT, name.as_bytes(), SetAttributes::default(), false).await.unwrap()
+}
+
+async fn cat(client: &Client, name: &str) -> Bytes {
+    let entry = client.lookup(name.as_bytes(), true).await.unwrap();
+    client.reader(&entry).unwrap().read_at(0, 1 << 24).await.unwrap()
+}
+
+fn content(len: u32) -> Vec<u8> {
+    (0..len).map(|at| (at % 251) as u8).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_are_changed_where_they_are_and_added_at_the_end() {
+    let client = Cluster::healthy().client();
+    let mut bytes = content(5_000_000);
+    let entry = put(&client, "f", &bytes).await;
+    let mut editor = client.open_write(entry.attributes.ino, WriteMode::Change).await.unwrap();
+    // Inside a cell, over the end of a chunk, over the end of the file, and after a hole.
+    for (offset, len) in [(5, 3), (4_194_000, 600), (4_999_999, 10), (5_100_000, 1)] {
+        let piece = vec![7; len];
+        editor.write_at(offset, piece.clone()).await.unwrap();
+        let (start, end) = (offset as usize, offset as usize + len);
+        bytes.resize(bytes.len().max(end), 0);
+        bytes[start..end].copy_from_slice(&piece);
+    }
+    let closed = editor.close().await.unwrap();
+    assert_eq!(closed.attributes.size, bytes.len() as u64);
+    assert!(!closed.content.unwrap().recovered);
+    assert!(cat(&client, "f").await == bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn appends_go_on_in_the_cell_where_the_file_ended() {
+    let client = Cluster::healthy().client();
+    let mut bytes = content(16_389);
+    let entry = put(&client, "f", &bytes).await;
+    let mut editor = client.open_write(entry.attributes.ino, WriteMode::Append).await.unwrap();
+    for len in [1, 16_000, 20_000, 5_000_000] {
+        editor.append(vec![9; len]).await.unwrap();
+        bytes.extend(std::iter::repeat_n(9, len));
+    }
+    let wrong = editor.write_at(0, vec![1]).await.unwrap_err();
+    assert!(matches!(wrong, Error::Usage { .. }), "{wrong}");
+    editor.sync().await.unwrap();
+    assert!(cat(&client, "f").await == bytes);
+    assert!(editor.close().await.unwrap().content.unwrap().growth_only);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_fails_the_handle_every_time_and_the_file_is_measured() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let entry = put(&client, "f", &content(100)).await;
+    let mut editor = client.open_write(entry.attributes.ino, WriteMode::Change).await.unwrap();
+    cluster.set_script(Box::new(|_, _, kind, _| {
+        (kind == Kind::Write).then_some(Fault::Status(Status::NoSpace))
+    }));
+    let first = editor.write_at(0, vec![1; 10]).await.unwrap_err();
+    cluster.set_script(Box::new(|_, _, _, _| None));
+    assert_eq!(first.status(), Some(Status::NoSpace));
+    assert_eq!(editor.write_at(0, vec![1; 10]).await.unwrap_err().status(), first.status());
+    assert_eq!(editor.sync().await.unwrap_err().status(), first.status());
+    assert_eq!(editor.close().await.unwrap_err().status(), first.status());
+    let after = client.lookup(b"f", true).await.unwrap();
+    assert!(after.content.unwrap().recovered, "closed as unclean");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_truncation_returns_when_the_groups_have_cut_the_file() {
+    let client = Cluster::healthy().client();
+    let entry = put(&client, "f", &content(50_000)).await;
+    let cut = client.truncate(entry.attributes.ino, 10).await.unwrap();
+    assert_eq!(cut.attributes.size, 10);
+    assert!(!cut.content.unwrap().truncating);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_never_cut_is_waited_for_only_so_long() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let entry = put(&client, "f", &content(50_000)).await;
+    cluster.state().never_cut = true;
+    let start = tokio::time::Instant::now();
+    let error = client.truncate(entry.attributes.ino, 10).await.unwrap_err();
+    assert!(matches!(error, Error::Deadline { waited_ms: SETTLE_WAIT_MS, .. }), "{error}");
+    let most = Duration::from_millis(SETTLE_WAIT_MS + 2 * SETTLE_LOOK_MS);
+    assert!(start.elapsed() <= most);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_asks_again_before_its_word_runs_out() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let entry = put(&client, "f", &content(100)).await;
+    let reader = client.reader(&entry).unwrap();
+    let lookups = || cluster.state().calls.get(&Kind::Lookup).copied().unwrap_or(0);
+    reader.read_at(0, 100).await.unwrap();
+    assert_eq!(lookups(), 0, "a fresh word is relied on");
+    tokio::time::sleep(Duration::from_millis(WORD_FRESH_MS)).await;
+    let (one, two) = tokio::join!(reader.read_at(0, 50), reader.read_at(50, 50));
+    (one.unwrap(), two.unwrap());
+    assert_eq!(lookups(), 1, "one of them asks");
+    // While nobody can be let in, the old word holds; the coordinator is asked now and then.
+    cluster.set_script(Box::new(|_, _, kind, _| {
+        (kind == Kind::Lookup).then_some(Fault::Link(LinkFailure::Refused))
+    }));
+    tokio::time::sleep(Duration::from_millis(WORD_FRESH_MS)).await;
+    let start = tokio::time::Instant::now();
+    reader.read_at(0, 100).await.unwrap();
+    assert!(
+        start.elapsed() <= Duration::from_millis(WORD_ASK_MS + 100),
+        "an outage costs a moment"
+    );
+    let asked = lookups();
+    reader.read_at(0, 100).await.unwrap();
+    assert_eq!(lookups(), asked, "within {WORD_ASK_AGAIN_MS} ms");
+}
