@@ -14,7 +14,9 @@ use protocol::message::command::Caller;
 use serde::Deserialize;
 
 use crate::control::Tuning;
-use crate::limits::{NODE_LEASE_MIN_MS, NODE_LEASE_MS, USERS_MAX};
+use crate::limits::{
+    NODE_LEASE_MIN_MS, NODE_LEASE_MS, RECOVERY_BYTES_PER_S, STORM_RESTARTS, USERS_MAX,
+};
 
 /// Settings of one coordinator, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +111,7 @@ impl Config {
         let mut out = format!(
             "coordinator = {}\ncluster = \"{}\"\nlisten = \"{}\"\ndata_dir = {:?}\nreplicas = {}\n\
              min_write = {}\ngroups_per_target = {}\ntargets_expected = {}\nlease_ms = {}\n\
-             cache = \"{}\"\nlog_format = \"{}\"\n\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
+             recovery = \"{}\"\nstorm_restarts = {}\ncache = \"{}\"\nlog_format = \"{}\"\n\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
             self.coordinator,
             self.cluster,
             self.listen,
@@ -119,6 +121,8 @@ impl Config {
             self.groups_per_target,
             self.targets_expected,
             self.tuning.lease_ms(),
+            self.tuning.recovery_bytes_per_s,
+            self.tuning.storm_restarts,
             self.cache,
             if self.log_format == LogFormat::Json { "json" } else { "text" },
             self.tls.ca,
@@ -145,6 +149,8 @@ struct FileConfig {
     groups_per_target: Option<u16>,
     targets_expected: Option<u32>,
     lease_ms: Option<u32>,
+    recovery: Option<String>,
+    storm_restarts: Option<u32>,
     cache: Option<String>,
     #[serde(default)]
     log_format: LogFormat,
@@ -203,7 +209,15 @@ fn check(file: FileConfig, folder: &Path) -> Result<Config, String> {
             "lease_ms: expected {NODE_LEASE_MIN_MS} to {NODE_LEASE_MS}, got {lease_ms}"
         ));
     }
-    let tuning = Tuning { lease: Duration::from_millis(lease_ms.into()) };
+    let recovery = file.recovery.as_deref().map_or(Some(RECOVERY_BYTES_PER_S), parse_size);
+    let recovery_bytes_per_s = recovery
+        .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
+        .ok_or("recovery: expected bytes a second from \"1MiB\" to \"1TiB\", like \"400MiB\"")?;
+    let tuning = Tuning {
+        lease: Duration::from_millis(lease_ms.into()),
+        recovery_bytes_per_s,
+        storm_restarts: file.storm_restarts.unwrap_or(STORM_RESTARTS),
+    };
     let cache = parse_size(file.cache.as_deref().unwrap_or("32MiB"))
         .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
         .and_then(|bytes| usize::try_from(bytes).ok())
@@ -335,6 +349,11 @@ gid = 100
                 "data_dir = \"c1\"",
                 "data_dir = \"c1\"\nlease_ms = 1999",
                 "lease_ms: expected 2000 to",
+            ),
+            (
+                "data_dir = \"c1\"",
+                "data_dir = \"c1\"\nrecovery = \"x\"",
+                "recovery: expected bytes",
             ),
             ("data_dir = \"c1\"", "data_dir = \"c1\"\nlog_format = \"xml\"", "`text` or `json`"),
             ("data_dir = \"c1\"", "data_dir = ", "line 5, data_dir"),

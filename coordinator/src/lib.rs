@@ -20,6 +20,8 @@ pub mod detector;
 pub mod file_orders;
 pub mod membership;
 pub mod placement;
+pub mod planner;
+pub mod slow;
 
 pub mod log;
 pub mod propose;

@@ -165,7 +165,7 @@ pub const DURABLE_NOTE_EVERY: Duration = Duration::from_secs(10);
 /// Targets in one note of durable positions; the rest follows with the next look.
 pub const DURABLE_NOTES_MAX: usize = 4096;
 /// Time between two looks of the planner at a map that did not change.
-pub const PLAN_EVERY: Duration = Duration::from_secs(1);
+pub const PLAN_EVERY: Duration = Duration::from_millis(500);
 /// Time a node has after a coordinator start, on top of a lease, to connect again.
 pub const RETURN_TIME: Duration = Duration::from_secs(5);
 
@@ -177,6 +177,90 @@ pub const EVICTS_PER_PRIMARY_MAX: u32 = 256;
 pub const EVICT_WINDOW: Duration = Duration::from_secs(10);
 /// Time before a target that was evicted on a report, and did not restart, is re-admitted.
 pub const READMIT_AFTER: Duration = Duration::from_secs(30);
+
+/// Time between two looks at the speed of targets.
+pub const JUDGE_EVERY: Duration = Duration::from_secs(1);
+/// Clients that must say that a primary does not answer before another member leads.
+pub const WITNESS_CLIENTS: usize = 3;
+/// How long an accusation counts.
+pub const WITNESS_WINDOW: Duration = Duration::from_secs(5);
+/// Witnesses remembered against one target: every other node of a rack, and a few clients.
+pub const WITNESSES_PER_TARGET_MAX: usize = 64;
+/// Time before a primary that was moved on accusations is moved again.
+pub const MOVE_PRIMARY_EVERY: Duration = Duration::from_secs(30);
+/// Restarts of a node within [`STORM_WINDOW`] after which it is kept out of its groups for a while,
+/// unless configured.
+pub const STORM_RESTARTS: u32 = 3;
+/// Window in which restarts are counted.
+pub const STORM_WINDOW: Duration = Duration::from_secs(600);
+/// Time that a node is kept out of its groups after too many restarts.
+pub const STORM_PAUSE: Duration = Duration::from_secs(300);
+
+/// Time before a lost replica is copied anew: its target may return, and then lacks little.
+pub const HEAL_AFTER: Duration = Duration::from_secs(15);
+/// Planned copies that one target sends at once.
+pub const COPIES_PER_SOURCE_MAX: usize = 2;
+/// Planned copies that one target receives at once.
+pub const COPIES_PER_DESTINATION_MAX: usize = 2;
+/// Planned copies that the targets of one node send and receive at once.
+pub const COPIES_PER_NODE_MAX: usize = 8;
+/// A target this full gets no copy, in percent.
+pub const FILL_HEAL_MAX_PERCENT: u64 = 92;
+/// A target this full gets no group that is moved for balance or a drain, in percent.
+pub const FILL_MOVE_MAX_PERCENT: u64 = 85;
+/// Targets are even when none has more than this above the mean, in percent.
+pub const BALANCED_PERCENT: u64 = 5;
+/// Time for which all must be healthy before leads are evened.
+pub const CALM_BEFORE_LEADS: Duration = Duration::from_secs(5);
+/// Groups that get another primary at once because theirs is slow.
+pub const LEADS_AWAY_MAX: usize = 8;
+/// Groups that get another primary at once because leads are uneven.
+pub const LEADS_EVENED_MAX: usize = 2;
+/// When more than this part of all targets, and more than one node, is lost within
+/// [`MASS_FAILURE_WINDOW`], nothing is copied, in percent.
+pub const MASS_FAILURE_PERCENT: usize = 25;
+/// Window of [`MASS_FAILURE_PERCENT`].
+pub const MASS_FAILURE_WINDOW: Duration = Duration::from_secs(60);
+
+/// What one target may send for copies when nothing else matters, unless configured, in bytes per
+/// second.
+pub const RECOVERY_BYTES_PER_S: u64 = 400 << 20;
+/// Part of it while a group has one serving member, in percent.
+pub const BAND_LAST_PERCENT: u64 = 80;
+/// Part of it while a group lacks a replica, in percent.
+pub const BAND_HEAL_PERCENT: u64 = 40;
+/// Part of it for a drain, in percent.
+pub const BAND_DRAIN_PERCENT: u64 = 25;
+/// Part of it for balance, in percent.
+pub const BAND_REBALANCE_PERCENT: u64 = 10;
+/// Part of it for anything else, so that it ends, in percent.
+pub const BAND_FLOOR_PERCENT: u64 = 5;
+
+/// A target is slow when its 99th percentile is more than this many times that of its peers.
+pub const SLOW_TIMES: u64 = 5;
+/// The same for its flushes.
+pub const SLOW_FLUSH_TIMES: u64 = 20;
+/// Times up to this are never slow, in microseconds.
+pub const SLOW_FLOOR_US: u32 = 20_000;
+/// A transfer that takes longer makes a target slow at once, in milliseconds.
+pub const SLOW_IO_MS: u32 = 2_000;
+/// How long a target must look slow before it is marked.
+pub const SLOW_AFTER: Duration = Duration::from_secs(30);
+/// How long a marked target must look well before it is unmarked.
+pub const SLOW_OVER_AFTER: Duration = Duration::from_secs(60);
+/// How long a target must be marked before its groups are moved away.
+pub const SICK_AFTER: Duration = Duration::from_secs(60);
+/// Time between two targets of one node whose groups are moved away because they are slow.
+pub const SICK_PER_NODE_EVERY: Duration = Duration::from_secs(60);
+/// Part of all targets that may be marked at once, and always one, in percent.
+pub const SLOW_PERCENT_MAX: usize = 25;
+/// Part of all targets whose groups may be moved away because they are slow, and always one, in
+/// percent.
+pub const SICK_PERCENT_MAX: usize = 5;
+/// Targets with about as much to do that one is compared with, at least.
+pub const SLOW_PEERS_MIN: usize = 2;
+/// A report older than this says nothing about speed.
+pub const SLOW_REPORT_FRESH: Duration = Duration::from_secs(3);
 
 const _: () =
     assert!(PROPOSAL_BATCH_BYTES + COMMAND_LEN_MAX + PROPOSAL_BATCH_MAX * 64 <= LOG_BATCH_LEN_MAX);

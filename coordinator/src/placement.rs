@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::cluster_map::{ClusterMap, Member, NodeState, Role, TargetState};
+use protocol::cluster_map::{ClusterMap, Member, NodeState, Role, TargetRecord, TargetState};
 use protocol::ids::{NodeId, TargetId};
 
 /// Chooses the members of `count` new groups, the primary of each first.
@@ -53,7 +53,12 @@ struct TargetLoad {
 
 impl Load {
     fn of(map: &ClusterMap) -> Load {
-        let serving = map.targets.values().filter(|target| up(map, target.id));
+        let takes = |target: &&TargetRecord| {
+            let node = map.nodes.get(&target.node);
+            let wanted = node.is_some_and(|node| !node.draining);
+            up(map, target.id) && target.state == TargetState::Up && wanted
+        };
+        let serving = map.targets.values().filter(takes);
         let fresh = |node| TargetLoad { node, groups: 0, primaries: 0 };
         let targets = serving.map(|target| (target.id, fresh(target.node))).collect();
         let mut load = Load { targets, pairs: BTreeMap::new() };
@@ -109,6 +114,37 @@ impl Load {
                 *self.pairs.entry(pair).or_default() += 1;
             }
             nodes.push(load.node);
+        }
+    }
+}
+
+/// Records for the tests of the deciders.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use protocol::cluster_map::{NodeRecord, TargetRecord};
+    use protocol::ids::{Generation, ShardId};
+
+    use super::*;
+
+    /// A node that is up.
+    pub(crate) fn node(id: u32) -> NodeRecord {
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        NodeRecord { id: NodeId(id), state: NodeState::Up, address, draining: false }
+    }
+
+    /// A target of 1000 bytes that is up.
+    pub(crate) fn target(id: u32, node: u32) -> TargetRecord {
+        TargetRecord {
+            id: TargetId(id),
+            node: NodeId(node),
+            shard: ShardId(0),
+            device: 0,
+            port: 1,
+            generation: Generation(1),
+            capacity: 1000,
+            state: TargetState::Up,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::cluster_map::ClusterMap;
-use protocol::ids::{Fid, GroupId, NodeId};
+use protocol::ids::{Fid, GroupId, MapVersion, NodeId};
 use protocol::message::command::Command;
 use protocol::message::heal::GroupOrders;
 use protocol::status::Status;
@@ -25,7 +25,7 @@ use crate::control::{self, Control, Seen};
 use crate::file_orders;
 use crate::limits::{
     CONTROL_QUEUE_MAX, DROP_NOTICE_FILES_MAX, DROP_REPEAT_MS, DROP_SCAN_MAX, FILE_ORDERS_SCAN_MAX,
-    PROBE_MS, PROBES_MAX, SESSION_EXPIRIES_MAX, TICK_MS,
+    PLAN_EVERY, PROBE_MS, PROBES_MAX, SESSION_EXPIRIES_MAX, TICK_MS,
 };
 use crate::serve::{NodeOrder, Shared};
 use crate::state::Outcome;
@@ -74,6 +74,7 @@ pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>) {
             timers.on_event(event).await;
         }
         timers.decide(now, &control::Event::Tick).await;
+        timers.publish();
         if ticked {
             timers.on_tick().await;
         }
@@ -91,6 +92,10 @@ struct Timers {
     /// What each node was last told to do for single files, and when.
     ordered: BTreeMap<NodeId, (Nanos, Vec<GroupOrders>)>,
     ticks: u64,
+    /// Map version and time of what was published last.
+    published: (MapVersion, Nanos),
+    /// Where the next look at dead files continues.
+    dead_from: Option<(GroupId, Fid)>,
 }
 
 impl Timers {
@@ -105,6 +110,8 @@ impl Timers {
             dropping: BTreeMap::new(),
             ordered: BTreeMap::new(),
             ticks: 0,
+            published: (MapVersion(0), Nanos(0)),
+            dead_from: None,
         }
     }
 
@@ -157,6 +164,18 @@ impl Timers {
         let commands = self.control.step(seen, now, event);
         self.propose_all(commands).await;
         self.lost.retain(|node| !self.control.suspects(*node));
+    }
+
+    /// Shows the newest orders, and twice a second what a person should know.
+    fn publish(&mut self) {
+        let (view, now) = (self.shared.proposer.view(), clock::boottime());
+        let (version, at) = self.published;
+        if version == view.map.version && now.since(at) < PLAN_EVERY {
+            return;
+        }
+        self.published = (view.map.version, now);
+        let seen = Seen { map: &view.map, settings: &view.settings, ledger: &view.ledger };
+        self.shared.board.publish(self.control.outlook(seen), self.control.orders(seen));
     }
 
     /// Hands in all commands, so that they share a flush, and waits for their outcomes. One that is
@@ -233,9 +252,17 @@ impl Timers {
         if view.counters.dead_files == 0 {
             return;
         }
-        let dead = match self.shared.proposer.inspect(|state| state.dead_files(DROP_SCAN_MAX)).await
+        let from = self.dead_from;
+        let dead = match self
+            .shared
+            .proposer
+            .inspect(move |state| state.dead_files_from(from, DROP_SCAN_MAX))
+            .await
         {
-            Ok(Ok(dead)) => dead,
+            Ok(Ok(dead)) => {
+                self.dead_from = dead.next;
+                dead.groups
+            }
             Ok(Err(error)) => {
                 tracing::error!(%error, "reading the list of dead files failed");
                 return;
@@ -263,6 +290,8 @@ fn summary(command: &Command) -> Option<String> {
             Some(format!("group {group} after epoch {expected_epoch}: {members:?}, down {down}"))
         }
         Command::CreateGroups { count } => Some(format!("{count} placement groups made")),
+        Command::SetTargetSlow { target, slow } => Some(format!("target {target} slow {slow}")),
+        Command::SetRebalance { on } => Some(format!("spreading data evenly {on}")),
         Command::SetNodeState { node, up } => Some(format!("node {node} up {up}")),
         _ => None,
     }

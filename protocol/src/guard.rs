@@ -166,6 +166,8 @@ guards! {
     AddBeforeRemove,
     /// The failure of many targets at once starts no copying.
     MassFailure,
+    /// A lost replica is copied anew only after its target had time to return.
+    Damping,
     /// Evictions of slow targets are limited in number and time.
     EvictionRate,
 

@@ -48,6 +48,7 @@ struct CoordinatorDocument<'a> {
     data_dir: &'a str,
     replicas: u8,
     targets_expected: u32,
+    storm_restarts: u32,
     cache: &'a str,
     tls: TlsTable,
 }
@@ -130,6 +131,8 @@ fn coordinator_document(settings: &Settings, number: u32) -> Result<String, toml
         data_dir: "data",
         replicas: settings.replicas,
         targets_expected: settings.nodes * u32::from(settings.shards),
+        // Nodes are killed and started at will here.
+        storm_restarts: 0,
         cache: COORDINATOR_CACHE,
         tls: tls_table("../tls", &format!("coordinator-{number}")),
     })

@@ -12,8 +12,8 @@ use protocol::ids::{Epoch, GroupId, MapVersion, TargetId};
 use protocol::message::command::Command;
 use protocol::time::Nanos;
 
-use super::Reports;
 use crate::detector::Detector;
+use crate::planner::Reports;
 
 /// The groups whose mutations wait.
 #[derive(Clone, Debug, Default)]

@@ -11,6 +11,7 @@
 //! answered before a tick must have been handed in before it.
 
 mod departures;
+mod storm;
 
 #[cfg(test)]
 mod tests;
@@ -19,27 +20,41 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::cluster_map::{ClusterMap, NodeState};
-use protocol::ids::{Generation, Lsn, NodeId, TargetId};
-use protocol::message::cluster::{EvictRequest, TargetHealth};
+use protocol::ids::{Generation, GroupId, Lsn, MapVersion, NodeId, TargetId};
+use protocol::message::cluster::{EvictRequest, TargetHealth, TargetOrders};
 use protocol::message::command::Command;
 use protocol::time::Nanos;
 
 use crate::detector::{Detector, Finding};
-use crate::limits::{DURABLE_NOTE_EVERY, DURABLE_NOTES_MAX, NODE_LEASE};
-use crate::membership::{self, Membership};
+use crate::limits::{
+    DURABLE_NOTE_EVERY, DURABLE_NOTES_MAX, JUDGE_EVERY, NODE_LEASE, PLAN_EVERY,
+    RECOVERY_BYTES_PER_S, STORM_RESTARTS,
+};
+use crate::membership::{self, Membership, Witness};
+use crate::planner::{self, Observations, Outlook, Reports, Watch};
+use crate::slow;
 use crate::state::{Ledger, Settings};
 use departures::Departures;
+use storm::Storms;
 
 /// What a coordinator process was configured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// Lease that each heartbeat grants a node.
     pub lease: Duration,
+    /// What one target may send for copies when nothing else matters, in bytes per second.
+    pub recovery_bytes_per_s: u64,
+    /// Restarts of a node in ten minutes after which it is kept out for five; 0 for never.
+    pub storm_restarts: u32,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { lease: NODE_LEASE }
+        Tuning {
+            lease: NODE_LEASE,
+            recovery_bytes_per_s: RECOVERY_BYTES_PER_S,
+            storm_restarts: STORM_RESTARTS,
+        }
     }
 }
 
@@ -90,20 +105,33 @@ pub enum Event {
     },
     /// A primary asks to remove a member.
     Evict(EvictRequest),
+    /// Somebody cannot reach the primary of a group.
+    Unreachable {
+        /// The group.
+        group: GroupId,
+        /// The target that does not answer.
+        target: TargetId,
+        /// Who says so.
+        witness: Witness,
+    },
     /// Time passed or the map changed.
     Tick,
 }
 
-/// Newest report of each target and when it came.
-type Reports = BTreeMap<TargetId, (Nanos, TargetHealth)>;
-
 /// The decisions and what they remember.
 #[derive(Clone, Debug)]
 pub struct Control {
+    tuning: Tuning,
     detector: Detector,
     membership: Membership,
     departures: Departures,
+    storms: Storms,
+    slow: slow::Judge,
+    watch: Watch,
     reports: Reports,
+    /// Map version and time of the planner's last look, and of the last look at speed.
+    planned: (MapVersion, Nanos),
+    judged: Nanos,
     /// When durable positions were noted, and what was noted.
     noted: (Nanos, BTreeMap<TargetId, (Generation, Lsn)>),
 }
@@ -113,6 +141,12 @@ impl Control {
     pub fn new(map: &ClusterMap, tuning: Tuning, now: Nanos) -> Control {
         let known = map.nodes.values().map(|node| (node.id, node.state != NodeState::Down));
         Control {
+            tuning,
+            storms: Storms::default(),
+            slow: slow::Judge::default(),
+            watch: Watch::default(),
+            planned: (MapVersion(0), now),
+            judged: now,
             detector: Detector::new(known, tuning.lease, now),
             membership: Membership::default(),
             departures: Departures::default(),
@@ -151,6 +185,11 @@ impl Control {
             Event::Evict(request) => {
                 self.decide(seen, now, &membership::Event::Evict(request.clone()))
             }
+            Event::Unreachable { group, target, witness } => {
+                let (group, target, witness) = (*group, *target, *witness);
+                let event = membership::Event::Unreachable { group, target, witness };
+                self.decide(seen, now, &event)
+            }
             Event::Tick => self.tick(seen, now),
         }
     }
@@ -160,16 +199,33 @@ impl Control {
         self.detector.suspects(node)
     }
 
+    /// What a person should know.
+    pub fn outlook(&self, seen: Seen<'_>) -> Outlook {
+        let live = self.detector.live();
+        planner::outlook(seen.map, &self.observations(seen.ledger, &live))
+    }
+
+    /// What is wanted of every target.
+    pub fn orders(&self, seen: Seen<'_>) -> BTreeMap<TargetId, TargetOrders> {
+        planner::orders(seen.map, seen.ledger, self.tuning.recovery_bytes_per_s)
+    }
+
     fn tick(&mut self, seen: Seen<'_>, now: Nanos) -> Vec<Command> {
         let findings = self.detector.tick(now);
         if !findings.is_empty() {
             return self.on_findings(seen, now, findings);
         }
-        let live = self.detector.live();
-        let view = view(seen, &live);
-        let mut commands = self.membership.plan(view, now);
-        commands.extend(self.departures.settled(seen.map, &self.detector, &self.reports, now));
+        self.storms.look(seen.map, self.tuning.storm_restarts, now);
+        let (live, held) = (self.detector.live(), self.storms.held());
+        // First what belongs to the epochs there are.
+        let mut commands = self.departures.settled(seen.map, &self.detector, &self.reports, now);
         commands.extend(self.note_durable(seen.map, now));
+        let changes = self.membership.plan(view(seen, &live, &held), now);
+        if changes.is_empty() {
+            // The planner looks at memberships that nothing is wrong with.
+            commands.extend(self.plan(seen, now, &live));
+        }
+        commands.extend(changes);
         commands
     }
 
@@ -192,8 +248,35 @@ impl Control {
     }
 
     fn decide(&mut self, seen: Seen<'_>, now: Nanos, event: &membership::Event) -> Vec<Command> {
-        let live = self.detector.live();
-        self.membership.handle(view(seen, &live), now, event)
+        let (live, held) = (self.detector.live(), self.storms.held());
+        self.membership.handle(view(seen, &live, &held), now, event)
+    }
+
+    /// What the planner and the judge of speed ask for, when the map changed or it is time.
+    fn plan(&mut self, seen: Seen<'_>, now: Nanos, live: &BTreeSet<NodeId>) -> Vec<Command> {
+        let (version, at) = self.planned;
+        if version == seen.map.version && now.since(at) < PLAN_EVERY {
+            return Vec::new();
+        }
+        self.planned = (seen.map.version, now);
+        self.watch.update(seen.map, now);
+        let mut commands = Vec::new();
+        if now.since(self.judged) >= JUDGE_EVERY {
+            self.judged = now;
+            commands = self.slow.look(seen.map, &self.reports, now);
+        }
+        let actions = planner::plan(seen.map, &self.observations(seen.ledger, live), now);
+        commands.extend(actions.iter().filter_map(|action| action.command(seen.map)));
+        commands
+    }
+
+    fn observations<'a>(
+        &'a self,
+        ledger: &'a Ledger,
+        live: &'a BTreeSet<NodeId>,
+    ) -> Observations<'a> {
+        let (reports, watch, sick) = (&self.reports, &self.watch, self.slow.sick());
+        Observations { reports, live, ledger, watch, sick }
     }
 
     /// Keeps what targets reported as durable, when it is time and something changed.
@@ -216,6 +299,10 @@ impl Control {
     }
 }
 
-fn view<'a>(seen: Seen<'a>, live: &'a BTreeSet<NodeId>) -> membership::View<'a> {
-    membership::View { map: seen.map, settings: seen.settings, ledger: seen.ledger, live }
+fn view<'a>(
+    seen: Seen<'a>,
+    live: &'a BTreeSet<NodeId>,
+    held: &'a BTreeSet<NodeId>,
+) -> membership::View<'a> {
+    membership::View { map: seen.map, settings: seen.settings, ledger: seen.ledger, live, held }
 }

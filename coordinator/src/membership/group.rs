@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use protocol::cluster_map::{GroupRecord, Member, Role, TargetRecord};
+use protocol::cluster_map::{GroupRecord, Member, Plan, Role, TargetRecord};
 use protocol::guard::{self, Guard};
 use protocol::ids::{NodeId, TargetId};
 use protocol::limits::GROUP_MEMBERS_MAX;
@@ -77,15 +77,18 @@ impl<'a> Standing<'a> {
                 continue;
             }
             match self.back(member) {
-                Some(record) => members.push(syncing(record)),
+                Some(record) if !self.held(record) => members.push(syncing(record)),
+                Some(_) => evicted.push(member.target),
                 None if silent(&member) => members.push(*member),
                 None => evicted.push(member.target),
             }
         }
         evicted.retain(|target| {
-            let back = self.up(*target).filter(|_| !accused(*target));
+            let back = self.up(*target).filter(|it| !accused(*target) && !self.held(it));
             let Some(record) = back else { return true };
-            if members.len() >= GROUP_MEMBERS_MAX {
+            // With all its replicas the group needs nobody back, and never two on one node.
+            let whole = self.alive.len() >= usize::from(self.group.replicas);
+            if whole || members.len() >= GROUP_MEMBERS_MAX || self.shares_node(&members, record) {
                 return true;
             }
             members.push(syncing(record));
@@ -143,7 +146,7 @@ impl<'a> Standing<'a> {
 
     /// True for a target that is never believed, only copied to.
     fn distrusts(&self, target: TargetId) -> bool {
-        guard::holds(Guard::RolledBackDisk) && self.view.ledger.distrusted.contains(&target)
+        self.view.ledger.distrusted.contains(&target)
     }
 
     /// The target, when it is up and its node spoke.
@@ -175,8 +178,25 @@ impl<'a> Standing<'a> {
         silent.then_some(node)
     }
 
+    /// True when the target's node restarts too often to be let in, and the group can do without.
+    fn held(&self, record: &TargetRecord) -> bool {
+        let enough = self.alive.len() >= usize::from(self.group.min_write);
+        enough && self.view.held.contains(&record.node)
+    }
+
+    fn shares_node(&self, members: &[Member], record: &TargetRecord) -> bool {
+        let records = members.iter().filter_map(|member| self.view.map.targets.get(&member.target));
+        records.into_iter().any(|other| other.node == record.node)
+    }
+
     /// The command, unless it would change nothing.
-    fn change(&self, members: Vec<Member>, evicted: Vec<TargetId>, down: bool) -> Option<Command> {
+    fn change(
+        &self,
+        members: Vec<Member>,
+        mut evicted: Vec<TargetId>,
+        down: bool,
+    ) -> Option<Command> {
+        let plan = plan_after(self.group, &members, &mut evicted);
         let evicted = newest(evicted);
         let same = down == self.group.down
             && evicted == self.group.evicted
@@ -188,23 +208,69 @@ impl<'a> Standing<'a> {
             members,
             evicted,
             down,
-            plan: self.group.plan,
+            plan,
         })
     }
 }
 
-/// The group without a member that its primary had removed.
-pub(super) fn evict(group: &GroupRecord, target: TargetId) -> Command {
+/// The group without a member that somebody had removed, led by `lead`.
+pub(super) fn evict(group: &GroupRecord, target: TargetId, lead: TargetId) -> Command {
     let kept = group.members.iter().filter(|member| member.target != target);
-    let evicted = group.evicted.iter().copied().chain([target]);
+    let members: Vec<_> = kept.map(|member| led_by(lead, member)).collect();
+    let mut evicted = group.evicted.iter().copied().chain([target]).collect();
+    let plan = plan_after(group, &members, &mut evicted);
     Command::ChangeGroup {
         group: group.id,
         expected_epoch: group.epoch,
-        members: kept.copied().collect(),
-        evicted: newest(evicted.collect()),
+        members: sorted(members),
+        evicted: newest(evicted),
+        down: false,
+        plan,
+    }
+}
+
+/// The group led by another serving member.
+pub(super) fn lead(group: &GroupRecord, lead: TargetId) -> Command {
+    Command::ChangeGroup {
+        group: group.id,
+        expected_epoch: group.epoch,
+        members: sorted(group.members.iter().map(|member| led_by(lead, member)).collect()),
+        evicted: group.evicted.clone(),
         down: false,
         plan: group.plan,
     }
+}
+
+fn led_by(lead: TargetId, member: &Member) -> Member {
+    let role = match member.role {
+        Role::Syncing => Role::Syncing,
+        _ if member.target == lead => Role::Primary,
+        _ => Role::Backup,
+    };
+    Member { role, ..*member }
+}
+
+fn sorted(mut members: Vec<Member>) -> Vec<Member> {
+    members.sort_by_key(|member| (member.role, member.target));
+    members
+}
+
+/// What is left of the group's plan. A copy that was begun and lost is not waited for: it is not
+/// complete and another one can be begun.
+fn plan_after(
+    group: &GroupRecord,
+    members: &[Member],
+    evicted: &mut Vec<TargetId>,
+) -> Option<Plan> {
+    let plan = group.plan?;
+    let stays = |target| members.iter().any(|member: &Member| member.target == target);
+    if !stays(plan.add) {
+        let begun = group.member(plan.add).is_some_and(|member| member.role == Role::Syncing);
+        evicted.retain(|target| !begun || *target != plan.add);
+        return None;
+    }
+    let leave = if stays(plan.leave) { plan.leave } else { TargetId(0) };
+    Some(Plan { leave, ..plan })
 }
 
 fn syncing(record: &TargetRecord) -> Member {

@@ -19,23 +19,28 @@
 //! Start at [`Membership::plan`].
 
 mod group;
+mod witness;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::cluster_map::{ClusterMap, GroupRecord, NodeState};
+use protocol::cluster_map::{ClusterMap, GroupRecord, Member, NodeState, Role, TargetState};
 use protocol::guard::{self, Guard};
 use protocol::ids::{GroupId, NodeId, TargetId};
 use protocol::message::cluster::EvictRequest;
 use protocol::message::command::Command;
 use protocol::time::Nanos;
 
-use crate::limits::{EVICT_WINDOW, EVICTS_PER_PRIMARY_MAX, READMIT_AFTER, RESTART_GRACE};
+use crate::limits::{
+    EVICT_WINDOW, EVICTS_PER_PRIMARY_MAX, MOVE_PRIMARY_EVERY, READMIT_AFTER, RESTART_GRACE,
+};
 use crate::placement;
 use crate::state::{Ledger, Settings};
 use group::Standing;
+pub use witness::Witness;
+use witness::Witnesses;
 
 /// Something that bears on who serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +51,15 @@ pub enum Event {
     NodeReturned(NodeId),
     /// A primary asks to remove a member.
     Evict(EvictRequest),
+    /// Somebody cannot reach the primary of a group.
+    Unreachable {
+        /// The group.
+        group: GroupId,
+        /// Its primary.
+        target: TargetId,
+        /// Who says so.
+        witness: Witness,
+    },
 }
 
 /// What a plan is made from.
@@ -60,6 +74,8 @@ pub struct View<'a> {
     /// Nodes that gave a sign of life to this process and are not suspected:
     /// [`Detector::live`](crate::detector::Detector::live).
     pub live: &'a BTreeSet<NodeId>,
+    /// Nodes that restart too often to be let in where they are not needed.
+    pub held: &'a BTreeSet<NodeId>,
 }
 
 /// What is remembered between plans; lost without harm when the coordinator restarts.
@@ -71,6 +87,10 @@ pub struct Membership {
     accused: BTreeMap<(GroupId, TargetId), (protocol::ids::Generation, Nanos)>,
     /// Evictions each primary asked for in its current window: start of the window, count.
     reports: BTreeMap<TargetId, (Nanos, u32)>,
+    /// Who accuses whom.
+    witnesses: Witnesses,
+    /// When a group's primary was moved on accusations.
+    moved: BTreeMap<GroupId, Nanos>,
 }
 
 impl Membership {
@@ -93,6 +113,9 @@ impl Membership {
                 back.into_iter().collect()
             }
             Event::Evict(request) => self.evict(view, now, request).into_iter().collect(),
+            Event::Unreachable { group, target, witness } => {
+                self.unreachable(view, now, (*group, *target), *witness).into_iter().collect()
+            }
         }
     }
 
@@ -179,9 +202,84 @@ impl Membership {
             return None;
         }
         *count += 1;
+        let node = |target| view.map.targets.get(&target).map(|record| record.node);
+        let (accuser, accused) = (node(request.reporter)?, node(request.target)?);
+        self.witnesses.note(request.target, Witness::Node(accuser), now);
+        let guilty = match self.accuser_is_guilty(view, now, group, (accuser, accused), member) {
+            true => primary,
+            false => member,
+        };
+        let lead = successor(view, group, guilty.target)?;
         let until = now.after(READMIT_AFTER);
-        self.accused.insert((group.id, request.target), (member.generation, until));
-        Some(group::evict(group, request.target))
+        self.accused.insert((group.id, guilty.target), (guilty.generation, until));
+        if guilty == primary {
+            // Nobody else said anything against those it had removed.
+            self.accused.retain(|(of, _), _| *of != group.id);
+            self.accused.insert((group.id, guilty.target), (guilty.generation, until));
+        }
+        Some(group::evict(group, guilty.target, lead))
+    }
+
+    /// Decides between a primary and the member it accuses.
+    ///
+    /// The one that more of those accuse who take no part is guilty, and the member when they are
+    /// equal, because its removal disturbs less. But a primary that alone finds members of several
+    /// nodes unreachable, so that too few would be left to write, is more likely cut off itself.
+    fn accuser_is_guilty(
+        &self,
+        view: View<'_>,
+        now: Nanos,
+        group: &GroupRecord,
+        (accuser, accused): (NodeId, NodeId),
+        member: &Member,
+    ) -> bool {
+        let Some(primary) = group.primary() else { return false };
+        let against_primary = self.witnesses.against(primary.target, Some(accused), now);
+        let against_member = self.witnesses.against(member.target, Some(accuser), now);
+        if against_primary != against_member {
+            return against_primary > against_member;
+        }
+        let left = group.serving().filter(|other| other.target != member.target).count();
+        let alone = self.witnesses.accused_only_by(accuser, now);
+        let nodes: BTreeSet<_> = alone
+            .iter()
+            .filter_map(|target| view.map.targets.get(target))
+            .map(|record| record.node)
+            .collect();
+        member.role != Role::Syncing
+            && left < usize::from(group.min_write)
+            && nodes.len() > 1
+            && group.serving().count() > 1
+    }
+
+    /// Gives a group whose primary cannot be reached another one, when enough say so. The old one
+    /// stays a member: it answers others.
+    fn unreachable(
+        &mut self,
+        view: View<'_>,
+        now: Nanos,
+        (group, target): (GroupId, TargetId),
+        witness: Witness,
+    ) -> Option<Command> {
+        let group = view.map.groups.get(&group)?;
+        let node = |target| view.map.targets.get(&target).map(|record| record.node);
+        let primary = group.primary().filter(|primary| primary.target == target)?;
+        if Some(witness) == node(target).map(Witness::Node) {
+            return None;
+        }
+        self.witnesses.note(target, witness, now);
+        let member = |of: NodeId| group.members.iter().any(|other| node(other.target) == Some(of));
+        let believed = match witness {
+            Witness::Node(witness) => member(witness),
+            Witness::Client(_) => self.witnesses.clients_agree(target, now),
+        };
+        self.moved.retain(|_, at| now.since(*at) < MOVE_PRIMARY_EVERY);
+        if !believed || group.down || self.moved.contains_key(&group.id) {
+            return None;
+        }
+        let next = successor(view, group, primary.target).filter(|next| *next != target)?;
+        self.moved.insert(group.id, now);
+        Some(group::lead(group, next))
     }
 
     /// True while a target stays out of a group because its primary had it removed.
@@ -190,6 +288,23 @@ impl Membership {
         let accused = self.accused.get(&(group, target));
         accused.is_some_and(|(evicted, _)| Some(*evicted) == generation)
     }
+}
+
+/// Who leads a group from which `without` is removed: the primary, or the best of the others.
+fn successor(view: View<'_>, group: &GroupRecord, without: TargetId) -> Option<TargetId> {
+    let primary = group.primary().filter(|primary| primary.target != without);
+    let serves = |member: &&Member| {
+        let node = view.map.targets.get(&member.target).map(|record| record.node);
+        let spoke = node.is_some_and(|node| view.live.contains(&node));
+        member.target != without && spoke && placement::serves(view.map, member)
+    };
+    let slow = |target| {
+        let record = view.map.targets.get(&target);
+        record.is_some_and(|record| record.state == TargetState::Slow)
+    };
+    let others = group.serving().filter(serves).map(|member| member.target);
+    let best = || others.min_by_key(|target| (slow(*target), *target));
+    primary.map(|primary| primary.target).or_else(best)
 }
 
 /// Makes the first groups once all expected targets serve.

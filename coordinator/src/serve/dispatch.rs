@@ -10,14 +10,15 @@ use protocol::message::cluster::{
     RegisterRequest, SessionCloseRequest, SessionOpenRequest, SessionRenewRequest, StatusRequest,
     SyncDoneRequest,
 };
-use protocol::message::heal::FileReportsRequest;
+use protocol::message::heal::{CensusRequest, FileReportsRequest};
 use protocol::message::namespace::{LookupRequest, MutateRequest, ReadDirRequest};
+use protocol::message::operate::{AdminRequest, PlansRequest, UnreachableRequest};
 use protocol::message::{self, Kind, Message};
 use protocol::status::Status;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Incoming};
-use super::{Shared, client, node, read, role};
+use super::{Shared, client, node, operate, read, role};
 
 /// Why a request is answered with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +91,10 @@ async fn answer(
         Kind::ReadDir => call!(ReadDirRequest, read::read_dir),
         Kind::MapFetch => call!(MapFetchRequest, read::map_fetch),
         Kind::Status => call!(StatusRequest, read::status),
+        Kind::Admin => call!(AdminRequest, operate::admin),
+        Kind::Plans => call!(PlansRequest, operate::plans),
+        Kind::Unreachable => call!(UnreachableRequest, operate::unreachable),
+        Kind::Census => call!(CensusRequest, operate::census),
         _ => Err(Status::Unsupported.into()),
     }
 }
@@ -101,7 +106,12 @@ fn open<M: Message>(header: &Header, body: &[u8]) -> Result<M, Refusal> {
 /// What a request is told whose time ran out while it was worked on.
 fn status_when_late(kind: Kind) -> Status {
     match kind {
-        Kind::Lookup | Kind::ReadDir | Kind::MapFetch | Kind::Status => Status::Expired,
+        Kind::Lookup
+        | Kind::ReadDir
+        | Kind::MapFetch
+        | Kind::Status
+        | Kind::Plans
+        | Kind::Census => Status::Expired,
         // The command may be in the log already.
         _ => Status::Unknown,
     }

@@ -1,6 +1,6 @@
 //! The newest report of each target, and how fast resync goes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use protocol::message::cluster::TargetHealth;
 use protocol::time::Nanos;
 
 use crate::limits::{HEALTH_FRESH_MS, RATE_SAMPLES_MAX};
+use crate::planner::Reports;
 
 /// Reports of all targets, lost without harm when the coordinator restarts.
 #[derive(Debug, Default)]
@@ -19,7 +20,7 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct Inner {
-    reports: BTreeMap<TargetId, (Nanos, TargetHealth)>,
+    reports: Reports,
     /// Bytes copied by all targets together since this coordinator started.
     copied: u64,
     samples: VecDeque<(Nanos, u64)>,
@@ -62,6 +63,11 @@ impl Health {
     /// The newest report of each target, ascending.
     pub fn reports(&self) -> Vec<TargetHealth> {
         self.lock().reports.values().map(|(_, report)| report.clone()).collect()
+    }
+
+    /// The newest report of each target and when it came.
+    pub fn newest(&self) -> Reports {
+        self.lock().reports.clone()
     }
 
     /// Newest durable positions that a node's targets reported.

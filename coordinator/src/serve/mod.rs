@@ -22,18 +22,21 @@ use crate::propose::Proposer;
 use crate::timers::Event;
 
 pub mod accept;
+mod board;
 mod client;
 mod connection;
 mod dispatch;
 mod health;
 mod links;
 mod node;
+mod operate;
 mod read;
 mod role;
 mod sessions;
 mod watch;
 mod words;
 
+pub use board::Board;
 pub use health::Health;
 pub use links::{Link, Links, NodeOrder};
 pub use sessions::Sessions;
@@ -51,6 +54,8 @@ pub struct Shared {
     pub health: Health,
     /// What readers were told of files that only ever grew.
     pub words: Words,
+    /// What the control loop found out last.
+    pub board: Board,
     /// Connections of registered nodes.
     pub links: Links,
     /// The way to the control loop.
@@ -113,6 +118,7 @@ impl Shared {
             sessions,
             health: Health::default(),
             words: Words::new(crate::clock::boottime()),
+            board: Board::default(),
             links: Links::default(),
             control,
             readers: Arc::new(Semaphore::new(READERS_MAX)),

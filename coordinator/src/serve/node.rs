@@ -71,6 +71,7 @@ pub(super) async fn heartbeat(
     let targets = request.targets.clone();
     tell(shared, control::Event::Heartbeat { node, at: now, targets }).await;
     let view = shared.proposer.view();
+    let reported: Vec<_> = request.targets.iter().map(|report| report.target).collect();
     for report in request.targets {
         let record = view.map.targets.get(&report.target).filter(|target| target.node == node);
         let Some(record) = record else { continue };
@@ -84,7 +85,8 @@ pub(super) async fn heartbeat(
     let version = shared.proposer.view().map.version;
     let delta =
         (request.map_version < version).then(|| shared.proposer.delta_since(request.map_version));
-    let (seq, lease_ms, orders) = (request.seq, shared.about.tuning.lease_ms(), Vec::new());
+    let (seq, lease_ms) = (request.seq, shared.about.tuning.lease_ms());
+    let orders = shared.board.orders(reported);
     Ok(HeartbeatReply { seq, lease_ms, map_version: version, delta, orders })
 }
 
@@ -161,14 +163,14 @@ pub(super) async fn connection_ended(connection: &Connection, shared: &Arc<Share
     }
 }
 
-async fn done(shared: &Shared, command: Command) -> Result<(), Refusal> {
+pub(super) async fn done(shared: &Shared, command: Command) -> Result<(), Refusal> {
     match shared.proposer.propose(command).await? {
         Outcome::Done => Ok(()),
         other => Err(refusal(other)),
     }
 }
 
-async fn tell(shared: &Shared, sign: control::Event) {
+pub(super) async fn tell(shared: &Shared, sign: control::Event) {
     tell_timers(shared, Event::Sign(sign)).await;
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use protocol::ids::SessionId;
 use protocol::message::cluster::{
-    CoordinatorStatus, MapFetchReply, MapFetchRequest, StatusReply, StatusRequest,
+    CoordinatorStatus, DrainStatus, MapFetchReply, MapFetchRequest, StatusReply, StatusRequest,
 };
 use protocol::message::namespace::{
     LookupReply, LookupRequest, LookupResult, ReadDirReply, ReadDirRequest,
@@ -18,7 +18,9 @@ use super::Shared;
 use super::connection::Connection;
 use super::dispatch::Refusal;
 use crate::clock;
+use crate::kv::KvError;
 use crate::limits::LOOKUP_INLINE_MAX;
+use crate::planner;
 use crate::state::read::{self, ReadError};
 
 /// Resolves a batch of paths in one view.
@@ -85,6 +87,11 @@ pub(super) async fn status(
 ) -> Result<StatusReply, Refusal> {
     let view = shared.proposer.view();
     let recovery = shared.health.recovery(clock::boottime());
+    let outlook = shared.board.outlook();
+    let timed = |drain: &DrainStatus| DrainStatus {
+        eta_s: planner::eta_s(drain.bytes_left, recovery.bytes_per_s),
+        ..*drain
+    };
     let itself = CoordinatorStatus {
         id: shared.about.coordinator.0,
         address: shared.about.address.clone(),
@@ -95,24 +102,24 @@ pub(super) async fn status(
         map_version: view.map.version,
         coordinators: vec![itself],
         targets: shared.health.reports(),
-        recovery_bytes_left: recovery.bytes_left,
+        recovery_bytes_left: outlook.bytes_left,
         recovery_bytes_per_s: recovery.bytes_per_s,
         inodes: view.counters.inodes,
         file_bytes: view.counters.file_bytes,
         sessions: view.counters.sessions,
         dead_files: view.counters.dead_files,
         release: env!("CARGO_PKG_VERSION").to_owned(),
-        recovery_eta_s: None,
-        endangered: 0,
-        guarded: false,
-        scrub_pass: 0,
-        drains: Vec::new(),
-        alarms: Vec::new(),
+        recovery_eta_s: planner::eta_s(outlook.bytes_left, recovery.bytes_per_s),
+        endangered: outlook.endangered,
+        guarded: outlook.guarded,
+        scrub_pass: view.ledger.scrub_pass,
+        drains: outlook.drains.iter().map(timed).collect(),
+        alarms: outlook.alarms.clone(),
     })
 }
 
 /// Runs a long read on a thread of its own, so that the workers stay free for heartbeats.
-async fn on_reader<T: Send + 'static>(
+pub(super) async fn on_reader<T: Send + 'static>(
     shared: &Shared,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Status> {
@@ -126,6 +133,12 @@ async fn on_reader<T: Send + 'static>(
         tracing::error!(%error, "a read ended without a result");
         Status::Internal
     })
+}
+
+/// The status of a failed read of the table, which is logged here, once.
+pub(super) fn noted_table(error: &KvError) -> Status {
+    tracing::error!(%error, "reading the state table failed");
+    Status::Internal
 }
 
 /// The status of a failed read; a failure of the table itself is logged here, once.

@@ -24,13 +24,16 @@ pub(super) fn check(kind: Kind, identity: &Identity) -> Result<(), Status> {
         | Kind::Activated
         | Kind::SyncDone
         | Kind::DropDone
-        | Kind::FileReports => matches!(identity, Identity::Node(_)),
-        Kind::MapFetch | Kind::Status => true,
+        | Kind::FileReports
+        | Kind::Census => matches!(identity, Identity::Node(_)),
+        Kind::Admin => matches!(identity, Identity::Admin(_)),
+        Kind::MapFetch | Kind::Status | Kind::Plans => true,
         Kind::SessionOpen
         | Kind::SessionRenew
         | Kind::SessionClose
         | Kind::Lookup
         | Kind::ReadDir
+        | Kind::Unreachable
         | Kind::Mutate => !matches!(identity, Identity::Coordinator(_)),
         _ => return Err(Status::Unsupported),
     };
@@ -71,7 +74,10 @@ mod tests {
                 Kind::Register | Kind::Heartbeat | Kind::Evict => "ynnn",
                 Kind::Activated | Kind::SyncDone | Kind::DropDone => "ynnn",
                 Kind::FileReports => "ynnn",
-                Kind::MapFetch | Kind::Status => "yyyy",
+                Kind::Census => "ynnn",
+                Kind::Admin => "nnyn",
+                Kind::Unreachable => "yyyn",
+                Kind::MapFetch | Kind::Status | Kind::Plans => "yyyy",
                 Kind::SessionOpen | Kind::SessionRenew | Kind::SessionClose => "yyyn",
                 Kind::Lookup | Kind::ReadDir | Kind::Mutate => "yyyn",
                 _ => "----",

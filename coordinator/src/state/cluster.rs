@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use protocol::cluster_map::{GroupRecord, NodeRecord, NodeState, TargetRecord, TargetState};
+use protocol::guard::{self, Guard};
 use protocol::ids::{Ino, NodeId, TargetId};
 use protocol::limits::GROUP_MEMBERS_MAX;
 use protocol::message::cluster::TargetReport;
@@ -203,7 +204,7 @@ impl<K: Kv> State<K> {
         } else {
             report.intact && !self.lacks(target) && self.ledger.rolled_back.remove(&target)
         };
-        let lost = back || !report.intact;
+        let lost = guard::holds(Guard::RolledBackDisk) && (back || !report.intact);
         if lost {
             for group in self.ledger.note_loss(target) {
                 self.changed.insert(Changed::Group(group));

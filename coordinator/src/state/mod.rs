@@ -16,6 +16,7 @@ mod session;
 mod settling;
 
 mod attributes;
+mod census;
 mod content;
 mod create;
 mod namespace;
@@ -43,6 +44,7 @@ use protocol::message::namespace::OpOutcome;
 use protocol::status::Status;
 
 use crate::kv::{Kv, KvError};
+pub use gc::DeadFiles;
 use history::{Changed, History};
 pub use ledger::Ledger;
 use map_rows::NodeInfo;

@@ -1,7 +1,6 @@
 //! What operators want, and what targets reported as durable.
 
 use protocol::cluster_map::TargetState;
-use protocol::guard::{self, Guard};
 use protocol::ids::{Generation, Lsn, NodeId, TargetId};
 use protocol::message::cluster::TargetReport;
 use protocol::status::Status;
@@ -99,10 +98,9 @@ impl<K: Kv> State<K> {
     /// Compares what a target's recovery found with what it had reported as durable.
     pub(super) fn went_back(&mut self, report: &TargetReport) -> bool {
         let kept = self.durables.get(&report.target).copied();
-        let back = guard::holds(Guard::RolledBackDisk)
-            && kept.is_some_and(|(generation, lsn)| {
-                report.generation > generation && report.recovered_lsn < lsn
-            });
+        let back = kept.is_some_and(|(generation, lsn)| {
+            report.generation > generation && report.recovered_lsn < lsn
+        });
         // From now on this is what it has.
         if kept.is_none_or(|(generation, _)| generation < report.generation) {
             self.keep_durable(report.target, report.generation, report.recovered_lsn);

@@ -8,6 +8,7 @@ use protocol::message::command::Caller;
 use protocol::message::namespace::{DirEntry, Entry, PathQuery, ReadDirReply, ReadDirRequest};
 use protocol::status::Status;
 
+pub use super::census::dead_among;
 use super::codec::{damaged, key};
 use super::inode::{self, Body, Inode};
 use super::permission::{self, READ, SEARCH};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coordinator::control::{Control, Event, Seen, Tuning};
 use coordinator::kv::Memory;
-use coordinator::limits::NODE_LEASE;
+use coordinator::limits::{NODE_LEASE, RECOVERY_BYTES_PER_S};
 use coordinator::state::{Outcome, State};
 use node::io::Nanos;
 use node::shard::{ControlEvent, ShardReport};
@@ -25,6 +25,9 @@ use super::rng::SimRng;
 
 /// The coordinator's process.
 pub const COORDINATOR: ProcessId = ProcessId(0);
+/// Nodes are killed often here, so frequent restarts keep nobody out.
+const TUNING: Tuning =
+    Tuning { lease: NODE_LEASE, recovery_bytes_per_s: RECOVERY_BYTES_PER_S, storm_restarts: 0 };
 /// Time between two looks at timers.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -56,7 +59,7 @@ impl SimCoordinator {
         let state = State::open(Memory::default());
         let state = state.unwrap_or_else(|error| panic!("an empty table is readable: {error}"));
         let inner = Inner {
-            control: Control::new(state.map(), Tuning::default(), executor.now()),
+            control: Control::new(state.map(), TUNING, executor.now()),
             state,
             health: BTreeMap::new(),
             controls: BTreeMap::new(),
@@ -119,7 +122,7 @@ impl SimCoordinator {
     pub fn start_again(&self) {
         let now = self.executor.now();
         let inner = &mut *self.inner.borrow_mut();
-        inner.control = Control::new(inner.state.map(), Tuning::default(), now);
+        inner.control = Control::new(inner.state.map(), TUNING, now);
         inner.health.clear();
         inner.starts += 1;
         inner.up = true;

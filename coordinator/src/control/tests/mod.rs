@@ -1,5 +1,8 @@
 //! Leases, departures and the order of events, through the real state.
 
+mod heal;
+mod model;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use protocol::cluster_map::{GroupRecord, TargetRecord, TargetState};
@@ -8,11 +11,16 @@ use protocol::message::cluster::TargetReport;
 use protocol::message::command::{Caller, Stamp};
 
 use super::*;
+
 use crate::kv::Memory;
 use crate::state::{Outcome, State};
 
 const LEASE: Duration = Duration::from_secs(2);
 const BEAT: Duration = Duration::from_millis(250);
+
+fn tuning() -> Tuning {
+    Tuning { lease: LEASE, ..Tuning::default() }
+}
 
 /// A cluster of one target a node: the state, the decisions and a clock.
 struct Cluster {
@@ -33,9 +41,8 @@ impl Cluster {
     /// Nodes `1..=nodes`, all groups active.
     fn new(nodes: u32) -> Cluster {
         let state = State::open(Memory::default()).unwrap();
-        let tuning = Tuning { lease: LEASE };
         let mut cluster = Cluster {
-            control: Control::new(state.map(), tuning, Nanos(1)),
+            control: Control::new(state.map(), tuning(), Nanos(1)),
             state,
             now: Nanos(1),
             stamp: 0,
@@ -196,7 +203,7 @@ fn a_new_coordinator_process_waits_for_every_lease_anew() {
     let mut cluster = Cluster::new(3);
     cluster.kill(1);
     cluster.run(LEASE / 2);
-    cluster.control = Control::new(cluster.state.map(), Tuning { lease: LEASE }, cluster.now);
+    cluster.control = Control::new(cluster.state.map(), tuning(), cluster.now);
     cluster.run(LEASE);
     assert!(!cluster.mutations(), "the process before may have granted more than this one does");
     cluster.run(NODE_LEASE);
@@ -224,7 +231,7 @@ fn durable_positions_are_noted_when_they_changed() {
 #[test]
 fn a_note_of_durable_positions_is_bounded_and_the_rest_follows() {
     let mut map = ClusterMap::default();
-    let mut control = Control::new(&map, Tuning { lease: LEASE }, Nanos(0));
+    let mut control = Control::new(&map, tuning(), Nanos(0));
     let count = u32::try_from(DURABLE_NOTES_MAX).unwrap() + 1;
     for id in (1..=count).map(TargetId) {
         let target = TargetRecord { id, ..target() };

@@ -1,5 +1,7 @@
 //! Membership rules row by row, and random deaths and returns, both through the real state.
 
+mod accuse;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -86,6 +88,7 @@ impl Cluster {
             settings: &settings,
             ledger: self.state.ledger(),
             live: &self.live,
+            held: &BTreeSet::new(),
         };
         self.membership.plan(view, self.now)
     }
@@ -140,6 +143,7 @@ impl Cluster {
             settings: &settings,
             ledger: self.state.ledger(),
             live: &self.live,
+            held: &BTreeSet::new(),
         };
         let commands = self.membership.handle(view, self.now, event);
         let outcomes = commands.iter().map(|command| self.apply(command)).collect();
@@ -276,7 +280,7 @@ fn f4_reports_are_limited() {
     for _ in 0..=EVICTS_PER_PRIMARY_MAX {
         let ledger = Ledger::default();
         let (map, live) = (cluster.state.map(), &cluster.live);
-        let view = View { map, settings: &settings, ledger: &ledger, live };
+        let view = View { map, settings: &settings, ledger: &ledger, live, held: &BTreeSet::new() };
         believed += cluster.membership.handle(view, now, &event).len();
         now = now.after(Duration::from_millis(1));
     }
