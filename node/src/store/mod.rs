@@ -21,6 +21,7 @@ mod check;
 mod checkpoint;
 mod commit;
 mod damage;
+mod damage_list;
 mod descriptor;
 mod digest;
 mod draft;

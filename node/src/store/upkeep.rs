@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::bad::WriteErrors;
-use super::damage::DamageList;
+use super::damage_list::DamageList;
 use super::index::Name;
 use super::state::ChunkState;
 use crate::io::Nanos;
