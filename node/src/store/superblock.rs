@@ -46,7 +46,7 @@ pub(super) const SLOT_FIELDS: &[(&str, usize)] =
 /// First bytes of every superblock.
 pub(super) const SUPERBLOCK_MAGIC: u64 = u64::from_le_bytes(*b"lanefsTG");
 /// Layout this release writes, the only one it reads.
-pub(super) const LAYOUT_VERSION: u32 = 1;
+pub(super) const LAYOUT_VERSION: u32 = 2;
 const COPY_SIZE: u32 = 4096;
 const FENCE_REASON_LEN: usize = 128;
 

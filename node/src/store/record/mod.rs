@@ -31,7 +31,7 @@ pub(super) const RECORD_KINDS: &[Kind] = &[
     (7, "DropFid", &[("group", 4), ("fid", 8)]),
     (8, "Suspect", &[("group", 4), ("key", 12), ("version", 8)]),
     (9, "Repair", &[("group", 4), ("key", 12), ("state", 56)]),
-    (16, "Release", &[("group", 4), ("fid", 8), ("until", 8)]),
+    (10, "Release", &[("group", 4), ("fid", 8), ("until", 8)]),
 ];
 
 /// One change of the index.
@@ -102,7 +102,7 @@ impl Record {
             }
             Record::Release { group, fid, until_s } => {
                 body.u32(group.0).u64(fid.0).u64(*until_s);
-                16
+                10
             }
         };
         out.u8(kind).u8(0).u16(u16::try_from(body.len()).unwrap_or(u16::MAX)).raw(body.bytes());
@@ -158,7 +158,7 @@ impl Record {
                 key: from.key()?,
                 state: ChunkState::decode(from, lsn)?,
             },
-            16 => Record::Release {
+            10 => Record::Release {
                 group: from.group()?,
                 fid: Fid(from.u64()?),
                 until_s: from.u64()?,
