@@ -44,6 +44,8 @@ guards! {
     ReadPin,
     /// A partly filled cell is written to a new place, never over its committed bytes.
     PartialCellCopy,
+    /// The old bytes of a partly covered cell are checked before they get a new sum.
+    MergeVerify,
     /// The descriptor page must have the hash that the index names.
     DescriptorHash,
     /// The data of records that no later record calls durable is read and checked on opening.

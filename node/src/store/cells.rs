@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use protocol::checksum::cell_sum;
+use protocol::guard::{self, Guard};
 use protocol::ids::ChunkKey;
 use protocol::limits::IO_ALIGN;
 
@@ -159,7 +160,8 @@ impl<D: Disk> Store<D> {
         let run = Run { first: number, cells: 1, place: cell.place, len };
         for _ in 0..2 {
             let Some(bytes) = self.read_run(run).await? else { return Ok(None) };
-            if cell_sum(key, number, &bytes[..len as usize]) == cell.sum {
+            let good = cell_sum(key, number, &bytes[..len as usize]) == cell.sum;
+            if good || !guard::holds(Guard::MergeVerify) {
                 return Ok(Some(bytes));
             }
         }

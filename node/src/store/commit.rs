@@ -11,6 +11,7 @@ use protocol::guard::{self, Guard};
 
 use super::Store;
 use super::batch::BatchHeader;
+use super::checkpoint::WHOLE;
 use super::journal::{Batch, Done, Point, Room};
 use super::record::Record;
 use super::types::StoreError;
@@ -148,13 +149,19 @@ impl<D: Disk> Store<D> {
     }
 
     /// Flushes the device; an error ends all writing in this generation.
+    ///
+    /// One at a time, and none after one that failed: the system may have dropped what others
+    /// wrote too, tells only one caller, and would call the next flush a success.
     pub(super) async fn flush(&self) -> Result<(), StoreError> {
+        let _turn = self.flush_turn.enter(WHOLE).await;
+        if self.fenced() {
+            return Err(StoreError::Fenced);
+        }
         self.flushes.set(self.flushes.get() + 1);
         match self.disk.flush().await {
             Ok(()) => Ok(()),
             Err(_) if !guard::holds(Guard::FlushFence) => Ok(()),
             Err(error) => {
-                // The system may have dropped the pages and would call a second flush a success.
                 self.fence(&error.to_string());
                 Err(error.into())
             }

@@ -91,6 +91,7 @@ pub struct Store<D: Disk> {
     gates: wait::Gates,
     checkpoint_turn: wait::Gates,
     superblock_turn: wait::Gates,
+    flush_turn: wait::Gates,
     /// Rings whenever something changed that a task of the store may wait for.
     work: wait::Bell,
     phase: Cell<fence::Phase>,

@@ -135,6 +135,7 @@ impl<D: Disk> Store<D> {
             gates: Gates::default(),
             checkpoint_turn: Gates::default(),
             superblock_turn: Gates::default(),
+            flush_turn: Gates::default(),
             work: Bell::default(),
             phase: Cell::new(Phase::Opening),
             fence_reason: RefCell::new(None),
