@@ -2,6 +2,8 @@
 //!
 //! Owns the transport, the clock and what the operations of this process share. Decides nothing.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,11 +23,13 @@ use crate::cache::{MapCache, Turn};
 use crate::changed::Changed;
 use crate::error::Error;
 use crate::health::Ticket;
-use crate::limits::{IN_FLIGHT_BYTES_MAX, REFRESH_JITTER_MS, REFRESH_WAIT_MS};
+use crate::limits::{
+    ATTEMPT_LOOK_MS, IN_FLIGHT_BYTES_MAX, REFRESH_JITTER_MS, REFRESH_WAIT_MS, WRITE_MAP_LOOK_MS,
+};
 use crate::plan::coordinator::{CoordinatorFault, CoordinatorNext, CoordinatorOp};
 use crate::plan::{
-    Attempt, Conditions, Failure, Next, Outcome, ReadDone, ReadOp, ReadTask, Refusal, Step,
-    WriteOp, WriteTask,
+    Attempt, Conditions, Failure, LinkFailure, Next, Outcome, ReadDone, ReadOp, ReadTask, Refusal,
+    Step, WriteOp, WriteTask,
 };
 use crate::retry::{Jitter, mix};
 use crate::transport::{Answer, Call, CallError, Peer, PeerId, Transport};
@@ -39,6 +43,8 @@ pub(crate) struct Core {
     leader: AtomicU64,
     started: tokio::time::Instant,
     map: MapCache,
+    /// Newest version of the map that any answer spoke of.
+    newest_map: AtomicU64,
     conditions: Mutex<Conditions>,
     changed: Mutex<Changed>,
     in_flight: Semaphore,
@@ -72,6 +78,7 @@ impl Core {
             leader: AtomicU64::new(0),
             started: tokio::time::Instant::now(),
             map: MapCache::default(),
+            newest_map: AtomicU64::new(0),
             conditions: Mutex::new(Conditions::default()),
             changed: Mutex::new(Changed::default()),
             in_flight: Semaphore::new(IN_FLIGHT_BYTES_MAX),
@@ -217,7 +224,8 @@ impl Core {
             let next = op.next(self.now(), &map, &mut self.conditions());
             let Some(attempt) = self.prepare(next, start).await? else { continue };
             let ticket = Outstanding::new(self, &attempt);
-            let answer = self.send(&attempt, Bytes::new()).await;
+            let stands = |now| op.stands(now, &self.map.map(), &mut self.conditions());
+            let answer = self.while_it_stands(self.send(&attempt, Bytes::new()), stands).await;
             drop(ticket);
             let (step, payload) = self.finish_read(&mut op, answer);
             if let Some(done) = self.settle(step, start).await? {
@@ -247,7 +255,14 @@ impl Core {
             let map = self.map.map();
             let next = op.next(self.now(), &map, &mut self.conditions());
             let Some(attempt) = self.prepare(next, start).await? else { continue };
-            let answer = self.send(&attempt, payload.clone()).await;
+            let answer = {
+                let stands = |_| op.stands(&self.map.map());
+                let call = self.send(&attempt, payload.clone());
+                tokio::select! {
+                    answer = self.while_it_stands(call, stands) => answer,
+                    never = self.keep_map_fresh() => match never {},
+                }
+            };
             let step = self.finish_write(&mut op, answer);
             if let Some(reply) = self.settle(step, start).await? {
                 return Ok(reply);
@@ -346,7 +361,42 @@ impl Core {
             body: attempt.request.encode(),
             payload,
         };
-        self.transport.call(&peer, call).await
+        let answer = self.transport.call(&peer, call).await?;
+        self.newest_map.fetch_max(answer.map_version.0, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// Waits for an answer until it comes or the plan no longer wants it.
+    async fn while_it_stands(
+        &self,
+        call: impl Future<Output = Result<Answer, CallError>>,
+        stands: impl Fn(Nanos) -> bool,
+    ) -> Result<Answer, CallError> {
+        let look_every = Duration::from_millis(ATTEMPT_LOOK_MS);
+        let mut call = std::pin::pin!(call);
+        loop {
+            match tokio::time::timeout(look_every, &mut call).await {
+                Ok(answer) => return answer,
+                Err(_) if stands(self.now()) => {}
+                Err(_) => return Err(CallError::link(LinkFailure::TimedOut, "left for another")),
+            }
+        }
+    }
+
+    /// Looks for a newer map now and then, at once when some answer spoke of one.
+    async fn keep_map_fresh(&self) -> Infallible {
+        let mut looked = self.now();
+        loop {
+            let look_at = self.now().after(Duration::from_millis(ATTEMPT_LOOK_MS));
+            self.wait_until(look_at).await;
+            let is_due = self.now().since(looked) >= Duration::from_millis(WRITE_MAP_LOOK_MS);
+            if is_due || self.newest_map.load(Ordering::Relaxed) > self.map.version().0 {
+                if let Err(error) = self.refresh_map().await {
+                    tracing::debug!(%error, "map not refreshed");
+                }
+                looked = self.now();
+            }
+        }
     }
 
     fn finish_read(

@@ -53,8 +53,14 @@ pub const READ_ATTEMPT_MS: u64 = 2_000;
 pub const WRITE_ATTEMPT_MS: u64 = 8_000;
 /// One attempt of a coordinator request, in milliseconds.
 pub const COORDINATOR_ATTEMPT_MS: u64 = 5_000;
-/// A request to a target that is only probed, in milliseconds.
-pub const PROBE_ATTEMPT_MS: u64 = 250;
+/// A request to a target that is only probed, in milliseconds: a caller waits for it, so it is
+/// short; whoever is back answers sooner.
+pub const PROBE_ATTEMPT_MS: u64 = 100;
+/// Time between two looks at whether an attempt under way is worth waiting for, in milliseconds.
+pub const ATTEMPT_LOOK_MS: u64 = 20;
+/// A write that waits this long asks whether its group has another primary by now, and again after
+/// as long, in milliseconds.
+pub const WRITE_MAP_LOOK_MS: u64 = 200;
 /// One check of a replica, or one question to a shard, in milliseconds: a chunk is read from a
 /// device that may be busy.
 pub const VERIFY_TIMEOUT_MS: u64 = 10_000;

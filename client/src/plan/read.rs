@@ -83,6 +83,8 @@ struct Sent {
     view: View,
     map_version: MapVersion,
     place: String,
+    /// Sent to find out whether an avoided target is back.
+    probe: bool,
 }
 
 impl ReadOp {
@@ -144,6 +146,20 @@ impl ReadOp {
         }
     }
 
+    /// True while the answer of the attempt under way is worth waiting for.
+    ///
+    /// A target that fell silent meanwhile is left for another replica at once; a probe has its own
+    /// short time.
+    pub fn stands(&self, now: Nanos, map: &ClusterMap, conditions: &mut Conditions) -> bool {
+        let Some(sent) = &self.sent else { return true };
+        let health = &mut conditions.health;
+        if sent.probe || !health.avoided(sent.member.target, now) {
+            return true;
+        }
+        let others = group_of(map, self.task.group).map(|group| self.open_members(group));
+        !others.is_some_and(|open| open.iter().any(|one| !health.avoided(one.target, now)))
+    }
+
     /// Compares what came back with its checksums.
     ///
     /// # Cost
@@ -196,6 +212,7 @@ impl ReadOp {
             view: View::of(group),
             map_version: map.version,
             place: format!("target {} at {}", member.target, place.address),
+            probe,
         });
         let attempt_ms =
             if probe { PROBE_ATTEMPT_MS } else { READ_ATTEMPT_MS << self.timeouts.min(4) };

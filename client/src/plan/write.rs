@@ -99,6 +99,21 @@ impl WriteOp {
         }
     }
 
+    /// True while the answer of the attempt under way is worth waiting for.
+    ///
+    /// Once the map names another primary, or a newer incarnation of this one, nobody is left to
+    /// acknowledge it; the same operation is sent there.
+    pub fn stands(&self, map: &ClusterMap) -> bool {
+        let primary = |group: &GroupRecord| group.primary().copied();
+        let current = group_of(map, self.task.group).and_then(primary);
+        match (&self.sent, current) {
+            (Some(sent), Some(primary)) => {
+                (primary.target, primary.generation) == (sent.member.target, sent.member.generation)
+            }
+            _ => true,
+        }
+    }
+
     /// Says what an outcome leads to.
     pub fn on_outcome(
         &mut self,

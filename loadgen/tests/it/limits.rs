@@ -103,7 +103,13 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
     (
         "client",
         "an interval or a pause: it says when, not how much",
-        &["SESSION_RENEW_MS", "FAILOVER_PAUSE_MAX_MS", "REFRESH_JITTER_MS"],
+        &[
+            "SESSION_RENEW_MS",
+            "FAILOVER_PAUSE_MAX_MS",
+            "REFRESH_JITTER_MS",
+            "ATTEMPT_LOOK_MS",
+            "WRITE_MAP_LOOK_MS",
+        ],
     ),
     (
         "client",

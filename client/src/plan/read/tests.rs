@@ -1,7 +1,9 @@
 //! Each class and each rule of a read, one table or story a test.
 
 use super::*;
-use crate::limits::{BUDGET_FLOOR, PROBE_INTERVAL_MS};
+use std::time::Duration;
+
+use crate::limits::{BUDGET_FLOOR, PROBE_INTERVAL_MS, SILENT_AFTER_MS};
 use crate::plan::fixture::{DEADLINE, GROUP, KEY, PRIMARY, map, map_of};
 use protocol::checksum::cell_sums;
 use protocol::ids::{Epoch, NodeId, Version};
@@ -414,4 +416,32 @@ fn chunks_are_spread_over_the_members() {
         }
     }
     assert_eq!(counts.into_values().collect::<Vec<_>>(), [100, 100, 100]);
+}
+
+#[test]
+fn an_attempt_at_a_target_that_fell_silent_is_left_for_another_replica() {
+    let mut driver = driver(task());
+    let target = driver.asked().expect("a replica serves");
+    let now = Nanos::from_ms(5_000);
+    driver.now = now;
+    for _ in 0..3 {
+        driver.conditions.health.on_sent(target, now);
+    }
+    let early = now.after(Duration::from_millis(SILENT_AFTER_MS - 1));
+    assert!(driver.op.stands(early, &driver.map, &mut driver.conditions));
+    let late = now.after(Duration::from_millis(SILENT_AFTER_MS));
+    assert!(!driver.op.stands(late, &driver.map, &mut driver.conditions));
+    driver.now = late;
+    driver.ended(Outcome::Link(LinkFailure::TimedOut));
+    assert_ne!(driver.asked(), Ok(target), "the next one asked is another");
+}
+
+#[test]
+fn a_silent_target_is_waited_for_when_every_other_is_silent_too() {
+    let mut driver = driver(task());
+    driver.asked().expect("a replica serves");
+    for target in 1..=3 {
+        driver.conditions.health.on_failed(TargetId(target), Nanos(0));
+    }
+    assert!(driver.op.stands(Nanos::from_ms(1), &driver.map, &mut driver.conditions));
 }

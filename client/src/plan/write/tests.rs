@@ -192,3 +192,28 @@ fn an_attempt_ends_with_the_operation() {
     driver.now = Nanos::from_ms(29_990);
     assert_eq!(driver.attempt().expect("a primary serves").give_up_at, DEADLINE);
 }
+
+#[test]
+fn an_attempt_stands_until_the_map_names_another_primary() {
+    let mut driver = driver();
+    driver.attempt().expect("a primary serves");
+    assert!(driver.op.stands(&driver.map));
+    let without_backup = map_of(11, 6, &[(1, Role::Primary), (2, Role::Backup)]);
+    assert!(driver.op.stands(&without_backup), "the primary goes on with what it has");
+    let moved = map_of(11, 6, &[(2, Role::Primary), (3, Role::Backup)]);
+    assert!(!driver.op.stands(&moved));
+    driver.map = moved;
+    driver.ended(Outcome::Link(LinkFailure::TimedOut));
+    let attempt = driver.attempt().expect("the new primary serves");
+    assert_eq!((attempt.target, attempt.request.op), (TargetId(2), OP), "the same operation");
+}
+
+#[test]
+fn a_primary_that_restarted_does_not_answer_what_it_was_asked_before() {
+    let mut driver = driver();
+    driver.attempt().expect("a primary serves");
+    let mut restarted = map();
+    let group = restarted.groups.get_mut(&GROUP).expect("the group");
+    group.members[0].generation = protocol::ids::Generation(2);
+    assert!(!driver.op.stands(&restarted));
+}
