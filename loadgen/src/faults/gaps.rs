@@ -14,7 +14,6 @@ use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
 use super::bar::Bar;
-use super::inject::HEAL_LIMIT;
 use super::lab::network::Place;
 use super::lab::{Lab, Plan};
 use super::menu::Fault;
@@ -32,6 +31,8 @@ const WINDOW: Duration = Duration::from_secs(4);
 const SETTLE: Duration = Duration::from_millis(500);
 /// Time between two looks at the map of the one who watches what the coordinator does.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
+/// A cluster that does not serve again after this never will.
+const SERVES_WITHIN: Duration = Duration::from_secs(120);
 /// Repetitions of a restart of everything for each hundred others.
 const RESTARTS_PERCENT: u32 = 25;
 
@@ -103,7 +104,7 @@ pub fn run(options: &Options) -> Result<(), StepError> {
 async fn measure(mut lab: Lab, repetitions: u32) -> Result<Vec<Bar>, StepError> {
     let config = lab.client_config()?;
     let client = Client::connect(&config).await.map_err(judge::failed)?;
-    health::healthy(&mut lab, &client, HEAL_LIMIT).await?;
+    health::healthy(&mut lab, &client).await?;
     let own = Client::connect(&config).await.map_err(judge::failed)?;
     let workload = Workload::start(own, lab.plan().seed, pace()).await?;
     tokio::time::sleep(WINDOW).await;
@@ -170,11 +171,11 @@ async fn once(
     match away {
         Away::Killed => {
             lab.node(node)?.kill()?;
-            lab.node(node)?.start()?;
+            lab.start_node(node)?;
         }
         Away::Cut => lab.cuts().map_or(Ok(()), super::lab::network::Network::mend)?,
     }
-    health::healthy(lab, client, HEAL_LIMIT).await?;
+    health::healthy(lab, client).await?;
     judge::surfaced(workload, Fault::KillNode)?;
     Ok(seen)
 }
@@ -225,13 +226,13 @@ async fn restart_all(
         }
         for node in 1..=NODES {
             lab.node(node)?.kill()?;
-            lab.node(node)?.start()?;
+            lab.start_node(node)?;
         }
         let serves = |map: &ClusterMap| serves_anew(&before, map);
-        let took = health::wait(lab, client, "every group to serve", HEAL_LIMIT, serves).await?;
+        let took = health::wait(lab, client, "every group to serve", SERVES_WITHIN, serves).await?;
         println!("restart of all nodes: serving after {:.0} ms", took.as_secs_f64() * 1e3);
         bar.values.push(took);
-        health::healthy(lab, client, HEAL_LIMIT).await?;
+        health::healthy(lab, client).await?;
         judge::verify(lab, workload, Fault::KillAll).await?;
     }
     Ok(bar)

@@ -14,16 +14,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest wait for one answer of the coordinator.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
+/// Longest wait for a cluster to be healthy again.
+const HEAL_LIMIT: Duration = Duration::from_secs(120);
+
 /// Waits until every group has all its replicas, with the incarnations that run now.
 ///
+/// A node that was started since the last such wait must have registered anew: until then the map
+/// may show what was before it died.
+///
 /// # Errors
-/// [`StepError`] when that takes longer than `limit`, or a process ended by itself.
-pub async fn healthy(
-    lab: &mut Lab,
-    client: &Client,
-    limit: Duration,
-) -> Result<Duration, StepError> {
-    wait(lab, client, "every group to be healthy", limit, is_healthy).await
+/// [`StepError`] when that takes too long, or a process ended by itself.
+pub async fn healthy(lab: &mut Lab, client: &Client) -> Result<Duration, StepError> {
+    let restarted = lab.take_started();
+    let before = client.map().await.map_err(super::judge::failed)?;
+    let holds = |map: &ClusterMap| {
+        let is_new = |node: &u32| {
+            let target = TargetId(node * 100 + 1);
+            let generation = |map: &ClusterMap| map.targets.get(&target).map(|one| one.generation);
+            generation(map) > generation(&before)
+        };
+        is_healthy(map) && restarted.iter().all(is_new)
+    };
+    wait(lab, client, "every group to be healthy", HEAL_LIMIT, holds).await
 }
 
 /// Waits until a condition on the map holds; how long that took.

@@ -20,8 +20,6 @@ use super::rot;
 use super::workload::Workload;
 use crate::cluster::StepError;
 
-/// Longest wait for a cluster to be healthy again.
-pub const HEAL_LIMIT: Duration = Duration::from_secs(120);
 /// A node whose flush failed must be out of every group within this.
 const EVICTED_WITHIN: Duration = Duration::from_secs(15);
 /// Time in which a failing container fails often enough for its node to notice.
@@ -47,7 +45,7 @@ pub async fn carry_out(scene: &mut Scene<'_>, order: &Order) -> Result<String, S
         Fault::KillPair => kill(scene, order, &[order.node, order.other]).await,
         Fault::KillTwo => {
             kill(scene, order, &[order.node]).await?;
-            health::healthy(scene.lab, scene.client, HEAL_LIMIT).await?;
+            health::healthy(scene.lab, scene.client).await?;
             kill(scene, order, &[order.other]).await?;
             Ok(format!("nodes {} and {}, one after the other", order.node, order.other))
         }
@@ -111,7 +109,7 @@ async fn kill(scene: &mut Scene<'_>, order: &Order, nodes: &[u32]) -> Result<Str
     }
     tokio::time::sleep(order.hold).await;
     for &node in nodes {
-        scene.lab.node(node)?.start()?;
+        scene.lab.start_node(node)?;
     }
     let names: Vec<String> = nodes.iter().map(u32::to_string).collect();
     Ok(format!("node {}, down {}", names.join(" and "), seconds(order.hold)))
@@ -134,7 +132,7 @@ async fn kill_all(scene: &mut Scene<'_>, order: &Order) -> Result<String, StepEr
         scene.lab.coordinator().start()?;
     }
     for node in all {
-        scene.lab.node(node)?.start()?;
+        scene.lab.start_node(node)?;
     }
     let whom = if with_coordinator { "all nodes and the coordinator" } else { "all nodes" };
     Ok(format!("{whom}, down {}", seconds(order.hold)))
@@ -196,7 +194,7 @@ async fn sick(
     scene.lab.order(order.node, &unflushed(!order.seed))?;
     if restart {
         scene.lab.node(order.node)?.kill()?;
-        scene.lab.node(order.node)?.start()?;
+        scene.lab.start_node(order.node)?;
     }
     Ok(format!("node {}, {}", order.node, seconds(order.hold.max(SICK_HOLD))))
 }
@@ -211,7 +209,7 @@ async fn flush_error(scene: &mut Scene<'_>, order: &Order) -> Result<String, Ste
     tokio::time::sleep(order.hold).await;
     scene.lab.order(order.node, &unflushed(!order.seed))?;
     scene.lab.node(order.node)?.kill()?;
-    scene.lab.node(order.node)?.start()?;
+    scene.lab.start_node(order.node)?;
     Ok(format!("node {}, out of every group after {}", order.node, seconds(took)))
 }
 
@@ -229,8 +227,8 @@ async fn full_disk(scene: &mut Scene<'_>, order: &Order) -> Result<String, StepE
     tokio::time::sleep(order.hold / 2).await;
     // A full disk must also be startable.
     scene.lab.node(order.node)?.kill()?;
-    scene.lab.node(order.node)?.start()?;
-    health::healthy(scene.lab, scene.client, HEAL_LIMIT).await?;
+    scene.lab.start_node(order.node)?;
+    health::healthy(scene.lab, scene.client).await?;
     tokio::time::sleep(order.hold / 2).await;
     scene.lab.small_disk().ok_or_else(missing)?.clear()?;
     Ok(format!("node {}, {} MiB beside the container", order.node, bytes >> 20))

@@ -29,7 +29,7 @@ use client::Client;
 use tokio::runtime::Runtime;
 
 use self::dice::Dice;
-use self::inject::{HEAL_LIMIT, Scene, seconds};
+use self::inject::{Scene, seconds};
 use self::judge::Verified;
 use self::lab::{Lab, Plan};
 use self::menu::{Fault, Needs, Order, Special};
@@ -162,7 +162,7 @@ fn conclude(
 async fn rounds(mut lab: Lab, options: &Options, allowed: &[Fault]) -> Result<Sums, StepError> {
     let config = lab.client_config()?;
     let client = Client::connect(&config).await.map_err(judge::failed)?;
-    let up = health::healthy(&mut lab, &client, HEAL_LIMIT).await?;
+    let up = health::healthy(&mut lab, &client).await?;
     println!("faults: seed {}, {NODES} nodes up after {}", options.seed, seconds(up));
     let mut dice = Dice::new(options.seed);
     for node in FAULTY_FROM..=NODES {
@@ -204,7 +204,7 @@ async fn round(
     workload.restart_watches();
     let mut scene = Scene { lab, client, workload };
     let what = inject::carry_out(&mut scene, order).await.map_err(named)?;
-    let healed = health::healthy(lab, client, HEAL_LIMIT).await.map_err(named)?;
+    let healed = health::healthy(lab, client).await.map_err(named)?;
     let at = now();
     let gaps =
         [workload.reads(), workload.lookups(), workload.writes()].map(|watch| watch.gaps(at));

@@ -8,6 +8,7 @@ pub mod network;
 pub mod process;
 pub mod small_disk;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,6 +60,7 @@ pub struct Lab {
     coordinator: Process,
     small_disk: Option<SmallDisk>,
     network: Option<Network>,
+    started: BTreeSet<u32>,
 }
 
 impl Lab {
@@ -102,7 +104,8 @@ impl Lab {
         let nodes = (1..=plan.nodes).map(|number| node(&folder, &plan, network.as_ref(), number));
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
         let root = root.to_owned();
-        let mut lab = Lab { plan, root, folder, nodes, coordinator, small_disk, network };
+        let started = BTreeSet::new();
+        let mut lab = Lab { plan, root, folder, nodes, coordinator, small_disk, network, started };
         lab.coordinator.start()?;
         lab.nodes.iter_mut().try_for_each(Process::start)?;
         Ok(lab)
@@ -139,6 +142,20 @@ impl Lab {
     /// The coordinator.
     pub fn coordinator(&mut self) -> &mut Process {
         &mut self.coordinator
+    }
+
+    /// Starts a node that does not run.
+    ///
+    /// # Errors
+    /// [`StepError`] when there is no such node, or it cannot be started.
+    pub fn start_node(&mut self, number: u32) -> Result<(), StepError> {
+        self.started.insert(number);
+        self.node(number)?.start()
+    }
+
+    /// Nodes that were started since this was last asked.
+    pub fn take_started(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.started)
     }
 
     /// A node, numbered from 1.
