@@ -127,6 +127,10 @@ guards! {
     ResyncBackOff,
     /// A write is refused at the primary when a member has no room for it.
     RoomEverywhere,
+    /// A version that was dropped is not stored again when a repeat of it comes late.
+    LateRepeat,
+    /// A pending that the primary does not trust is kept where it may have been acknowledged.
+    DoubtfulKept,
 
     // The coordinator: names and membership.
 

@@ -7,27 +7,43 @@
 //! In an epoch that is not writable the pendings of serving members are frozen: neither dropped
 //! nor brought forward, and the mark stays. A syncing member is no authority, so what it alone
 //! holds is dropped in any epoch; resync makes it equal to the primary.
+//!
+//! **A pending the primary holds and does not trust.** After a crash of everybody its bytes may be
+//! torn, and then it was never acknowledged; or they may have rotted, and then it may have been.
+//! What the others hold tells the two apart as far as that is possible:
+//! - a serving member does not have it at all: it was not everywhere, so it was not acknowledged,
+//!   and it is dropped. (Nobody became a serving member by a resync that left it out: resync waits
+//!   for the repair of what the primary does not trust.)
+//! - otherwise, when somebody has it and trusts it, it is kept: it may have been acknowledged. The
+//!   primary repairs its copy from there, then brings it to those who do not trust theirs.
+//! - when nobody trusts it, there is nothing to keep: the version before is everywhere.
 
 use std::collections::BTreeSet;
 
 use protocol::cluster_map::Role;
 use protocol::guard::{self, Guard};
-use protocol::ids::{ChunkKey, TargetId, Version};
+use protocol::ids::{ChunkKey, OpId, TargetId, Version};
 use protocol::message::chunk::{AdoptReply, Pending};
 use protocol::message::cluster::ActivatedRequest;
 use protocol::status::Status;
 
 use super::calls::{self, CallKind};
-use super::member::{Activation, Cx, Member, Phase};
+use super::member::{Activation, Cx, Doubt, Member, Phase};
 use crate::limits::ROLLS_IN_FLIGHT_MAX;
 use crate::shard::control::ShardReport;
-use crate::shard::effect::Effect;
+use crate::shard::effect::{Alert, Effect, Task};
 use crate::shard::event::Answer;
+use crate::shard::state::Job;
 
 /// Begins activation of an epoch that is durable here.
 pub fn start<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     member.phase = Phase::Activating;
     member.activation = Activation::default();
+    if member.record.writable() || !guard::holds(Guard::PendingFreeze) {
+        let suspects = cx.index.suspects(member.group);
+        let open = suspects.into_iter().filter(|(_, version)| *version > member.through);
+        member.activation.doubts = open.map(|name| (name, Doubt::new(cx.now))).collect();
+    }
     for entry in member.others(cx.core.me()) {
         member.activation.adopts.insert(entry.target);
         calls::start(member, cx, entry.target, CallKind::Adopt);
@@ -51,6 +67,7 @@ pub fn on_adopted<P: Clone>(
         member.activation.discards.insert(target);
         calls::start(member, cx, target, CallKind::Discard(foreign, None));
     }
+    note_doubts(member, target, reply);
     let missing = missing(member, cx, target, reply);
     member.activation.rolls.extend(missing.into_iter().map(|key| (target, key)));
     advance(member, cx);
@@ -99,7 +116,10 @@ pub fn roll_ended<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
 }
 
 /// Tells the coordinator that activation is finished, until the map shows it.
-pub fn tick<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    if !member.activation.doubts.is_empty() || !member.activation.drops.is_empty() {
+        advance(member, cx);
+    }
     let finished = member.is_primary() && member.phase == Phase::Ready && !member.record.active;
     if finished && cx.now.since(member.reported) >= cx.core.config.timeouts.report {
         report(member, cx);
@@ -115,6 +135,11 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if !member.activation.adopts.is_empty() || !member.activation.discards.is_empty() {
         return;
     }
+    settle_doubts(member, cx);
+    let dropping = !member.activation.discards.is_empty() || !member.activation.drops.is_empty();
+    if dropping || !member.activation.doubts.is_empty() {
+        return;
+    }
     while member.activation.rolling < ROLLS_IN_FLIGHT_MAX {
         let Some((target, key)) = member.activation.rolls.pop_front() else { break };
         member.activation.rolling += 1;
@@ -123,6 +148,86 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if member.activation.rolling == 0 {
         finish(member, cx);
     }
+}
+
+/// Notes which of the pendings that the primary does not trust a member has.
+fn note_doubts<P>(member: &mut Member<P>, target: TargetId, reply: &AdoptReply) {
+    let serves = member.role_of(target) == Some(Role::Backup);
+    for ((key, version), doubt) in &mut member.activation.doubts {
+        let mut theirs = reply.pendings.iter();
+        let has = theirs.find(|pending| pending.key == *key && pending.version == *version);
+        if *version <= reply.committed_through || has.is_some_and(is_trusted) {
+            doubt.good.insert(target);
+        } else if has.is_none() && serves {
+            doubt.lacking = true;
+        }
+    }
+}
+
+/// Decides on pendings that the primary does not trust, as far as it can be decided now.
+fn settle_doubts<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    let doubts = std::mem::take(&mut member.activation.doubts);
+    let suspects: BTreeSet<(ChunkKey, Version)> = match doubts.is_empty() {
+        true => BTreeSet::new(),
+        false => cx.index.suspects(member.group).into_iter().collect(),
+    };
+    let (me, patience) = (cx.core.me(), cx.core.config.timeouts.replicate);
+    let mut drops = std::mem::take(&mut member.activation.drops);
+    for ((key, version), doubt) in doubts {
+        let over = cx.now.since(doubt.since) >= patience;
+        let gone = doubt.good.is_empty() || over;
+        if !suspects.contains(&(key, version)) {
+            let others = member.record.members.iter().filter(|entry| entry.role == Role::Backup);
+            let unsure = others.filter(|entry| !doubt.good.contains(&entry.target));
+            let rolls: Vec<TargetId> = unsure.map(|entry| entry.target).collect();
+            member.activation.rolls.extend(rolls.into_iter().map(|target| (target, key)));
+        } else if doubt.lacking || gone || !guard::holds(Guard::DoubtfulKept) {
+            if !doubt.lacking {
+                let group = member.group;
+                cx.out.push(Effect::Alert(Alert::FellBack { group, key, version }));
+            }
+            drops.push((key, version));
+        } else {
+            member.activation.doubts.insert((key, version), doubt);
+        }
+    }
+    if drops.is_empty() || cx.now < member.store_retry_at {
+        member.activation.drops = drops;
+        return;
+    }
+    for entry in member.others(me) {
+        member.activation.discards.insert(entry.target);
+        calls::start(member, cx, entry.target, CallKind::Discard(drops.clone(), None));
+    }
+    member.activation.discards.insert(me);
+    let (group, epoch) = (member.group, member.epoch());
+    let task = Task::Discard(group, drops);
+    cx.store(&mut member.storing, Job::FallBack(group, epoch), task);
+}
+
+/// Notes that the primary has dropped pendings it did not trust, or could not.
+pub fn on_fallen_back<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, durable: bool) {
+    if member.phase != Phase::Activating {
+        return;
+    }
+    member.activation.discards.remove(&cx.core.me());
+    if !durable {
+        // They are still here and not trusted, so they are found again.
+        member.store_retry_at = cx.now.after(cx.core.config.timeouts.resend);
+        let suspects = cx.index.suspects(member.group);
+        let open = suspects.into_iter().filter(|(_, version)| *version > member.through);
+        member.activation.drops = open.collect();
+    }
+    advance(member, cx);
+}
+
+/// The entry for a version that is here and not trusted.
+pub fn doubtful(key: ChunkKey, version: Version) -> Pending {
+    Pending { key, version, chunk_len: 0, op: OpId::default(), hash: 0 }
+}
+
+fn is_trusted(pending: &Pending) -> bool {
+    pending.op != OpId::default()
 }
 
 fn finish<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
@@ -198,7 +303,8 @@ fn missing<P>(
         return Vec::new();
     }
     let identity = |pending: &Pending| (pending.key, pending.version);
-    let theirs: BTreeSet<(ChunkKey, Version)> = reply.pendings.iter().map(identity).collect();
+    let trusted = reply.pendings.iter().filter(|pending| is_trusted(pending));
+    let theirs: BTreeSet<(ChunkKey, Version)> = trusted.map(identity).collect();
     let has = |pending: &Pending| {
         pending.version <= reply.committed_through || theirs.contains(&identity(pending))
     };

@@ -8,6 +8,7 @@
 use protocol::cluster_map::{GroupRecord, Member as Entry};
 use protocol::guard::{self, Guard};
 use protocol::ids::Epoch;
+use protocol::limits::PENDINGS_PER_GROUP_MAX;
 use protocol::message::chunk::AdoptReply;
 use protocol::status::Status;
 
@@ -82,7 +83,13 @@ pub fn on_adopted<P: Clone>(
 
 /// What a member that adopted the epoch tells its primary.
 pub fn adopt_reply<P>(member: &Member<P>, cx: &Cx<'_, P>) -> AdoptReply {
-    AdoptReply { pendings: cx.index.pendings(member.group), committed_through: member.through }
+    let mut pendings = cx.index.pendings(member.group);
+    let suspects = cx.index.suspects(member.group);
+    let open = suspects.iter().filter(|(_, version)| *version > member.through);
+    pendings.extend(open.map(|(key, version)| activate::doubtful(*key, *version)));
+    pendings.sort_by_key(|pending| (pending.key, pending.version));
+    pendings.truncate(PENDINGS_PER_GROUP_MAX);
+    AdoptReply { pendings, committed_through: member.through }
 }
 
 /// Ends everything of the current epoch; whoever waits is told to plan again.

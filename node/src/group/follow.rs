@@ -337,7 +337,8 @@ fn check_base(info: Option<&ChunkInfo>, base: Version) -> Result<(), Refusal> {
 /// A version that was dropped everywhere, or that every member had before the mark passed it,
 /// arrives again only as a repeat that was on its way for long.
 fn check_dropped<P>(member: &Member<P>, version: Version) -> Result<(), Refusal> {
-    if version <= member.through || member.follow.dropped.contains(&version) {
+    let dropped = version <= member.through || member.follow.dropped.contains(&version);
+    if guard::holds(Guard::LateRepeat) && dropped {
         return Err(Refusal::new(Status::Conflict, format!("{version} was dropped")));
     }
     Ok(())

@@ -123,6 +123,28 @@ pub struct Activation {
     pub rolls: VecDeque<(TargetId, ChunkKey)>,
     /// Pendings being sent.
     pub rolling: usize,
+    /// Pendings that are here and not trusted, undecided.
+    pub doubts: BTreeMap<(ChunkKey, Version), Doubt>,
+    /// Those of them that are to be dropped everywhere.
+    pub drops: Vec<(ChunkKey, Version)>,
+}
+
+/// What a primary knows of a pending that it has and does not trust.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubt {
+    /// Members that have it and trust it.
+    pub good: BTreeSet<TargetId>,
+    /// True when a serving member does not have it at all.
+    pub lacking: bool,
+    /// Since when it is in doubt.
+    pub since: Nanos,
+}
+
+impl Doubt {
+    /// A pending of which nothing is known yet.
+    pub fn new(now: Nanos) -> Doubt {
+        Doubt { good: BTreeSet::new(), lacking: false, since: now }
+    }
 }
 
 /// Dead files that are being deleted from every member.

@@ -33,7 +33,7 @@ pub mod replicate;
 pub mod resync;
 pub mod write;
 
-use protocol::ids::{ChunkKey, GroupId};
+use protocol::ids::{ChunkKey, GroupId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending};
 
 use crate::io::Disk;
@@ -46,6 +46,10 @@ pub trait ChunkIndex {
     fn info(&self, group: GroupId, key: ChunkKey) -> Option<ChunkInfo>;
     /// Durable versions that are not known to be committed, ascending by key.
     fn pendings(&self, group: GroupId) -> Vec<Pending>;
+    /// Versions that are here and not trusted, ascending by key and version.
+    fn suspects(&self, _group: GroupId) -> Vec<(ChunkKey, Version)> {
+        Vec::new()
+    }
     /// One page of chunks after a key, ascending; true when another page follows.
     fn inventory(
         &self,
@@ -76,6 +80,10 @@ impl<D: Disk> ChunkIndex for Store<D> {
 
     fn pendings(&self, group: GroupId) -> Vec<Pending> {
         Store::pendings(self, group)
+    }
+
+    fn suspects(&self, group: GroupId) -> Vec<(ChunkKey, Version)> {
+        Store::suspects(self, group)
     }
 
     fn inventory(

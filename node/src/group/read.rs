@@ -39,7 +39,9 @@ pub fn admit<P>(
     if !request.growth_only {
         check_lease(member, cx, asked.epoch)?;
     }
-    let info = cx.index.info(member.group, request.key).ok_or(Status::ChunkNotFound)?;
+    let Some(info) = cx.index.info(member.group, request.key) else {
+        return Err(absent(member, request, Refusal::from(Status::ChunkNotFound)));
+    };
     if guard::holds(Guard::TruncateGeneration) && request.trunc_gen < info.trunc_gen {
         return Err(Status::StaleFile.into());
     }
@@ -144,7 +146,7 @@ fn leased<P>(
             return Err(suspect());
         }
         let exact = newest.then_some(info.version);
-        return covered(info.chunk_len, request).map(|()| Found { newest, exact });
+        return covered(member, info.chunk_len, request).map(|()| Found { newest, exact });
     }
     if is_frozen(member, request) {
         return Err(Status::Frozen.into());
@@ -160,7 +162,7 @@ fn leased<P>(
             if info.committed_suspect {
                 return Err(suspect());
             }
-            covered(len, request).map(|()| Found { newest: false, exact: Some(version) })
+            covered(member, len, request).map(|()| Found { newest: false, exact: Some(version) })
         }
         (Some(Version::ZERO), None) => Err(Status::ChunkNotFound.into()),
         // Acknowledged, but below a mark that an older write elsewhere holds back.
@@ -175,12 +177,19 @@ fn is_frozen<P>(member: &Member<P>, request: &ReadRequest) -> bool {
     !member.record.writable() || (member.is_primary() && !flies)
 }
 
-fn covered(have: u32, request: &ReadRequest) -> Result<(), Refusal> {
+fn covered<P>(member: &Member<P>, have: u32, request: &ReadRequest) -> Result<(), Refusal> {
     let end = u64::from(request.offset) + u64::from(request.len);
     if end <= u64::from(have) {
         return Ok(());
     }
-    Err(Refusal::new(Status::ChunkShort, format!("chunk has {have} committed bytes")))
+    let short = Refusal::new(Status::ChunkShort, format!("chunk has {have} committed bytes"));
+    Err(absent(member, request, short))
+}
+
+/// Where bytes are missing: a leased reader believes it, so only the primary says so to one.
+fn absent<P>(member: &Member<P>, request: &ReadRequest, refusal: Refusal) -> Refusal {
+    let believed = !request.growth_only && !member.is_primary();
+    if guard::holds(Guard::HoleFromPrimary) && believed { Status::Dirty.into() } else { refusal }
 }
 
 fn suspect() -> Refusal {

@@ -11,6 +11,14 @@ impl<E: Env, C: Control> Driver<E, C> {
         let Some(suppressed) = self.alerts.admit(self.now()) else { return };
         let target_id = self.config.target.0;
         match alert {
+            Alert::FellBack { group, key, version } => tracing::error!(
+                target_id,
+                group = group.0,
+                %key,
+                %version,
+                suppressed,
+                "possible_rollback: no member trusts this version, the one before is served"
+            ),
             Alert::NoRoom { group, target, pause } => tracing::warn!(
                 target_id,
                 group = group.0,

@@ -107,6 +107,15 @@ pub enum Effect<P> {
 /// Something that whoever operates the node should know; the log bounds how often it is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alert {
+    /// Nobody trusts a version that may have been acknowledged: the one before is served again.
+    FellBack {
+        /// The group.
+        group: GroupId,
+        /// The chunk.
+        key: ChunkKey,
+        /// The version.
+        version: Version,
+    },
     /// A syncing member has no room for what it should hold.
     NoRoom {
         /// The group.

@@ -85,6 +85,8 @@ pub enum Job {
     Local(GroupId, Version),
     /// The primary drops its own copy of a version that failed.
     LocalDiscard(GroupId, Version),
+    /// The primary drops pendings that it does not trust.
+    FallBack(GroupId, Epoch),
     /// The primary deletes dead files.
     LocalDrop(GroupId, Epoch),
     /// A version that the primary sent; `u32` is the payload's length.
@@ -174,6 +176,7 @@ impl Job {
             | Job::Local(group, _)
             | Job::LocalDiscard(group, _)
             | Job::LocalDrop(group, _)
+            | Job::FallBack(group, _)
             | Job::Follow(group, ..)
             | Job::Answer(group, ..) => group,
         }

@@ -201,6 +201,11 @@ fn on_stored<P: Clone>(
         Job::LocalDiscard(_, version) => {
             replicate::on_local_undone(member, cx, version, result.is_ok());
         }
+        Job::FallBack(_, epoch) => {
+            if epoch == member.epoch() {
+                activate::on_fallen_back(member, cx, result.is_ok());
+            }
+        }
         Job::LocalDrop(_, epoch) => {
             if epoch == member.epoch() {
                 dead::on_local(member, cx, result.is_ok());

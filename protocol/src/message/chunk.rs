@@ -207,7 +207,7 @@ pub struct Pending {
     pub version: Version,
     /// Length of the chunk at that version.
     pub chunk_len: u32,
-    /// Operation that caused it.
+    /// Operation that caused it; the default for a version that the member has and does not trust.
     pub op: OpId,
     /// Hash of the chunk's descriptor at that version.
     pub hash: u64,

@@ -10,7 +10,7 @@ use protocol::ids::{ChunkKey, TargetId};
 use protocol::message::chunk::WriteReply;
 
 use super::clients::LEASED;
-use super::cluster::{CLIENT, Cluster};
+use super::cluster::{CLIENT, Cluster, SCRIPT};
 use super::coordinator::GROUP;
 use super::fake_store::Bytes;
 
@@ -98,7 +98,11 @@ impl Cluster {
         self.reads += 1;
         let shown = &held.bytes[read.offset as usize..end];
         let index = (to.conn.0 - CLIENT) as usize;
-        let Some(client) = self.clients.get_mut(index) else { return };
+        if index == SCRIPT {
+            self.shown.push((to.request.0, Ok(shown.to_vec())));
+            return;
+        }
+        let client = &mut self.clients[index];
         if to.request.0 == LEASED {
             client.observe(shown, target);
         } else {

@@ -66,6 +66,48 @@ impl Cluster {
         self.tell(target, 0, Event::Asked(asked, Request::Write(request, payload, true)));
     }
 
+    /// Writes once in place, as an operation of the chunk's own session.
+    pub(super) fn ask_change(
+        &mut self,
+        target: TargetId,
+        key: ChunkKey,
+        number: u64,
+        (class, offset, bytes): (WriteClass, u32, &[u8]),
+    ) {
+        let op = OpId { session: SessionId(77), seq: Seq(number) };
+        let mut request = write_request(key, op, offset, bytes.len() as u32);
+        request.class = class;
+        let epoch = self.coordinator.record().epoch;
+        self.ask(target, epoch, number, request, bytes);
+    }
+
+    /// Reads from the start of a chunk, with the epoch that the target itself knows.
+    pub(super) fn ask_read(
+        &mut self,
+        target: TargetId,
+        key: ChunkKey,
+        number: u64,
+        len: u32,
+        growth_only: bool,
+    ) {
+        let request = ReadRequest {
+            group: GROUP,
+            key,
+            offset: 0,
+            len,
+            expect_len: 0,
+            trunc_gen: 0,
+            handle: Handle(0),
+            growth_only,
+            verify: false,
+        };
+        let conn = ConnId(CLIENT + SCRIPT as u64);
+        let reply = ReplyTo { conn, request: RequestId(number), kind: Kind::Read };
+        let epoch = self.procs[&target].state.groups[&GROUP].record.epoch;
+        let asked = Asked { reply, epoch, deadline: None, node: None };
+        self.tell(target, 0, Event::Asked(asked, Request::Read(request)));
+    }
+
     pub(super) fn client_try(&mut self, index: usize, attempt: u64) {
         let client = &mut self.clients[index];
         if !client.active || client.attempt != attempt {

@@ -71,6 +71,8 @@ pub(super) struct Cluster {
     pub(super) reports_lost: bool,
     /// Answers to [`Cluster::ask_write`], by its number.
     pub(super) answers: Vec<Heard>,
+    /// Answers to [`Cluster::ask_read`], by its number.
+    pub(super) shown: Vec<(u64, Result<Vec<u8>, Status>)>,
     /// Frames between these two are lost.
     pub cut: Vec<(TargetId, TargetId)>,
     /// Store tasks of these targets take this long, in milliseconds.
@@ -109,6 +111,7 @@ impl Cluster {
             unregistered: BTreeSet::new(),
             reports_lost: false,
             answers: Vec::new(),
+            shown: Vec::new(),
             cut: Vec::new(),
             slow: BTreeMap::new(),
             installs: BTreeMap::new(),

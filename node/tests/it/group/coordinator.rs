@@ -188,6 +188,11 @@ impl Coordinator {
         })
     }
 
+    /// Everything lost power: nobody counts as alive before it has registered again.
+    pub(super) fn power_cut(&mut self) {
+        self.alive.values_mut().for_each(|alive| *alive = None);
+    }
+
     /// Hears a target; true for the incarnation that registered last. One that was given up but
     /// could not be removed is alive again.
     pub(super) fn hears(&mut self, target: TargetId, generation: Generation) -> bool {

@@ -1,6 +1,6 @@
 //! A store that keeps versions of chunks in memory, with the promises of the real one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use node::group::ChunkIndex;
@@ -33,6 +33,8 @@ pub(super) struct FakeStore {
     pub failing: Option<StoreError>,
     /// Writes on top of an older version fail: its cells do not verify.
     pub corrupt: bool,
+    /// Versions that are here and not trusted.
+    pub suspect: BTreeSet<(ChunkKey, Version)>,
     /// Bytes free, as far as anybody asks.
     pub free: u64,
 }
@@ -95,6 +97,7 @@ impl FakeStore {
                     trunc_gen: task.trunc_gen,
                     mutated: installed.mutated,
                 };
+                self.suspect.retain(|(key, _)| *key != task.key);
                 self.chunks.insert((task.group, task.key), vec![held]);
                 let free = self.free_bytes();
                 Ok(Some(Durable { lsn: Lsn(1), free, chunk_len: len }))
@@ -172,6 +175,7 @@ impl FakeStore {
     }
 
     fn discard(&mut self, group: GroupId, key: ChunkKey, version: Version) {
+        self.suspect.retain(|(of, have)| *of != key || *have < version);
         let mark = self.mark(group);
         if let Some(held) = self.chunks.get_mut(&(group, key)) {
             if held.iter().any(|held| held.version == version) {
@@ -204,8 +208,9 @@ impl ChunkIndex for FakeStore {
             chunk_len: newest.bytes.len() as u32,
             committed: committed.map(|held| (held.version, held.bytes.len() as u32)),
             mutated: newest.mutated,
-            suspect: false,
-            committed_suspect: false,
+            suspect: self.suspect.contains(&(key, newest.version)),
+            committed_suspect: committed
+                .is_some_and(|held| self.suspect.contains(&(key, held.version))),
             trunc_gen: newest.trunc_gen,
             cell_log2: 14,
             chunk_log2: 22,
@@ -217,7 +222,8 @@ impl ChunkIndex for FakeStore {
         let mark = self.mark(group);
         let mut pendings = Vec::new();
         for ((_, key), chunk) in self.chunks.iter().filter(|((of, _), _)| *of == group) {
-            for held in chunk.iter().filter(|held| held.version > mark) {
+            let trusted = |held: &&Held| !self.suspect.contains(&(*key, held.version));
+            for held in chunk.iter().filter(|held| held.version > mark).filter(trusted) {
                 let caused = held.ops.iter().find(|(_, version, _)| *version == held.version);
                 pendings.push(Pending {
                     key: *key,
@@ -229,6 +235,10 @@ impl ChunkIndex for FakeStore {
             }
         }
         pendings
+    }
+
+    fn suspects(&self, _group: GroupId) -> Vec<(ChunkKey, Version)> {
+        self.suspect.iter().copied().collect()
     }
 
     fn inventory(

@@ -6,10 +6,12 @@
     reason = "lengths, ids and dice of the harness are far below the types' bounds"
 )]
 
+mod changes;
 mod checks;
 mod clients;
 mod cluster;
 mod coordinator;
+mod doubts;
 mod fake_store;
 mod files;
 mod resync;

@@ -20,11 +20,11 @@ use super::cluster::{Cluster, Shape};
 use super::coordinator::GROUP;
 use super::fake_store::Bytes;
 
-const ONE: TargetId = TargetId(1);
-const TWO: TargetId = TargetId(2);
-const THREE: TargetId = TargetId(3);
+pub(super) const ONE: TargetId = TargetId(1);
+pub(super) const TWO: TargetId = TargetId(2);
+pub(super) const THREE: TargetId = TargetId(3);
 
-fn cluster(clients: u32) -> Cluster {
+pub(super) fn cluster(clients: u32) -> Cluster {
     let shape = Shape { targets: 3, min_write: 2, clients, loss: false };
     let mut cluster = Cluster::new(1, shape);
     cluster.run_until("first writes", |cluster| cluster.acks() >= u64::from(clients) * 3);
@@ -32,19 +32,19 @@ fn cluster(clients: u32) -> Cluster {
 }
 
 /// A cluster whose clients are done, with one chunk that belongs to the caller.
-fn quiet() -> (Cluster, ChunkKey) {
+pub(super) fn quiet() -> (Cluster, ChunkKey) {
     let mut cluster = cluster(1);
     cluster.stop_clients();
     cluster.run_ms(600);
     (cluster, ChunkKey { fid: Fid(99), index: 0 })
 }
 
-fn epoch(cluster: &Cluster) -> Epoch {
+pub(super) fn epoch(cluster: &Cluster) -> Epoch {
     cluster.coordinator.record().epoch
 }
 
 /// Waits for an epoch after `before` that is active and known to be so.
-fn activated(cluster: &mut Cluster, before: Epoch) {
+pub(super) fn activated(cluster: &mut Cluster, before: Epoch) {
     cluster.run_until("activation", |cluster| {
         epoch(cluster) > before && cluster.coordinator.record().active
     });
@@ -52,7 +52,7 @@ fn activated(cluster: &mut Cluster, before: Epoch) {
 }
 
 /// Waits until the newest incarnation of a target serves.
-fn promoted(cluster: &mut Cluster, target: TargetId) {
+pub(super) fn promoted(cluster: &mut Cluster, target: TargetId) {
     cluster.run_until("promotion", |cluster| {
         let generation = cluster.procs[&target].generation;
         let member = cluster.coordinator.record().member(target).copied();
@@ -61,14 +61,14 @@ fn promoted(cluster: &mut Cluster, target: TargetId) {
     });
 }
 
-fn evicted(cluster: &Cluster, by: TargetId, who: TargetId) -> bool {
+pub(super) fn evicted(cluster: &Cluster, by: TargetId, who: TargetId) -> bool {
     cluster.procs[&by].reports.iter().any(|report| match report {
         ShardReport::Evict(evict) => evict.target == who,
         _ => false,
     })
 }
 
-fn newest(cluster: &Cluster, target: TargetId, key: ChunkKey) -> Option<Version> {
+pub(super) fn newest(cluster: &Cluster, target: TargetId, key: ChunkKey) -> Option<Version> {
     cluster.stores[&target].newest(GROUP, key).map(|held| held.version)
 }
 
@@ -383,7 +383,7 @@ fn a_full_chunk_queue_answers_busy_and_takes_effect_in_order() {
 }
 
 /// A first version of a chunk, as a primary would send it.
-fn replicate(key: ChunkKey, epoch: Epoch, primary: TargetId) -> (PeerMessage, Bytes) {
+pub(super) fn replicate(key: ChunkKey, epoch: Epoch, primary: TargetId) -> (PeerMessage, Bytes) {
     let bytes: Bytes = Rc::new(b"forged".to_vec());
     let len = bytes.len() as u32;
     let body = ReplicateRequest {

@@ -165,6 +165,9 @@ impl Cluster {
         if to.conn.0 >= CLIENT {
             let client = (to.conn.0 - CLIENT) as usize;
             if to.kind == Kind::Read {
+                if let (SCRIPT, Err(refusal)) = (client, &answer) {
+                    self.shown.push((to.request.0, Err(refusal.status)));
+                }
                 return;
             }
             if client == SCRIPT {

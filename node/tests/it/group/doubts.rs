@@ -1,0 +1,118 @@
+//! Pendings that the primary has and does not trust: kept where they may have been acknowledged,
+//! dropped where they cannot have been.
+
+use protocol::ids::{ChunkKey, TargetId, Version};
+use protocol::message::chunk::WriteClass;
+
+use super::cluster::Cluster;
+use super::coordinator::GROUP;
+use super::scenarios::{ONE, THREE, TWO, epoch, newest, quiet};
+
+/// Everybody crashes with a write under way that `cut` members have not got, and these members
+/// come back not trusting it; runs until all have adopted the next epoch, and longer.
+fn crash_of_all(
+    cut: &[TargetId],
+    distrusting: &[TargetId],
+) -> (Cluster, ChunkKey, Option<Version>, Option<Version>) {
+    let (mut cluster, key) = quiet();
+    cluster.ask_change(ONE, key, 1, (WriteClass::Growth, 0, b"before"));
+    cluster.run_ms(200);
+    let base = newest(&cluster, ONE, key);
+    for target in cut {
+        cluster.cut.push((ONE, *target));
+    }
+    cluster.slow.insert(THREE, 40);
+    cluster.ask_change(ONE, key, 2, (WriteClass::Growth, 6, b" and after"));
+    cluster.run_ms(60);
+    let version = newest(&cluster, ONE, key);
+    assert!(version > base);
+    let before = epoch(&cluster);
+    for target in [ONE, TWO, THREE] {
+        cluster.kill(target);
+        let store = cluster.stores.get_mut(&target);
+        if let Some(store) = store.filter(|_| distrusting.contains(&target)) {
+            store.suspect.extend(version.map(|version| (key, version)));
+        }
+    }
+    cluster.cut.clear();
+    cluster.slow.clear();
+    cluster.coordinator.power_cut();
+    for target in [ONE, TWO, THREE] {
+        cluster.restart(target);
+    }
+    cluster.run_until("a new epoch", |cluster| {
+        let adopted = |target| cluster.stores[&target].adopted(GROUP) > before;
+        [ONE, TWO, THREE].into_iter().all(adopted)
+    });
+    assert_eq!(cluster.coordinator.record().primary().map(|it| it.target), Some(ONE));
+    cluster.run_ms(1000);
+    (cluster, key, base, version)
+}
+
+#[test]
+fn a_pending_that_only_the_primary_distrusts_is_kept_and_repaired() {
+    let (mut cluster, key, _, version) = crash_of_all(&[], &[ONE, THREE]);
+    assert!(!cluster.coordinator.record().active, "nothing is decided before the repair");
+    assert_eq!(newest(&cluster, TWO, key), version, "it may have been acknowledged");
+    if let Some(store) = cluster.stores.get_mut(&ONE) {
+        store.suspect.clear(); // As the repair from the second member does.
+    }
+    cluster.run_until("activation", |cluster| cluster.coordinator.record().active);
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), version);
+        assert!(cluster.stores[&target].suspect.is_empty(), "brought to who did not trust it");
+    }
+    cluster.heal();
+}
+
+#[test]
+fn a_pending_that_a_serving_member_lacks_was_never_acknowledged_and_goes() {
+    let (mut cluster, key, base, _) = crash_of_all(&[TWO], &[ONE]);
+    assert!(cluster.coordinator.record().active);
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), base, "{target}");
+    }
+    cluster.heal();
+}
+
+#[test]
+fn a_pending_that_nobody_trusts_gives_way_to_the_version_before() {
+    let (mut cluster, key, base, _) = crash_of_all(&[], &[ONE, TWO, THREE]);
+    assert!(cluster.coordinator.record().active);
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), base, "{target}");
+        assert!(cluster.stores[&target].suspect.is_empty());
+    }
+    cluster.heal();
+}
+
+#[test]
+fn a_pending_whose_repair_never_comes_is_given_up() {
+    let (mut cluster, key, base, _) = crash_of_all(&[], &[ONE]);
+    assert!(!cluster.coordinator.record().active);
+    cluster.run_ms(6000);
+    assert!(cluster.coordinator.record().active);
+    assert_eq!(newest(&cluster, ONE, key), base);
+    cluster.heal();
+}
+
+#[test]
+fn a_pending_that_a_backup_distrusts_goes_with_the_primary_that_lacks_it() {
+    let (mut cluster, key) = quiet();
+    cluster.cut.push((ONE, TWO));
+    cluster.ask_change(ONE, key, 1, (WriteClass::Growth, 0, b"half"));
+    cluster.run_ms(60);
+    let version = newest(&cluster, THREE, key);
+    assert!(version.is_some());
+    if let Some(store) = cluster.stores.get_mut(&THREE) {
+        store.suspect.extend(version.map(|version| (key, version)));
+    }
+    let before = epoch(&cluster);
+    cluster.kill(ONE);
+    cluster.cut.clear();
+    cluster.run_until("activation", |cluster| {
+        epoch(cluster) > before && cluster.coordinator.record().active
+    });
+    assert_eq!(newest(&cluster, THREE, key), None);
+    cluster.heal();
+}
