@@ -150,8 +150,6 @@ guards! {
     RolledBackDisk,
     /// A repeated request of a session gets the outcome it had.
     RememberedOutcome,
-    /// A refused command leaves no trace.
-    RefusalChangesNothing,
     /// A directory is not moved into itself.
     DirectoryCycle,
     /// An inode is removed with its last name.
@@ -160,8 +158,6 @@ guards! {
     GrowthFlag,
     /// A size of an older truncation changes nothing.
     StaleSize,
-    /// Content is deleted only when its file is gone.
-    DeadOnly,
     /// Entries of the log are purged only below what the table has durably.
     PurgeBound,
     /// The log is durable before its commands are applied.

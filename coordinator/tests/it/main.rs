@@ -11,6 +11,7 @@
 mod support;
 
 mod bounds;
+mod commands;
 mod model;
 mod state;
 

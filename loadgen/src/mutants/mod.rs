@@ -41,6 +41,9 @@ pub enum MutantsError {
     /// A program that people get could lose a guard, or could not be looked at.
     #[error("{0}")]
     Program(String),
+    /// Some guards have no killing test.
+    #[error("no row of {file} is about {0}", file = table::FILE)]
+    NoKiller(String),
     /// Some guards are not proved.
     #[error("{0} of {1} guards are not proved: see the lines above")]
     Survivors(usize, usize),
@@ -80,6 +83,12 @@ fn chosen(rows: Vec<Row>, only: &[String]) -> Result<Vec<Row>, MutantsError> {
     for name in only {
         let named = Guard::named(name).filter(|guard| rows.iter().any(|row| row.guard == *guard));
         named.ok_or_else(|| MutantsError::NoGuard(name.clone()))?;
+    }
+    let named = |guard: &&Guard| rows.iter().any(|row| row.guard == **guard);
+    let bare: Vec<&str> =
+        Guard::ALL.iter().filter(|guard| !named(guard)).map(|guard| guard.name()).collect();
+    if only.is_empty() && !bare.is_empty() {
+        return Err(MutantsError::NoKiller(bare.join(", ")));
     }
     let wanted = |row: &Row| only.is_empty() || only.iter().any(|name| row.guard.name() == name);
     Ok(rows.into_iter().filter(wanted).collect())

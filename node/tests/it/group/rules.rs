@@ -12,14 +12,17 @@ use node::shard::effect::{Effect, Task};
 use node::shard::event::{Asked, ConnId, Event, ReplyTo, Request};
 use node::shard::state::ShardState;
 use node::shard::step::step;
-use node::store::ChunkInfo;
+use node::store::{ChunkInfo, Durable};
+use protocol::cluster_map::Role;
 use protocol::ids::{
-    ChunkKey, ClusterId, Epoch, Fid, Generation, GroupId, Handle, NodeId, OpId, RequestId, Seq,
-    SessionId, ShardId, TargetId, Version,
+    ChunkKey, ClusterId, Epoch, Fid, Generation, GroupId, Handle, Lsn, NodeId, OpId, RequestId,
+    Seq, SessionId, ShardId, TargetId, Version,
 };
 use protocol::limits::CHUNK_OP_SESSIONS_MAX;
 use protocol::message::Kind;
-use protocol::message::chunk::{InventoryEntry, Pending, ReadRequest};
+use protocol::message::chunk::{
+    InventoryEntry, Pending, ReadRequest, ReplicateMode, ReplicateRequest, WriteClass,
+};
 use protocol::status::Status;
 
 use super::clients::write_request;
@@ -28,8 +31,8 @@ use super::fake_store::Bytes;
 
 const KEY: ChunkKey = ChunkKey { fid: Fid(5), index: 0 };
 
-/// What is known of the one chunk.
-struct Facts(ChunkInfo);
+/// What is known of the one chunk, and the free bytes.
+struct Facts(ChunkInfo, u64);
 
 impl ChunkIndex for Facts {
     fn info(&self, _: GroupId, key: ChunkKey) -> Option<ChunkInfo> {
@@ -45,7 +48,7 @@ impl ChunkIndex for Facts {
     }
 
     fn free(&self) -> u64 {
-        1 << 30
+        self.1
     }
 }
 
@@ -75,10 +78,40 @@ struct Primary {
 
 impl Primary {
     fn of(info: ChunkInfo) -> Primary {
+        Primary::in_group(info, true)
+    }
+
+    /// The primary of a group whose changes of existing bytes may be acknowledged, or not yet.
+    fn in_group(info: ChunkInfo, mutations: bool) -> Primary {
+        let (mut primary, mut coordinator) = Primary::new(info, 1, Coordinator::new(1, 1));
+        if let Some(record) = coordinator.map.groups.get_mut(&GROUP) {
+            record.mutations = mutations;
+        }
+        let orders = primary.adopt(&coordinator);
+        let reports = orders.iter().filter_map(|order| match order {
+            Effect::Report(report @ ShardReport::Activated(_)) => Some(report),
+            _ => None,
+        });
+        assert!(reports.fold(false, |_, report| coordinator.on_report(report)), "active");
+        primary.step(Event::Control(ControlEvent::Map(coordinator.map.to_delta())));
+        primary
+    }
+
+    /// The second of two members, which is no primary at all.
+    fn second(info: ChunkInfo, role: Role) -> Primary {
+        let (mut second, mut coordinator) = Primary::new(info, 2, Coordinator::new(2, 1));
+        if let Some(record) = coordinator.map.groups.get_mut(&GROUP) {
+            record.members[1].role = role;
+        }
+        second.adopt(&coordinator);
+        second
+    }
+
+    fn new(info: ChunkInfo, id: u32, coordinator: Coordinator) -> (Primary, Coordinator) {
         let config = ShardConfig {
-            node: NodeId(1),
+            node: NodeId(id),
             shard: ShardId(0),
-            target: TargetId(1),
+            target: TargetId(id),
             generation: Generation(1),
             port: 7001,
             core: u16::MAX,
@@ -86,25 +119,22 @@ impl Primary {
             timeouts: Timeouts::default(),
         };
         let state = ShardState::new(config, Vec::new());
-        let mut primary = Primary { state, facts: Facts(info), now: Nanos(1) };
-        let mut coordinator = Coordinator::new(1, 1);
-        let map = |coordinator: &Coordinator| ControlEvent::Map(coordinator.map.to_delta());
-        let orders = primary.step(Event::Control(map(&coordinator)));
+        let facts = Facts(info, 1 << 30);
+        let mut member = Primary { state, facts, now: Nanos(1) };
+        let expires = Nanos(1_000_000_000);
+        member.step(Event::Control(ControlEvent::Lease { expires }));
+        (member, coordinator)
+    }
+
+    /// Hears of the group and adopts its epoch.
+    fn adopt(&mut self, coordinator: &Coordinator) -> Vec<Effect<Bytes>> {
+        let map = ControlEvent::Map(coordinator.map.to_delta());
+        let orders = self.step(Event::Control(map));
         let adopt = orders.iter().find_map(|order| match order {
             Effect::Store { job, task: Task::Adopt(..) } => Some(*job),
             _ => None,
         });
-        let adopted = Event::Stored { job: adopt.unwrap(), result: Ok(None) };
-        let orders = primary.step(adopted);
-        let reports = orders.iter().filter_map(|order| match order {
-            Effect::Report(report @ ShardReport::Activated(_)) => Some(report),
-            _ => None,
-        });
-        assert!(reports.fold(false, |_, report| coordinator.on_report(report)), "active");
-        primary.step(Event::Control(map(&coordinator)));
-        let expires = Nanos(1_000_000_000);
-        primary.step(Event::Control(ControlEvent::Lease { expires }));
-        primary
+        self.step(Event::Stored { job: adopt.unwrap(), result: Ok(None) })
     }
 
     fn step(&mut self, event: Event<Bytes>) -> Vec<Effect<Bytes>> {
@@ -187,4 +217,73 @@ fn a_repeat_that_a_full_table_may_have_forgotten_has_an_unknown_fate() {
     let mut primary = Primary::of(ChunkInfo { ops, ..sound() });
     assert_eq!(primary.write(99, 1, true), Some(Status::Unknown));
     assert_eq!(primary.write(99, 0, true), None, "a first attempt was never here");
+}
+
+#[test]
+fn a_syncing_member_reads_nothing_under_a_lease() {
+    let mut syncing = Primary::second(sound(), Role::Syncing);
+    assert_eq!(syncing.read(false, 0), Some(Status::NotMember));
+}
+
+#[test]
+fn a_change_waits_while_a_member_that_left_may_still_answer_reads() {
+    for (mutations, answered) in [(true, true), (false, false)] {
+        let mut primary = Primary::in_group(sound(), mutations);
+        let op = OpId { session: SessionId(9), seq: Seq(1) };
+        let mut request = write_request(KEY, op, 0, 10);
+        request.class = WriteClass::Mutation;
+        let reply = ReplyTo { conn: ConnId(1 << 40), request: RequestId(1), kind: Kind::Write };
+        let asked = Asked { reply, epoch: Epoch(1), deadline: None, node: None };
+        let write = Request::Write(request, Rc::new(vec![7; 10]), true);
+        let orders = primary.step(Event::Asked(asked, write));
+        let job = orders.iter().find_map(|order| match order {
+            Effect::Store { job, task: Task::Write(_) } => Some(*job),
+            _ => None,
+        });
+        let durable = Durable { lsn: Lsn(1), free: 1 << 30, chunk_len: 100 };
+        let stored = Event::Stored { job: job.unwrap(), result: Ok(Some(durable)) };
+        let orders = primary.step(stored);
+        let told = orders.iter().any(|order| matches!(order, Effect::Reply { answer: Ok(_), .. }));
+        assert_eq!(told, answered);
+    }
+}
+
+#[test]
+fn a_write_is_refused_where_a_member_is_full() {
+    let mut primary = Primary::of(sound());
+    primary.facts.1 = 0;
+    assert_eq!(primary.write(9, 0, true), Some(Status::NoSpace));
+}
+
+#[test]
+fn a_version_that_is_suspect_here_is_not_vouched_for() {
+    let mut backup = Primary::second(ChunkInfo { suspect: true, ..sound() }, Role::Backup);
+    let body = ReplicateRequest {
+        group: GROUP,
+        primary: TargetId(1),
+        key: KEY,
+        mode: ReplicateMode::Write,
+        version: sound().version,
+        base: Version::ZERO,
+        op: OpId::default(),
+        class: WriteClass::Growth,
+        offset: 0,
+        len: 100,
+        chunk_len: 100,
+        expect_len: 100,
+        trunc_gen: 0,
+        cell_log2: 14,
+        chunk_log2: 22,
+        sums: vec![Default::default()],
+        aux: Vec::new(),
+        ops: Vec::new(),
+        mutated: false,
+        committed_through: Version::ZERO,
+    };
+    let reply = ReplyTo { conn: ConnId(1), request: RequestId(1), kind: Kind::Replicate };
+    let asked = Asked { reply, epoch: Epoch(1), deadline: None, node: Some(NodeId(1)) };
+    let request = Request::Replicate(body, Rc::new(vec![7; 100]), true);
+    let orders = backup.step(Event::Asked(asked, request));
+    let vouched = orders.iter().any(|order| matches!(order, Effect::Reply { answer: Ok(_), .. }));
+    assert!(!vouched, "{orders:?}");
 }
