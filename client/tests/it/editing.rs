@@ -1,5 +1,8 @@
 //! Files written in place, and readers who were told that a file only grows.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::cast_possible_truncation, reason = "patterns of bytes and short ranges")]
+
 use std::time::Duration;
 
 use bytes::Bytes;
