@@ -4,13 +4,13 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use protocol::cluster_map::ClusterMap;
-use protocol::ids::{ClusterId, Epoch, Fid, MapVersion, Seq};
+use protocol::ids::{ClusterId, Epoch, Fid, MapVersion, Seq, TargetId};
 use protocol::limits::DEADLINE_DEFAULT_MS;
 use protocol::message::Message;
 use protocol::message::chunk::{ReadReply, WriteReply};
@@ -24,7 +24,8 @@ use crate::changed::Changed;
 use crate::error::Error;
 use crate::health::Ticket;
 use crate::limits::{
-    ATTEMPT_LOOK_MS, IN_FLIGHT_BYTES_MAX, REFRESH_JITTER_MS, REFRESH_WAIT_MS, WRITE_MAP_LOOK_MS,
+    ATTEMPT_LOOK_MS, HEDGE_AFTER_MIN_MS, IN_FLIGHT_BYTES_MAX, REFRESH_JITTER_MS, REFRESH_WAIT_MS,
+    WRITE_MAP_LOOK_MS,
 };
 use crate::plan::coordinator::{CoordinatorFault, CoordinatorNext, CoordinatorOp};
 use crate::plan::{
@@ -218,15 +219,53 @@ impl Core {
         let start = self.now();
         let _permit = self.admit(task.len, start).await?;
         let deadline = start.after(Duration::from_millis(self.operation_ms));
-        let mut op = ReadOp::new(task, deadline, self.seed, self.operation_seed());
+        let op = |task| ReadOp::new(task, deadline, self.seed, self.operation_seed());
+        let asked = AtomicU32::new(0);
+        let mut first = std::pin::pin!(self.pursue(op(task.clone()), start, &asked));
+        self.conditions().hedges.on_read();
+        let least = Duration::from_millis(HEDGE_AFTER_MIN_MS);
+        if let Ok(done) = tokio::time::timeout(least, &mut first).await {
+            return done;
+        }
+        let target = TargetId(asked.load(Ordering::Relaxed));
+        let patience = self.conditions().hedges.after(target).saturating_sub(least);
+        if let Ok(done) = tokio::time::timeout(patience, &mut first).await {
+            return done;
+        }
+        let target = TargetId(asked.load(Ordering::Relaxed));
+        if !self.conditions().hedges.take() {
+            return first.await;
+        }
+        let nobody = AtomicU32::new(0);
+        let mut second = std::pin::pin!(self.pursue(op(task).avoiding(target), start, &nobody));
+        // Whichever brings the bytes; a failure is told only when both have failed.
+        tokio::select! {
+            done = &mut first => if done.is_ok() { done } else { second.await.or(done) },
+            done = &mut second => if done.is_ok() { done } else { first.await },
+        }
+    }
+
+    /// Follows one plan of a read to its end; `asked` names the target that was asked last.
+    async fn pursue(
+        &self,
+        mut op: ReadOp,
+        start: Nanos,
+        asked: &AtomicU32,
+    ) -> Result<Bytes, Failed> {
         loop {
             let map = self.map.map();
             let next = op.next(self.now(), &map, &mut self.conditions());
             let Some(attempt) = self.prepare(next, start).await? else { continue };
+            asked.store(attempt.target.0, Ordering::Relaxed);
             let ticket = Outstanding::new(self, &attempt);
+            let sent = self.now();
             let stands = |now| op.stands(now, &self.map.map(), &mut self.conditions());
             let answer = self.while_it_stands(self.send(&attempt, Bytes::new()), stands).await;
             drop(ticket);
+            if answer.is_ok() {
+                let took = self.now().since(sent);
+                self.conditions().hedges.on_answer(attempt.target, took);
+            }
             let (step, payload) = self.finish_read(&mut op, answer);
             if let Some(done) = self.settle(step, start).await? {
                 let bytes = payload.slice(done.range);

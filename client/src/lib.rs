@@ -14,6 +14,7 @@ pub mod dev;
 pub mod error;
 pub mod file;
 pub mod health;
+pub mod hedge;
 pub mod limits;
 pub mod plan;
 pub mod retry;

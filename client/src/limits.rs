@@ -113,3 +113,15 @@ pub const CHANGED_FILES_MAX: usize = 65_536;
 pub const SETTLE_WAIT_MS: u64 = 60_000;
 /// Time between two looks at it, in milliseconds.
 pub const SETTLE_LOOK_MS: u64 = 50;
+
+/// Shortest time before a read is asked of a second replica too, in milliseconds.
+pub const HEDGE_AFTER_MIN_MS: u64 = 5;
+/// Longest time before a read is asked of a second replica too, in milliseconds.
+pub const HEDGE_AFTER_MAX_MS: u64 = 50;
+/// Such hedges, in per cent of all reads.
+pub const HEDGE_PERCENT: u64 = 2;
+/// Hedges that may be sent at once after a time without any: the reads a stream has in flight,
+/// several times over.
+pub const HEDGE_BURST: u64 = 32;
+/// Reads of one target from which its usual duration is told.
+pub const HEDGE_SAMPLES: usize = 100;

@@ -29,6 +29,7 @@ use protocol::status::Status;
 use protocol::time::Nanos;
 
 use crate::health::Health;
+use crate::hedge::Hedges;
 use crate::retry::RetryBudget;
 
 pub use read::{CheckedRead, ReadDone, ReadOp, ReadTask};
@@ -41,6 +42,8 @@ pub struct Conditions {
     pub health: Health,
     /// Retries the process may still add to the load.
     pub budget: RetryBudget,
+    /// Second requests for reads that take long.
+    pub hedges: Hedges,
 }
 
 /// One request to one target.

@@ -107,6 +107,13 @@ impl ReadOp {
         }
     }
 
+    /// Begins with another replica than `target`, which is being asked already.
+    #[must_use]
+    pub fn avoiding(mut self, target: TargetId) -> ReadOp {
+        self.asked.push(target);
+        self
+    }
+
     /// Attempts made so far.
     pub fn attempts(&self) -> u32 {
         self.failover.attempts()

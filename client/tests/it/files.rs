@@ -2,7 +2,7 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "patterns of bytes and short ranges")]
 
-use client::limits::{BUDGET_FLOOR, RESERVE_FIRST};
+use client::limits::{BUDGET_FLOOR, HEDGE_AFTER_MAX_MS, RESERVE_FIRST};
 use client::plan::LinkFailure;
 use client::{Client, Error};
 use protocol::ids::{Ino, TargetId};
@@ -176,6 +176,22 @@ async fn a_silent_replica_costs_one_timeout_and_is_then_avoided() {
     let again = tokio::time::Instant::now();
     assert!(reader.read_at(0, bytes.len()).await.unwrap() == bytes);
     assert!(again.elapsed().as_millis() < 600, "{:?}", again.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_replica_costs_a_hedge_and_no_timeout() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let bytes = content(8_000_000);
+    let entry = put(&client, "f", &bytes).await.unwrap();
+    cluster.set_script(Box::new(|_, peer, kind, _| {
+        (kind == Kind::Read && is_target(peer, 3)).then_some(Fault::Silent)
+    }));
+    let reader = client.reader(&entry).unwrap();
+    let started = tokio::time::Instant::now();
+    assert!(reader.read_at(0, bytes.len()).await.unwrap() == bytes);
+    let most = u128::from(2 * HEDGE_AFTER_MAX_MS);
+    assert!(started.elapsed().as_millis() <= most, "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
