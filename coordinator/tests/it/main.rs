@@ -18,6 +18,7 @@ mod state;
 mod access;
 mod namespace;
 mod nodes;
+mod operate;
 mod process;
 mod restart;
 mod throughput;

@@ -16,7 +16,7 @@ use crate::namespace::mutate;
 use crate::support::{Cluster, FakeNode, Peer, Running, soon};
 
 /// Three nodes with heartbeats whose groups are all active.
-async fn three_nodes(cluster: &Cluster, running: &Running) -> Vec<FakeNode> {
+pub(crate) async fn three_nodes(cluster: &Cluster, running: &Running) -> Vec<FakeNode> {
     let mut nodes = Vec::new();
     for number in 1..=3 {
         let mut node = cluster.node(running, number).await;
@@ -35,7 +35,7 @@ async fn three_nodes(cluster: &Cluster, running: &Running) -> Vec<FakeNode> {
     nodes
 }
 
-async fn fetch_map(peer: &Peer) -> ClusterMap {
+pub(crate) async fn fetch_map(peer: &Peer) -> ClusterMap {
     let fetch = MapFetchRequest { have: MapVersion(0) };
     let reply: MapFetchReply = peer.call(&fetch).await.unwrap();
     let mut map = ClusterMap::default();
