@@ -431,7 +431,10 @@ fn a_version_of_an_older_epoch_is_refused_also_from_the_same_primary() {
     cluster.kill(THREE);
     activated(&mut cluster, old);
     let (message, bytes) = replicate(key, old, ONE);
-    cluster.forge(ONE, TWO, old, message, Some(bytes));
+    cluster.forge(ONE, TWO, old, message.clone(), Some(Rc::clone(&bytes)));
+    let PeerMessage::Replicate(mut whole) = message else { panic!("a version") };
+    whole.mode = ReplicateMode::Whole;
+    cluster.forge(ONE, TWO, old, PeerMessage::Replicate(whole), Some(bytes));
     cluster.run_ms(100);
     assert_eq!(newest(&cluster, TWO, key), None);
 }
