@@ -109,7 +109,7 @@ fn crash_everywhere(seed: u64, rounds: u32, step: usize, at_write: bool) {
 #[test]
 fn power_lost_at_every_flush_loses_nothing_acknowledged() {
     for seed in seeds(2) {
-        crash_everywhere(seed, 10, 1, false);
+        crash_everywhere(seed, 8, 1, false);
     }
 }
 
