@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn the_list_is_bounded_in_cells_and_repairs_make_room() {
         let mut list = DamageList::default();
-        let most = DAMAGED_CELLS_MAX as u32;
+        let most = u32::try_from(DAMAGED_CELLS_MAX).unwrap();
         assert!(list.add(name(1), VERSION, Lsn(1), &DamagedPart::Cells((0..most - 1).collect())));
         let two = DamagedPart::Cells(vec![7, 8]);
         assert!(!list.add(name(2), VERSION, Lsn(1), &two), "one of them fits");
