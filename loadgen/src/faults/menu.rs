@@ -194,6 +194,14 @@ mod tests {
     }
 
     #[test]
+    fn the_document_names_every_fault() {
+        let document = include_str!("../../../docs/fault-tests.md");
+        for fault in Fault::ALL {
+            assert!(document.contains(&format!("`{}`", fault.name())), "{}", fault.name());
+        }
+    }
+
+    #[test]
     fn every_name_names_one_fault() {
         for &fault in Fault::ALL {
             assert_eq!(Fault::named(fault.name()), Some(fault));
