@@ -139,6 +139,32 @@ pub const FOREGROUND_BUSY_BYTES: u64 = SHARD_CLIENT_BYTES_MAX / 4;
 pub const RESYNC_REFUSED_PAUSE_MIN_MS: u64 = 1000;
 /// Longest pause of a resync whose member has no room, in milliseconds.
 pub const RESYNC_REFUSED_PAUSE_MAX_MS: u64 = 30_000;
+/// Damaged versions of one group that are being repaired at a time; the next ones follow.
+pub const REPAIRS_PER_GROUP_MAX: usize = 64;
+/// Requests for cells of one shard that have no answer yet: each may bring a whole chunk.
+pub const FETCHES_PER_SHARD_MAX: usize = 4;
+/// Rechecks of one shard under way: those that clients caused and those of failed reads.
+pub const RECHECKS_PER_SHARD_MAX: usize = 8;
+/// Cells one client may have rechecked with one request.
+pub const RECHECK_CELLS_MAX: usize = 256;
+/// Time between two looks for new damage, in milliseconds.
+pub const REPAIR_LOOK_MS: u64 = 100;
+/// First pause after nobody had good bytes, in milliseconds; it doubles.
+pub const REPAIR_PAUSE_MIN_MS: u64 = 500;
+/// Longest pause after nobody had good bytes, in milliseconds.
+pub const REPAIR_PAUSE_MAX_MS: u64 = 30_000;
+/// Time in which a full target is read once by the scrub that nobody ordered, in seconds: 14 days.
+pub const SCRUB_PERIOD_S: u64 = 14 * 24 * 3600;
+/// Bytes per second of an ordered scrub pass unless a rate was ordered with it.
+pub const SCRUB_ORDERED_BYTES_PER_S: u64 = 100 << 20;
+/// Bytes of one step of the scrub: what it holds in memory, and how long it keeps the device.
+pub const SCRUB_STEP_BYTES: u64 = 1 << 20;
+/// Entries of the index that the check of the space looks at between two turns of other tasks.
+pub const SPACE_CHECK_ENTRIES: usize = 4096;
+/// Time between two questions about the files of what is set aside, in milliseconds: an hour.
+pub const CENSUS_PERIOD_MS: u64 = 3_600_000;
+/// Chunks that are set aside, looked at between two turns of other tasks.
+pub const CENSUS_PAGE: usize = 1024;
 /// Time whose unused budget background work may make up for at once, in milliseconds.
 pub const PACE_BURST_MS: u64 = 250;
 /// Chunks of an inventory page that one resync compares at a time.

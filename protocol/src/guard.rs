@@ -121,6 +121,8 @@ guards! {
     TruncateGeneration,
     /// A repair takes a cell only from a copy that verifies.
     RepairSource,
+    /// Cells are sent only to the nodes of targets that the group's newest record names.
+    FetchMembers,
     /// Copies to syncing members keep to the byte budget of their shard.
     ResyncBudget,
     /// A syncing member without room is left in peace for a while.

@@ -78,7 +78,14 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
     (
         "node",
         "an interval: it says how often something is looked at, not how much of it there is",
-        &["KICK_PERIOD_MS", "PREEMPT_TIMER_MS", "SWEEP_PERIOD_MS", "RECONNECT_MIN_MS"],
+        &[
+            "KICK_PERIOD_MS",
+            "PREEMPT_TIMER_MS",
+            "SWEEP_PERIOD_MS",
+            "RECONNECT_MIN_MS",
+            "REPAIR_LOOK_MS",
+            "REPAIR_PAUSE_MIN_MS",
+        ],
     ),
     (
         "node",
@@ -97,7 +104,8 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
             "CHECKPOINT_SLICE_ENTRIES",
             "SCRUB_SLICE_ENTRIES",
             "SCRUB_RUN_BYTES",
-            "RESYNC_PAGE",
+            "SPACE_CHECK_ENTRIES",
+            "CENSUS_PAGE",
         ],
     ),
     (

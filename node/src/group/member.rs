@@ -8,6 +8,7 @@ use protocol::limits::PENDINGS_PER_GROUP_MAX;
 
 use super::ChunkIndex;
 use super::files::FileOrders;
+use super::repair::Repairs;
 use super::replicate::InFlight;
 use super::resync::Resync;
 use super::write::ChunkQueue;
@@ -42,6 +43,8 @@ pub struct Member<P> {
     pub activation: Activation,
     /// As primary: progress of each syncing member.
     pub resync: BTreeMap<TargetId, Resync>,
+    /// Damaged versions here and their repair.
+    pub repairs: Repairs,
     /// As primary: dead files on their way out of the group.
     pub dead: VecDeque<DeadFiles>,
     /// As primary: what the coordinator wants done with single files.
@@ -200,6 +203,7 @@ impl<P> Member<P> {
             follow: Follow::default(),
             activation: Activation::default(),
             resync: BTreeMap::new(),
+            repairs: Repairs::default(),
             dead: VecDeque::new(),
             files: FileOrders::default(),
             contacts: BTreeMap::new(),

@@ -22,6 +22,7 @@
 
 pub mod activate;
 pub mod calls;
+pub mod census;
 pub mod dead;
 pub mod fence;
 pub mod files;
@@ -29,8 +30,10 @@ pub mod follow;
 pub mod member;
 pub mod pace;
 pub mod read;
+pub mod repair;
 pub mod replicate;
 pub mod resync;
+pub mod scrub;
 pub mod write;
 
 use protocol::ids::{ChunkKey, GroupId, Version};
@@ -38,7 +41,7 @@ use protocol::message::chunk::{InventoryEntry, Pending};
 
 use crate::io::Disk;
 use crate::limits::RESYNC_PAGE;
-use crate::store::{ChunkInfo, Store};
+use crate::store::{ChunkInfo, Damage, DamagedPart, Store};
 
 /// Facts about the chunks of this target, looked up in memory.
 pub trait ChunkIndex {
@@ -59,6 +62,10 @@ pub trait ChunkIndex {
     ) -> (Vec<InventoryEntry>, bool);
     /// Free bytes of the target.
     fn free(&self) -> u64;
+    /// Bytes the target can hold.
+    fn capacity(&self) -> u64;
+    /// What of a group is known to be damaged or not trusted, ascending by key and version.
+    fn damaged(&self, group: GroupId) -> Vec<Damage>;
     /// Bytes of a group's chunks, by which the work of a resync is estimated.
     fn bytes(&self, group: GroupId) -> u64 {
         let (mut bytes, mut after) = (0, None);
@@ -97,5 +104,20 @@ impl<D: Disk> ChunkIndex for Store<D> {
 
     fn free(&self) -> u64 {
         Store::free(self)
+    }
+
+    fn capacity(&self) -> u64 {
+        Store::capacity(self)
+    }
+
+    fn damaged(&self, group: GroupId) -> Vec<Damage> {
+        let mut damages = Store::damaged(self, group);
+        for (key, version) in Store::suspects(self, group) {
+            // All of its bytes together clear a version of suspicion.
+            damages.retain(|damage| (damage.key, damage.version) != (key, version));
+            damages.push(Damage { group, key, version, part: DamagedPart::Whole });
+        }
+        damages.sort_by_key(|damage| (damage.key, damage.version));
+        damages
     }
 }

@@ -171,9 +171,11 @@ pub fn on_quarantined<P>(member: &mut Member<P>, target: TargetId, answer: &Answ
 
 /// Takes chunks up again that were repaired meanwhile.
 pub fn tick<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
-    let (group, index) = (member.group, cx.index);
+    let (repairs, group, index) = (&member.repairs, member.group, cx.index);
     for resync in member.resync.values_mut() {
-        let is_well = |key: &ChunkKey| !index.info(group, *key).is_some_and(|info| info.suspect);
+        let is_well = |key: &ChunkKey| {
+            !repairs.holds(*key) && !index.info(group, *key).is_some_and(|info| info.suspect)
+        };
         let well: Vec<(ChunkKey, u32)> =
             resync.damaged.iter().filter(|(key, _)| is_well(key)).copied().collect();
         for copy in well {
@@ -224,7 +226,7 @@ fn send_copies<P: Clone>(
         let Some((key, len)) = resync.copies.pop_front() else { return };
         let info = cx.index.info(member.group, key);
         let suspect = info.as_ref().is_some_and(|info| info.suspect);
-        if guard::holds(Guard::SuspectLoses) && suspect {
+        if guard::holds(Guard::SuspectLoses) && (suspect || member.repairs.holds(key)) {
             resync.damaged.insert((key, len));
             continue;
         }

@@ -27,6 +27,14 @@ impl<E: Env, C: Control> Driver<E, C> {
                 suppressed,
                 "syncing member has no room, copies to it wait; free space there or drain it"
             ),
+            Alert::Divergent { group, key, target } => tracing::error!(
+                target_id,
+                group = group.0,
+                %key,
+                member = target.0,
+                suppressed,
+                "two replicas hold other bytes under one version; keep both containers for analysis"
+            ),
         }
     }
 }

@@ -15,12 +15,15 @@ use protocol::status::Status;
 use super::control::Control;
 use super::driver::{Driver, Received};
 use super::effect::{
-    Effect, Installed, PeerMessage, ReadTask, Refusal, ReplyBody, Task, Whole, WriteTask,
+    Effect, Installed, PeerMessage, ReadTask, Refusal, RepairTask, ReplyBody, Task, Whole,
+    WriteTask,
 };
 use super::event::{ConnId, Event, JobId, ReplyTo};
 use super::state::Core;
 use crate::io::{Clock, Disk, Env, Link, Outgoing, Payload};
-use crate::store::{ChunkInfo, Durable, InstallOp, ReadMode, ReadOut, StoreError, WriteOp};
+use crate::store::{
+    ChunkInfo, Durable, InstallOp, ReadMode, ReadOut, RepairOp, StoreError, WriteOp,
+};
 
 impl<E: Env, C: Control> Driver<E, C> {
     /// Carries out one order; what takes time goes on as a task of its own.
@@ -71,6 +74,7 @@ impl<E: Env, C: Control> Driver<E, C> {
                 self.send_on(conn, frame);
             }
             Effect::Report(report) => self.report(report),
+            Effect::Heal(order) => self.heal(order),
             Effect::Alert(alert) => self.alert(&alert),
             Effect::Finish => {}
         }
@@ -129,7 +133,14 @@ impl<E: Env, C: Control> Driver<E, C> {
     async fn run_task(&self, job: JobId, task: Task<Received<E::Disk>>) {
         let done = |_| None::<Durable>;
         let result = match task {
-            Task::Write(task) => self.store.write(write_op(self.env.disk(), task)).await.map(Some),
+            Task::Write(task) => {
+                let (group, key) = (task.group, task.key);
+                let result = self.store.write(write_op(self.env.disk(), task)).await;
+                if let Err(error) = &result {
+                    self.found_corrupt(group, key, error); // A cell it would be merged with.
+                }
+                result.map(Some)
+            }
             Task::Install(task, installed) => {
                 self.store.install(install_op(self.env.disk(), task, installed)).await.map(Some)
             }
@@ -140,6 +151,7 @@ impl<E: Env, C: Control> Driver<E, C> {
                 self.store.quarantine(group, &keys, now_s).await.map(done)
             }
             Task::Drop(group, fids) => self.store.drop_fids(group, &fids).await.map(done),
+            Task::Repair(task) => self.store.repair(repair_op(task)).await.map(Some),
         };
         // A full journal or target is an answer, not an incident: the asker is told, `df` shows it.
         if let Err(error) = &result
@@ -211,7 +223,12 @@ impl<E: Env, C: Control> Driver<E, C> {
 
     async fn serve_verify(&self, to: ReplyTo, group: GroupId, key: ChunkKey) {
         match self.store.verify(group, key).await {
-            Ok(reply) => self.answer(to, Epoch(0), reply.encode(), Payload::empty()),
+            Ok(reply) => {
+                self.answer(to, Epoch(0), reply.encode(), Payload::empty());
+                if !reply.bad_cells.is_empty() {
+                    self.found_corrupt_cells(group, key, reply.bad_cells);
+                }
+            }
             Err(error) => {
                 self.refuse(to, Epoch(0), &Refusal::new(error.status(), error.to_string()));
             }
@@ -279,6 +296,17 @@ fn install_op<D: Disk>(
     InstallOp { write: write_op(disk, task), ops, mutated, committed }
 }
 
+fn repair_op<D: Disk>(task: RepairTask<Received<D>>) -> RepairOp<D> {
+    RepairOp {
+        group: task.group,
+        key: task.key,
+        version: task.version,
+        first_cell: task.first_cell,
+        len: task.len,
+        payload: task.payload.buffer,
+    }
+}
+
 fn encode(message: &PeerMessage) -> (Kind, Vec<u8>) {
     match message {
         PeerMessage::Replicate(message) => (Kind::Replicate, message.encode()),
@@ -287,6 +315,7 @@ fn encode(message: &PeerMessage) -> (Kind, Vec<u8>) {
         PeerMessage::Inventory(message) => (Kind::Inventory, message.encode()),
         PeerMessage::Quarantine(message) => (Kind::Quarantine, message.encode()),
         PeerMessage::Drop(message) => (Kind::Drop, message.encode()),
+        PeerMessage::Fetch(message) => (Kind::Fetch, message.encode()),
         PeerMessage::Committed(message) => (CommittedNotice::KIND, message.encode()),
     }
 }

@@ -20,7 +20,7 @@ use super::state::ShardState;
 use super::step::step;
 use crate::io::{Clock, Disk, Env, Link, Nanos, Net, Payload};
 use crate::limits::{EVENTS_WAITING_MAX, REPORTS_WAITING_MAX};
-use crate::store::Store;
+use crate::store::{ScrubCursor, Store};
 
 /// The connections an environment makes.
 pub(super) type LinkOf<E> = <<E as Env>::Net as Net<<E as Env>::Disk>>::Link;
@@ -58,6 +58,8 @@ pub(super) struct Driver<E: Env, C: Control> {
     pub(super) bytes_out: Cell<u64>,
     pub(super) next_conn: Cell<u64>,
     pub(super) alerts: LogBudget,
+    /// Where the scrub goes on; the one step under way holds it.
+    pub(super) scrub_cursor: Cell<Option<ScrubCursor>>,
     reports: RefCell<VecDeque<ShardReport>>,
 }
 
@@ -83,6 +85,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             bytes_out: Cell::new(0),
             next_conn: Cell::new(1),
             alerts: LogBudget::new(),
+            scrub_cursor: Cell::new(None),
             reports: RefCell::new(VecDeque::new()),
         }
     }
@@ -192,6 +195,7 @@ impl<E: Env, C: Control> Driver<E, C> {
     }
 
     fn health(&self, state: &ShardState<Received<E::Disk>>) -> TargetHealth {
+        let (upkeep, aside) = (&state.core.upkeep, self.store.quarantine_size());
         TargetHealth {
             target: self.config.target,
             durable_lsn: self.store.durable_lsn(),
@@ -201,6 +205,14 @@ impl<E: Env, C: Control> Driver<E, C> {
             resync_bytes_done: state.core.counters.resync_bytes_done,
             map_version: state.core.map.version,
             resyncs: state.resyncs(),
+            scrub_pass: upkeep.scrub.finished,
+            scrub_bytes_done: upkeep.scrub.done,
+            scrub_bytes_total: upkeep.scrub.total,
+            cells_damaged: upkeep.counts.cells_damaged,
+            cells_repaired: upkeep.counts.cells_repaired,
+            cells_bad: state.cells_bad(),
+            quarantined_chunks: aside.chunks,
+            quarantined_bytes: aside.bytes,
             ..TargetHealth::default()
         }
     }

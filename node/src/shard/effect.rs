@@ -11,10 +11,12 @@ use protocol::message::chunk::{
     InventoryRequest, QuarantineRequest, ReplicateReply, ReplicateRequest, WorkingNotice,
     WriteClass, WriteReply,
 };
+use protocol::message::heal::FetchRequest;
 use protocol::status::Status;
 
 use super::control::ShardReport;
 use super::event::{ConnId, JobId, ReplyTo};
+use super::heal::HealOrder;
 
 /// Orders of one step, in the order they must be carried out.
 pub type Effects<P> = Vec<Effect<P>>;
@@ -98,6 +100,8 @@ pub enum Effect<P> {
     },
     /// Tell the control core.
     Report(ShardReport),
+    /// What heals replicas.
+    Heal(HealOrder),
     /// Write a line for whoever operates the node.
     Alert(Alert),
     /// Everything in flight is done: close the store and end.
@@ -125,6 +129,15 @@ pub enum Alert {
         /// How long it is left in peace.
         pause: Duration,
     },
+    /// Two replicas hold other bytes under one version, each with good checksums.
+    Divergent {
+        /// The group.
+        group: GroupId,
+        /// The chunk.
+        key: ChunkKey,
+        /// The other member.
+        target: TargetId,
+    },
 }
 
 /// Work for the store.
@@ -142,6 +155,8 @@ pub enum Task<P> {
     Quarantine(GroupId, Vec<ChunkKey>),
     /// Delete files.
     Drop(GroupId, Vec<Fid>),
+    /// Put good bytes in the place of damaged ones.
+    Repair(RepairTask<P>),
 }
 
 /// One version to make durable, as the store wants it.
@@ -177,6 +192,23 @@ pub struct WriteTask<P> {
     pub payload: Option<P>,
 }
 
+/// Good bytes for consecutive cells of one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepairTask<P> {
+    /// Group that holds the chunk.
+    pub group: GroupId,
+    /// The chunk.
+    pub key: ChunkKey,
+    /// The damaged version.
+    pub version: Version,
+    /// Cell the bytes start with.
+    pub first_cell: u32,
+    /// Bytes of payload: whole cells, the chunk's last one cut at its length.
+    pub len: u32,
+    /// The bytes.
+    pub payload: P,
+}
+
 /// What an installed chunk brings along.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
@@ -203,6 +235,8 @@ pub enum PeerMessage {
     Quarantine(QuarantineRequest),
     /// Delete these files.
     Drop(DropRequest),
+    /// Send me these cells.
+    Fetch(FetchRequest),
     /// This much is committed.
     Committed(CommittedNotice),
 }

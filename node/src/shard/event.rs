@@ -9,9 +9,11 @@ use protocol::message::chunk::{
     InventoryRequest, QuarantineRequest, ReadRequest, ReplicateReply, ReplicateRequest,
     VerifyRequest, WorkingNotice, WriteRequest,
 };
+use protocol::message::heal::{FetchRequest, ReportCorruptRequest};
 use protocol::status::Status;
 
 use super::control::ControlEvent;
+use super::heal::HealEvent;
 use crate::io::Nanos;
 use crate::store::{Durable, StoreError};
 
@@ -68,6 +70,10 @@ pub enum Request<P> {
     Drop(DropRequest),
     /// Someone asks to check a chunk on the device.
     Verify(VerifyRequest),
+    /// A member asks for cells, to repair its own.
+    Fetch(FetchRequest),
+    /// Someone found bytes that do not match their checksum.
+    ReportCorrupt(ReportCorruptRequest),
 }
 
 /// A peer's answer to a request of this shard.
@@ -153,6 +159,8 @@ pub enum Event<P> {
         /// Bytes that were reserved for it.
         bytes: u32,
     },
+    /// Something about healing happened.
+    Heal(HealEvent<P>),
     /// The control core said something.
     Control(ControlEvent),
     /// Time passed.
@@ -175,6 +183,8 @@ impl<P> Request<P> {
             Request::Quarantine(request) => request.group,
             Request::Drop(request) => request.group,
             Request::Verify(request) => request.group,
+            Request::Fetch(request) => request.group,
+            Request::ReportCorrupt(request) => request.group,
         }
     }
 }

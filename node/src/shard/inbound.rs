@@ -12,6 +12,7 @@ use protocol::message::chunk::{
     AdoptRequest, CommittedNotice, DiscardRequest, DropRequest, InventoryRequest,
     QuarantineRequest, ReadRequest, ReplicateRequest, VerifyRequest, WriteRequest,
 };
+use protocol::message::heal::{FetchRequest, ReportCorruptRequest};
 use protocol::message::{Kind, Message, MessageError};
 use protocol::status::Status;
 
@@ -126,6 +127,10 @@ impl<E: Env, C: Control> Driver<E, C> {
                 Request::Quarantine(QuarantineRequest::decode(body).map_err(malformed)?)
             }
             Kind::Drop => Request::Drop(DropRequest::decode(body).map_err(malformed)?),
+            Kind::Fetch => Request::Fetch(FetchRequest::decode(body).map_err(malformed)?),
+            Kind::ReportCorrupt => {
+                Request::ReportCorrupt(ReportCorruptRequest::decode(body).map_err(malformed)?)
+            }
             Kind::Verify => Request::Verify(VerifyRequest::decode(body).map_err(malformed)?),
             kind => {
                 let detail = format!("a data node does not serve {kind:?}");
@@ -135,7 +140,11 @@ impl<E: Env, C: Control> Driver<E, C> {
         Ok(request)
     }
 
-    fn payload(&self, frame: &Incoming<E::Disk>, len: u32) -> Result<Received<E::Disk>, Refusal> {
+    pub(super) fn payload(
+        &self,
+        frame: &Incoming<E::Disk>,
+        len: u32,
+    ) -> Result<Received<E::Disk>, Refusal> {
         if frame.header.payload_len != len {
             return Err(Refusal::new(Status::Invalid, "payload and body disagree on the length"));
         }
@@ -190,10 +199,10 @@ fn reply_to(conn: ConnId, header: &Header) -> ReplyTo {
 }
 
 fn is_for_nodes(kind: Kind) -> bool {
-    use Kind::{Adopt, Committed, Discard, Drop, Inventory, Quarantine, Replicate, Working};
+    use Kind::{Adopt, Committed, Discard, Drop, Fetch, Inventory, Quarantine, Replicate, Working};
     matches!(
         kind,
-        Replicate | Adopt | Discard | Inventory | Quarantine | Drop | Committed | Working
+        Fetch | Replicate | Adopt | Discard | Inventory | Quarantine | Drop | Committed | Working
     )
 }
 

@@ -12,6 +12,7 @@ pub mod budget;
 pub mod control;
 pub mod effect;
 pub mod event;
+pub mod heal;
 pub mod route;
 pub mod state;
 pub mod step;
@@ -22,6 +23,7 @@ mod carry;
 mod driver;
 mod inbound;
 mod local_queue;
+mod mend;
 mod peers;
 
 use std::rc::Rc;

@@ -11,12 +11,14 @@ use protocol::message::chunk::{
     AdoptReply, DiscardReply, DropReply, InventoryReply, QuarantineReply, ReplicateReply,
     WorkingNotice,
 };
+use protocol::message::heal::FetchReply;
 use protocol::message::{Kind, Message, MessageError};
 use protocol::status::Status;
 
 use super::control::Control;
-use super::driver::{Driver, LinkOf, Wake};
+use super::driver::{Driver, LinkOf, Received, Wake};
 use super::event::{Answer, Event};
+use super::heal::HealEvent;
 use super::state::Core;
 use crate::io::{Clock, Disk, Env, Incoming, Link, Nanos, Net, NetError, Outgoing};
 
@@ -126,6 +128,9 @@ impl<E: Env, C: Control> Driver<E, C> {
     async fn read_answers(&self, target: TargetId, link: &LinkOf<E>) -> NetError {
         loop {
             let event = match link.receive().await {
+                Ok(frame) if frame.header.kind == Kind::Fetch && is_good(&frame) => {
+                    self.fetched(target, &frame)
+                }
                 Ok(frame) => answer_event(target, &frame),
                 Err(error) => return error,
             };
@@ -137,10 +142,34 @@ impl<E: Env, C: Control> Driver<E, C> {
         }
     }
 
+    /// Cells that a member sent; the store checks them against what it recorded.
+    fn fetched(
+        &self,
+        target: TargetId,
+        frame: &Incoming<E::Disk>,
+    ) -> Result<Option<Event<Received<E::Disk>>>, MessageError> {
+        let reply = FetchReply::decode(&frame.body)?;
+        let len = u32::try_from(reply.payload_range().len()).unwrap_or(u32::MAX);
+        match self.payload(frame, len) {
+            Ok(payload) => {
+                let (request, reply) = (frame.header.request, Box::new(reply));
+                Ok(Some(Event::Heal(HealEvent::Fetched(target, request, reply, payload))))
+            }
+            Err(refusal) => {
+                let (request, answer) = (frame.header.request, Answer::Refused(refusal.status));
+                Ok(Some(Event::Answered { target, request, answer }))
+            }
+        }
+    }
+
     /// Waits a moment after a failure of the listener.
     pub(super) async fn pause(&self) {
         self.env.clock().sleep(self.config.timeouts.reconnect).await;
     }
+}
+
+fn is_good<D: Disk>(frame: &Incoming<D>) -> bool {
+    frame.header.response && frame.header.status == Status::Ok
 }
 
 fn answer_event<P, D: Disk>(

@@ -91,6 +91,8 @@ pub enum Job {
     LocalDrop(GroupId, Epoch),
     /// A version that the primary sent; `u32` is the payload's length.
     Follow(GroupId, ChunkKey, Version, Epoch, u32),
+    /// Good bytes for a damaged version.
+    Repair(GroupId, ChunkKey, Version),
     /// Another request of the primary.
     Answer(GroupId, Epoch, ReplyTo),
 }
@@ -123,6 +125,11 @@ impl<P> ShardState<P> {
     pub fn resync_bytes_left(&self) -> u64 {
         let of_group = |member: &Member<P>| member.resync.values().map(Resync::left).sum::<u64>();
         self.groups.values().map(of_group).sum()
+    }
+
+    /// Cells that are damaged now, in the groups that this target is a member of.
+    pub fn cells_bad(&self) -> u64 {
+        self.groups.values().map(|member| member.repairs.bad).sum()
     }
 
     /// Copies under way from here, up to as many as one message holds.
@@ -178,6 +185,7 @@ impl Job {
             | Job::LocalDrop(group, _)
             | Job::FallBack(group, _)
             | Job::Follow(group, ..)
+            | Job::Repair(group, ..)
             | Job::Answer(group, ..) => group,
         }
     }

@@ -9,12 +9,13 @@ use protocol::status::Status;
 use super::control::ControlEvent;
 use super::effect::{Effect, Effects, Refusal};
 use super::event::{Answer, Asked, Event, JobId, Request};
+use super::heal;
 use super::route;
 use super::state::{Job, ShardState};
 use crate::group::calls::{self, CallKind};
 use crate::group::member::{Cx, Member};
 use crate::group::{
-    ChunkIndex, activate, dead, fence, files, follow, read, replicate, resync, write,
+    ChunkIndex, activate, dead, fence, files, follow, read, repair, replicate, resync, write,
 };
 use crate::io::Nanos;
 use crate::store::{Durable, GroupInfo, StoreError};
@@ -53,9 +54,11 @@ pub fn step<P: Clone>(
             if let Some(call) = cx.core.calls.get_mut(&request) {
                 call.lost = true;
             }
+            heal::on_unsent(groups, &mut cx, request);
         }
         Event::PeerLost { target, refused } => on_peer_lost(groups, &mut cx, target, refused),
         Event::PeerUp { target } => on_peer_up(groups, target),
+        Event::Heal(event) => heal::on_event(groups, &mut cx, event),
         Event::Control(ControlEvent::Map(delta)) => on_map(groups, known, &mut cx, &delta),
         Event::Control(ControlEvent::Lease { expires }) => {
             cx.core.lease = cx.core.lease.max(expires);
@@ -98,6 +101,13 @@ fn on_asked<P: Clone>(
     asked: Asked,
     request: Request<P>,
 ) {
+    if let Request::Fetch(request) = &request {
+        // Also a target that was removed from the group may still have what its members lost.
+        if let Err(refusal) = repair::on_fetch(cx, &asked, request) {
+            cx.reply(asked.reply, asked.epoch, Err(refusal));
+        }
+        return;
+    }
     let result = match route::member(cx.core, groups, request.group()) {
         Ok(member) => {
             let result = admit(member, cx, &asked, request);
@@ -135,6 +145,8 @@ fn admit<P: Clone>(
         Request::Inventory(request) => follow::on_inventory(member, cx, asked, &request),
         Request::Quarantine(request) => follow::on_quarantine(member, cx, asked, request),
         Request::Drop(request) => follow::on_drop(member, cx, asked, request),
+        Request::Fetch(_) => Err(Status::Internal.into()),
+        Request::ReportCorrupt(request) => repair::on_report(cx, asked, request),
     }
 }
 
@@ -146,7 +158,9 @@ fn on_answered<P: Clone>(
     answer: &Answer,
 ) {
     let Some(call) = cx.core.calls.get(&id).filter(|call| call.target == target).cloned() else {
-        return; // An answer to a repeat, or of an epoch that has ended.
+        // Else an answer to a repeat, or of an epoch that has ended.
+        heal::on_answer(groups, cx, target, id, answer);
+        return;
     };
     let Some(member) = groups.get_mut(&call.group) else { return };
     assert!(call.epoch == member.epoch(), "calls end with their epoch");
@@ -214,6 +228,9 @@ fn on_stored<P: Clone>(
         Job::Follow(_, key, version, epoch, _) => {
             follow::on_stored(member, cx, epoch, key, version, result);
         }
+        Job::Repair(_, key, version) => {
+            repair::on_repaired(member, cx, (key, version), result.as_ref().map(|_| ()));
+        }
         Job::Answer(_, epoch, to) => follow::on_answered(member, cx, epoch, to, result),
     }
     settle(member, cx);
@@ -251,7 +268,7 @@ fn on_whole_failed<P: Clone>(
     settle(member, cx);
 }
 
-fn on_peer_lost<P>(
+fn on_peer_lost<P: Clone>(
     groups: &mut BTreeMap<GroupId, Member<P>>,
     cx: &mut Cx<'_, P>,
     target: TargetId,
@@ -265,6 +282,7 @@ fn on_peer_lost<P>(
             contact.refused |= refused;
         }
     }
+    heal::on_peer_lost(groups, cx, target);
 }
 
 /// Marks that were lost with the old connection are told again.
@@ -304,6 +322,7 @@ fn on_map<P: Clone>(
 
 fn on_tick<P: Clone>(groups: &mut BTreeMap<GroupId, Member<P>>, cx: &mut Cx<'_, P>, fenced: bool) {
     cx.core.fenced |= fenced;
+    heal::tick(cx);
     for id in calls::due(cx.core, groups, cx.now) {
         let group = cx.core.calls[&id].group;
         if let Some(member) = groups.get(&group) {
@@ -318,6 +337,7 @@ fn on_tick<P: Clone>(groups: &mut BTreeMap<GroupId, Member<P>>, cx: &mut Cx<'_, 
         calls::announce(member, cx);
         replicate::tick(member, cx);
         activate::tick(member, cx);
+        repair::tick(member, cx);
         resync::tick(member, cx);
         follow::tick(member, cx);
         settle(member, cx);

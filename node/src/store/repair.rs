@@ -211,7 +211,8 @@ fn write_of<D: Disk>(op: &RepairOp<D>, place: &Place) -> WriteOp<D> {
 fn repaired(place: &Place, built: Built) -> ChunkState {
     let state = &*place.state;
     ChunkState {
-        suspect: state.suspect && !place.anew,
+        // All of its bytes were checked and written anew: nothing is left to doubt.
+        suspect: state.suspect && place.cells != (0..state.cell_count()),
         cells: built.cells,
         owned: built.owned.into_runs().into_boxed_slice(),
         reserve: built.reserve,

@@ -77,6 +77,10 @@ pub(super) struct Cluster {
     pub cut: Vec<(TargetId, TargetId)>,
     /// Store tasks of these targets take this long, in milliseconds.
     pub slow: BTreeMap<TargetId, u64>,
+    /// What reports of corrupt cells were answered with.
+    pub rechecked: Vec<bool>,
+    /// Requests for cells that were served or refused.
+    pub fetches: u64,
     /// Whole chunks that each target was asked to install.
     pub installs: BTreeMap<(TargetId, ChunkKey), u32>,
     pub shape: Shape,
@@ -115,6 +119,8 @@ impl Cluster {
             cut: Vec::new(),
             slow: BTreeMap::new(),
             installs: BTreeMap::new(),
+            rechecked: Vec::new(),
+            fetches: 0,
             shape,
             digest: 0,
             reads: 0,
@@ -242,6 +248,7 @@ impl Cluster {
             assert_eq!(core.budget.peers.bytes(), 0, "{target}: credit came back");
             assert!(core.calls.is_empty() && core.jobs.is_empty(), "{target}: tables are empty");
             assert_eq!(core.copies, 0, "{target}: no copy is left");
+            assert!(core.upkeep.fetches.is_empty(), "{target}: nothing is asked for");
         }
     }
 

@@ -5,9 +5,11 @@ use std::rc::Rc;
 
 use node::group::ChunkIndex;
 use node::shard::effect::{Task, WriteTask};
-use node::store::{ChunkInfo, Durable, GroupInfo, StoreError};
+use node::store::{ChunkInfo, Damage, Durable, GroupInfo, StoreError};
 use protocol::ids::{ChunkKey, Epoch, GroupId, Lsn, OpId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending, WriteClass};
+
+use super::rot::Rot;
 
 /// The bytes of a payload.
 pub(super) type Bytes = Rc<Vec<u8>>;
@@ -29,6 +31,11 @@ pub(super) struct FakeStore {
     pub aside: BTreeMap<(GroupId, ChunkKey), Vec<Held>>,
     pub groups: BTreeMap<GroupId, GroupInfo>,
     marks: BTreeMap<GroupId, Version>,
+    /// Cells that the device does not hold any more, and those of them that were noticed.
+    pub rot: Rot,
+    pub found: Rot,
+    /// Versions that recovery could not verify.
+    pub suspects: BTreeSet<(GroupId, ChunkKey, Version)>,
     /// Writes fail with this from now on.
     pub failing: Option<StoreError>,
     /// Writes on top of an older version fail: its cells do not verify.
@@ -40,6 +47,10 @@ pub(super) struct FakeStore {
 }
 
 impl FakeStore {
+    fn is_suspect(&self, group: GroupId, key: ChunkKey, version: Version) -> bool {
+        self.suspect.contains(&(key, version)) || self.suspects.contains(&(group, key, version))
+    }
+
     pub(super) fn newest(&self, group: GroupId, key: ChunkKey) -> Option<&Held> {
         self.chunks.get(&(group, key)).and_then(|held| held.last())
     }
@@ -64,6 +75,7 @@ impl FakeStore {
     /// Loses what was only remembered.
     pub(super) fn crash(&mut self) {
         self.marks = self.groups.iter().map(|(id, info)| (*id, info.committed_through)).collect();
+        self.found.clear();
     }
 
     /// The bytes a read returns: of the newest version, or of the newest committed one.
@@ -80,6 +92,7 @@ impl FakeStore {
             self.groups.entry(group).or_default().committed_through = mark;
         }
         self.trim();
+        self.forget_gone();
         Ok(done)
     }
 
@@ -98,6 +111,7 @@ impl FakeStore {
                     mutated: installed.mutated,
                 };
                 self.suspect.retain(|(key, _)| *key != task.key);
+                self.renew(task.group, task.key, task.version);
                 self.chunks.insert((task.group, task.key), vec![held]);
                 let free = self.free_bytes();
                 Ok(Some(Durable { lsn: Lsn(1), free, chunk_len: len }))
@@ -124,7 +138,12 @@ impl FakeStore {
             }
             Task::Drop(group, fids) => {
                 self.chunks.retain(|(of, key), _| of != group || !fids.contains(&key.fid));
+                self.aside.retain(|(of, key), _| of != group || !fids.contains(&key.fid));
                 Ok(None)
+            }
+            Task::Repair(task) => {
+                self.refuse()?;
+                self.repair(task).map(Some)
             }
         }
     }
@@ -144,6 +163,9 @@ impl FakeStore {
             return Err(StoreError::Corrupt { cell: 0 });
         }
         let mut next = held.last().cloned().unwrap_or_default();
+        let (key, base) = ((task.group, task.key), next.version);
+        self.inherit_rot(key, base, next.bytes.len(), task)?;
+        let held = self.chunks.entry(key).or_default();
         let mut bytes = next.bytes.to_vec();
         let new = task.payload.as_deref().map_or(&[][..], Vec::as_slice);
         let offset = task.offset as usize;
@@ -208,9 +230,9 @@ impl ChunkIndex for FakeStore {
             chunk_len: newest.bytes.len() as u32,
             committed: committed.map(|held| (held.version, held.bytes.len() as u32)),
             mutated: newest.mutated,
-            suspect: self.suspect.contains(&(key, newest.version)),
+            suspect: self.is_suspect(group, key, newest.version),
             committed_suspect: committed
-                .is_some_and(|held| self.suspect.contains(&(key, held.version))),
+                .is_some_and(|held| self.is_suspect(group, key, held.version)),
             trunc_gen: newest.trunc_gen,
             cell_log2: 14,
             chunk_log2: 22,
@@ -260,7 +282,7 @@ impl ChunkIndex for FakeStore {
                     version: held.version,
                     chunk_len: held.bytes.len() as u32,
                     hash: hash(&held.bytes),
-                    suspect: false,
+                    suspect: self.suspects.contains(&(group, *key, held.version)),
                 })
             })
             .collect();
@@ -271,8 +293,16 @@ impl ChunkIndex for FakeStore {
     fn free(&self) -> u64 {
         self.free_bytes()
     }
+
+    fn capacity(&self) -> u64 {
+        1 << 30
+    }
+
+    fn damaged(&self, group: GroupId) -> Vec<Damage> {
+        self.damages(group)
+    }
 }
 
-fn hash(bytes: &[u8]) -> u64 {
+pub(super) fn hash(bytes: &[u8]) -> u64 {
     protocol::checksum::sum64(bytes)
 }

@@ -7,12 +7,14 @@ use std::rc::Rc;
 
 use node::group::ChunkIndex;
 use node::io::Nanos;
+use node::limits::{RECHECK_CELLS_MAX, RECHECKS_PER_SHARD_MAX};
 use node::shard::control::{ControlEvent, ShardConfig, ShardReport, Timeouts};
 use node::shard::effect::{Effect, Task};
 use node::shard::event::{Asked, ConnId, Event, ReplyTo, Request};
+use node::shard::heal::HealOrder;
 use node::shard::state::ShardState;
 use node::shard::step::step;
-use node::store::{ChunkInfo, Durable};
+use node::store::{ChunkInfo, Damage, Durable};
 use protocol::cluster_map::Role;
 use protocol::ids::{
     ChunkKey, ClusterId, Epoch, Fid, Generation, GroupId, Handle, Lsn, NodeId, OpId, RequestId,
@@ -23,6 +25,7 @@ use protocol::message::Kind;
 use protocol::message::chunk::{
     InventoryEntry, Pending, ReadRequest, ReplicateMode, ReplicateRequest, WriteClass,
 };
+use protocol::message::heal::{FetchRequest, ReportCorruptRequest};
 use protocol::status::Status;
 
 use super::clients::write_request;
@@ -32,7 +35,7 @@ use super::fake_store::Bytes;
 const KEY: ChunkKey = ChunkKey { fid: Fid(5), index: 0 };
 
 /// What is known of the one chunk, and the free bytes.
-struct Facts(ChunkInfo, u64);
+pub(super) struct Facts(pub(super) ChunkInfo, u64);
 
 impl ChunkIndex for Facts {
     fn info(&self, _: GroupId, key: ChunkKey) -> Option<ChunkInfo> {
@@ -50,10 +53,18 @@ impl ChunkIndex for Facts {
     fn free(&self) -> u64 {
         self.1
     }
+
+    fn capacity(&self) -> u64 {
+        1 << 30
+    }
+
+    fn damaged(&self, _: GroupId) -> Vec<Damage> {
+        Vec::new()
+    }
 }
 
 /// A chunk of 100 committed bytes that only ever grew, of an epoch before.
-fn sound() -> ChunkInfo {
+pub(super) fn sound() -> ChunkInfo {
     let version = Version { epoch: Epoch(0), counter: 1 };
     ChunkInfo {
         version,
@@ -70,14 +81,14 @@ fn sound() -> ChunkInfo {
 }
 
 /// An active primary whose lease ends at 1 s.
-struct Primary {
-    state: ShardState<Bytes>,
-    facts: Facts,
-    now: Nanos,
+pub(super) struct Primary {
+    pub(super) state: ShardState<Bytes>,
+    pub(super) facts: Facts,
+    pub(super) now: Nanos,
 }
 
 impl Primary {
-    fn of(info: ChunkInfo) -> Primary {
+    pub(super) fn of(info: ChunkInfo) -> Primary {
         Primary::in_group(info, true)
     }
 
@@ -137,7 +148,7 @@ impl Primary {
         self.step(Event::Stored { job: adopt.unwrap(), result: Ok(None) })
     }
 
-    fn step(&mut self, event: Event<Bytes>) -> Vec<Effect<Bytes>> {
+    pub(super) fn step(&mut self, event: Event<Bytes>) -> Vec<Effect<Bytes>> {
         let mut out = Vec::new();
         step(&mut self.state, &self.facts, self.now, event, &mut out);
         out
@@ -286,4 +297,50 @@ fn a_version_that_is_suspect_here_is_not_vouched_for() {
     let orders = backup.step(Event::Asked(asked, request));
     let vouched = orders.iter().any(|order| matches!(order, Effect::Reply { answer: Ok(_), .. }));
     assert!(!vouched, "{orders:?}");
+}
+
+#[test]
+fn cells_are_sent_only_to_members_of_the_group() {
+    let version = sound().version;
+    let fetch = |member, version| FetchRequest {
+        group: GROUP,
+        member,
+        key: KEY,
+        version,
+        first_cell: 0,
+        cells: 0,
+    };
+    let mut primary = Primary::of(sound());
+    let mut ask = |node: Option<NodeId>, request: FetchRequest| {
+        let reply = ReplyTo { conn: ConnId(2), request: RequestId(1), kind: Kind::Fetch };
+        let asked = Asked { reply, epoch: Epoch(1), deadline: None, node };
+        let orders = primary.step(Event::Asked(asked, Request::Fetch(request)));
+        orders.into_iter().find_map(|order| match order {
+            Effect::Reply { answer: Err(refusal), .. } => Some(Err(refusal.status)),
+            Effect::Heal(HealOrder::ServeFetch(_, _, fetch)) => Some(Ok(fetch.len)),
+            _ => None,
+        })
+    };
+    let (one, stranger) = (Some(NodeId(1)), Some(NodeId(9)));
+    assert_eq!(ask(one, fetch(TargetId(1), version)), Some(Ok(100)));
+    assert_eq!(ask(one, fetch(TargetId(1), Version::ZERO)), Some(Ok(100)), "the committed one");
+    assert_eq!(ask(stranger, fetch(TargetId(1), version)), Some(Err(Status::BadRole)));
+    assert_eq!(ask(stranger, fetch(TargetId(9), version)), Some(Err(Status::BadRole)));
+    let other = Version { counter: version.counter + 1, ..version };
+    assert_eq!(ask(one, fetch(TargetId(1), other)), Some(Err(Status::ChunkNotFound)));
+    let beyond = FetchRequest { first_cell: 1, ..fetch(TargetId(1), version) };
+    assert_eq!(ask(one, beyond), Some(Err(Status::Invalid)));
+}
+
+#[test]
+fn rechecks_that_clients_cause_are_bounded() {
+    let mut primary = Primary::of(sound());
+    let report =
+        |cells| ReportCorruptRequest { group: GROUP, key: KEY, version: sound().version, cells };
+    let mut ask = |cells| primary.ask(Kind::ReportCorrupt, Request::ReportCorrupt(report(cells)));
+    assert_eq!(ask(vec![0; RECHECK_CELLS_MAX + 1]), Some(Status::Invalid));
+    for _ in 0..RECHECKS_PER_SHARD_MAX {
+        assert_eq!(ask(vec![0]), None);
+    }
+    assert_eq!(ask(vec![0]), Some(Status::Busy));
 }

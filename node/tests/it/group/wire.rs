@@ -75,6 +75,7 @@ impl Cluster {
                 self.send_whole(target, to, request, epoch, &whole);
             }
             Effect::ServeRead { to, read, .. } => self.serve_read(target, to, &read),
+            Effect::Heal(order) => self.heal_order(target, order),
             Effect::ServeVerify { .. } | Effect::Alert(_) | Effect::Finish => {}
             Effect::Reply { to, epoch, answer } => self.deliver_reply(target, to, epoch, answer),
             Effect::Working { conn, epoch, notice } => {
@@ -110,6 +111,7 @@ impl Cluster {
             PeerMessage::Inventory(body) => (Kind::Inventory, Request::Inventory(body)),
             PeerMessage::Quarantine(body) => (Kind::Quarantine, Request::Quarantine(body)),
             PeerMessage::Drop(body) => (Kind::Drop, Request::Drop(body)),
+            PeerMessage::Fetch(body) => (Kind::Fetch, Request::Fetch(body)),
         };
         let reply = ReplyTo { conn: ConnId(u64::from(from.0)), request, kind };
         Event::Asked(Asked { reply, epoch, deadline: None, node: Some(node) }, request_body)
@@ -127,6 +129,11 @@ impl Cluster {
             self.tell(from, 1, Event::WholeFailed { request, error: StoreError::NotFound });
             return;
         };
+        let name = (whole.group, whole.key, held.version);
+        if let Some(error) = self.stores.get_mut(&from).and_then(|store| store.notice(name)) {
+            self.tell(from, 1, Event::WholeFailed { request, error });
+            return;
+        }
         let len = held.bytes.len() as u32;
         let body = ReplicateRequest {
             group: whole.group,
