@@ -330,8 +330,7 @@ fn request_event(node: NodeId, conn: ConnId, sent: Sent) -> Event<Bytes> {
         PeerMessage::Inventory(body) => (Kind::Inventory, Request::Inventory(body)),
         PeerMessage::Quarantine(body) => (Kind::Quarantine, Request::Quarantine(body)),
         PeerMessage::Drop(body) => (Kind::Drop, Request::Drop(body)),
-        #[expect(unreachable_patterns, reason = "messages of other scopes end here")]
-        _ => return Event::Tick { fenced: false },
+        PeerMessage::Fetch(_) => return Event::Tick { fenced: false },
     };
     let reply = ReplyTo { conn, request, kind };
     Event::Asked(Asked { reply, epoch, deadline: None, node: Some(node) }, body)

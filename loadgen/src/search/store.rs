@@ -2,7 +2,7 @@
 
 use node::group::ChunkIndex;
 use node::shard::effect::{Task, WriteTask};
-use node::store::{ChunkInfo, Durable, GroupInfo, StoreError};
+use node::store::{ChunkInfo, Damage, Durable, GroupInfo, StoreError};
 use protocol::checksum::sum64;
 use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, Lsn, OpId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending};
@@ -106,8 +106,7 @@ impl Store {
                 }
                 None
             }
-            #[expect(unreachable_patterns, reason = "tasks of other scopes end here")]
-            _ => None,
+            Task::Repair(_) => None,
         };
         self.durable_mark = self.mark;
         if let Some(at) = self.held.iter().rposition(|held| held.version <= self.mark) {
@@ -193,5 +192,13 @@ impl ChunkIndex for Store {
 
     fn free(&self) -> u64 {
         FREE
+    }
+
+    fn capacity(&self) -> u64 {
+        FREE
+    }
+
+    fn damaged(&self, _: GroupId) -> Vec<Damage> {
+        Vec::new()
     }
 }

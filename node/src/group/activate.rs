@@ -281,9 +281,19 @@ fn foreign<P>(
     if !syncing && frozen {
         return Vec::new();
     }
+    let identity = |pending: &Pending| (pending.key, pending.version);
+    let chain: BTreeSet<(ChunkKey, Version)> =
+        cx.index.pendings(member.group).iter().map(identity).collect();
     let is_foreign = |pending: &Pending| match cx.index.info(member.group, pending.key) {
         None => true,
-        Some(own) if syncing => own.version != pending.version,
+        // One of the versions that led to the newest here is no reason to drop what builds on it:
+        // where the copy here is damaged, that one may be the only good one.
+        Some(own) if syncing => {
+            let committed = own.committed.map(|(version, _)| version);
+            own.version != pending.version
+                && committed != Some(pending.version)
+                && !chain.contains(&identity(pending))
+        }
         // A serving member whose version is older had it before the primary's newer one.
         Some(own) => own.version < pending.version,
     };

@@ -5,7 +5,8 @@
 //! up, then those that were removed. A copy is sent only after its cells were
 //! verified, and the store believes what arrives only when it has the sums that it recorded itself.
 //! A piece that one copy cannot give is asked for in halves and elsewhere, so a version that is
-//! damaged everywhere is still whole when each cell is good somewhere.
+//! damaged everywhere is still whole when each cell is good somewhere. A version that nobody else
+//! has is a step from one that others have, and most of its cells are the same.
 //!
 //! Nothing here decides what exists: a version that nobody can give stays damaged and is asked for
 //! again and again, ever more rarely; its other cells go on being read.
@@ -36,7 +37,6 @@ use crate::store::{Damage, DamagedPart, StoreError};
 #[derive(Clone, Debug, Default)]
 pub struct Repairs {
     works: BTreeMap<(ChunkKey, Version), Repair>,
-    looked: Nanos,
     /// Cells that were damaged at the last look.
     pub bad: u64,
 }
@@ -68,6 +68,9 @@ struct Repair {
     pieces: VecDeque<Piece>,
     /// Members to ask for the first piece, next one first.
     sources: VecDeque<TargetId>,
+    /// True while they are asked for the cells of whatever version they have committed: a version
+    /// that only this member has shares cells with the one before.
+    loose: bool,
     /// Since when the first of them is tried.
     since: Nanos,
     step: Step,
@@ -92,12 +95,19 @@ impl Repairs {
     }
 }
 
-/// Looks for damage from time to time and moves its repair on.
+/// Notes when it is time to look for damage in every group: in the step of this very moment.
+pub fn note_time<P>(cx: &mut Cx<'_, P>) {
+    if cx.now.since(cx.core.upkeep.looked) >= Duration::from_millis(REPAIR_LOOK_MS) {
+        cx.core.upkeep.looked = cx.now;
+    }
+}
+
+/// Looks for damage when it is time and moves its repair on.
 pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if member.role.is_none() || cx.core.fenced {
         return;
     }
-    if cx.now.since(member.repairs.looked) >= Duration::from_millis(REPAIR_LOOK_MS) {
+    if cx.core.upkeep.looked == cx.now {
         look(member, cx);
     }
     give_up_silent(member, cx);
@@ -122,7 +132,8 @@ pub fn on_fetched<P: Clone>(
     let name = (fetch.key, fetch.version);
     let Some(repair) = member.repairs.works.get_mut(&name) else { return };
     let Some(piece) = repair.pieces.front().copied() else { return };
-    if reply.version != fetch.version || !covers(piece, reply) {
+    let other = reply.version != fetch.version && !repair.loose;
+    if other || !covers(piece, reply) {
         next_source(repair, cx.now);
         return;
     }
@@ -184,6 +195,7 @@ pub fn on_repaired<P: Clone>(
             cx.core.upkeep.counts.cells_repaired += u64::from(piece.cells.max(1));
             repair.pieces.pop_front();
             repair.sources.clear();
+            repair.loose = false;
             repair.step = Step::Idle;
             repair.pause = Duration::ZERO;
             if repair.pieces.is_empty() {
@@ -199,11 +211,13 @@ pub fn on_repaired<P: Clone>(
             repair.step = Step::Idle;
         }
         Err(StoreError::Refused(_)) => {
-            // It had this version, verified, with other bytes.
-            let (group, key) = (member.group, name.0);
-            let target = repair.sources.front().copied().unwrap_or_default();
-            cx.core.upkeep.counts.divergent += 1;
-            cx.out.push(Effect::Alert(Alert::Divergent { group, key, target }));
+            if !repair.loose {
+                // It had this version, verified, with other bytes.
+                let (group, key) = (member.group, name.0);
+                let target = repair.sources.front().copied().unwrap_or_default();
+                cx.core.upkeep.counts.divergent += 1;
+                cx.out.push(Effect::Alert(Alert::Divergent { group, key, target }));
+            }
             next_source(repair, cx.now);
         }
         Err(_) => rest(repair, cx.now),
@@ -307,7 +321,6 @@ fn recheck<P>(
 
 /// Learns what is damaged now; what is not any more needs no repair.
 fn look<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
-    member.repairs.looked = cx.now;
     let damages = cx.index.damaged(member.group);
     let works = &mut member.repairs.works;
     if damages.is_empty() && works.is_empty() {
@@ -352,7 +365,7 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
             group,
             member: me,
             key,
-            version,
+            version: if repair.loose { Version::ZERO } else { version },
             first_cell: piece.first,
             cells: piece.cells,
         };
@@ -378,7 +391,11 @@ fn next_source(repair: &mut Repair, now: Nanos) {
     repair.step = Step::Idle;
     repair.since = now;
     repair.sources.pop_front();
-    if repair.sources.is_empty() {
+    if !repair.sources.is_empty() {
+        return;
+    }
+    repair.loose = !repair.loose;
+    if !repair.loose {
         // The piece goes last: other pieces may be good somewhere.
         repair.pieces.rotate_left(1);
         rest(repair, now);
@@ -390,6 +407,7 @@ fn rest(repair: &mut Repair, now: Nanos) {
     let most = Duration::from_millis(REPAIR_PAUSE_MAX_MS);
     repair.step = Step::Idle;
     repair.sources.clear();
+    repair.loose = false;
     repair.pause = (repair.pause * 2).clamp(least, most);
     repair.wait = now.after(repair.pause);
 }
@@ -428,6 +446,7 @@ impl Repair {
             seen: BTreeSet::new(),
             pieces: VecDeque::new(),
             sources: VecDeque::new(),
+            loose: false,
             since: now,
             step: Step::Idle,
             wait: now,

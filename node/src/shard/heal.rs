@@ -126,6 +126,7 @@ pub fn on_peer_lost<P>(groups: &mut Groups<P>, cx: &mut Cx<'_, P>, target: Targe
 
 /// Lets time pass.
 pub fn tick<P>(cx: &mut Cx<'_, P>) {
+    repair::note_time(cx);
     scrub::tick(cx);
     census::tick(cx);
 }

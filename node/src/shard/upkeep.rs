@@ -18,6 +18,8 @@ pub struct Upkeep {
     pub scrub: Scrub,
     /// Requests for cells that have no answer yet.
     pub fetches: BTreeMap<RequestId, (GroupId, Fetch)>,
+    /// When the groups were last looked at for damage.
+    pub looked: Nanos,
     /// Rechecks under way.
     pub rechecks: usize,
     /// When the coordinator is asked next about what is set aside.
@@ -45,6 +47,7 @@ impl Default for Upkeep {
             resync: Pace::new(0),
             scrub: Scrub::default(),
             fetches: BTreeMap::new(),
+            looked: Nanos(0),
             rechecks: 0,
             census_at: None,
             counts: UpkeepCounts::default(),

@@ -71,7 +71,10 @@ impl FakeStore {
         for cell in cells {
             let first = cell as usize * CELL;
             let last = (first + CELL).min(base_len);
-            if end <= first || start >= first + CELL || (start == last && start % CELL == 0) {
+            if end <= first
+                || start >= first + CELL
+                || (start == last && start.is_multiple_of(CELL))
+            {
                 left.insert(cell);
             } else if start > first || end < last {
                 self.found.entry((group, key, base)).or_default().insert(cell);
@@ -90,8 +93,8 @@ impl FakeStore {
         let held = held.ok_or(StoreError::NotFound)?;
         let start = task.first_cell as usize * CELL;
         let end = start + task.len as usize;
-        assert!(end == held.bytes.len() || end.is_multiple_of(CELL), "whole cells");
-        if held.bytes[start..end] != task.payload[..] {
+        let whole = end == held.bytes.len() || end.is_multiple_of(CELL);
+        if !whole || held.bytes.get(start..end) != Some(&task.payload[..]) {
             return Err(StoreError::Refused("bytes are not those of this version"));
         }
         let (all, chunk_len) = (end - start == held.bytes.len(), held.bytes.len() as u32);
