@@ -122,7 +122,8 @@ async fn a_reader_asks_again_before_its_word_runs_out() {
     assert_eq!(lookups(), 0, "a fresh word is relied on");
     tokio::time::sleep(Duration::from_millis(WORD_FRESH_MS)).await;
     let (one, two) = tokio::join!(reader.read_at(0, 50), reader.read_at(50, 50));
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     assert_eq!(lookups(), 1, "one of them asks");
     // While nobody can be let in, the old word holds; the coordinator is asked now and then.
     cluster.set_script(Box::new(|_, _, kind, _| {
