@@ -52,19 +52,19 @@ pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>) {
     loop {
         // What waits is taken in before time is looked at: a heartbeat that was answered has
         // renewed a lease, and no lease may be taken to have ended without it.
-        let ticked = tokio::select! {
+        let woken = tokio::select! {
             biased;
             count = events.recv_many(&mut waiting, CONTROL_QUEUE_MAX) => match count {
                 0 => return,
-                _ => false,
+                _ => Woken::Said,
             },
             changed = changes.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                false
+                Woken::Changed
             }
-            _ = ticks.tick() => true,
+            _ = ticks.tick() => Woken::Ticked,
         };
         let now = clock::boottime();
         while let Ok(event) = events.try_recv() {
@@ -73,12 +73,26 @@ pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>) {
         for event in waiting.drain(..) {
             timers.on_event(event).await;
         }
-        timers.decide(now, &control::Event::Tick).await;
-        timers.publish();
-        if ticked {
-            timers.on_tick().await;
+        // However much is said, time is looked at.
+        let tick = Duration::from_millis(TICK_MS);
+        let woken = if now.since(timers.ticked) >= tick { Woken::Ticked } else { woken };
+        // Heartbeats come often and change nothing by themselves.
+        if woken != Woken::Said {
+            timers.decide(now, &control::Event::Tick).await;
+            timers.publish();
+        }
+        if woken == Woken::Ticked {
+            timers.on_tick(now).await;
         }
     }
+}
+
+/// What the loop woke for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Said,
+    Changed,
+    Ticked,
 }
 
 struct Timers {
@@ -92,6 +106,7 @@ struct Timers {
     /// What each node was last told to do for single files, and when.
     ordered: BTreeMap<NodeId, (Nanos, Vec<GroupOrders>)>,
     ticks: u64,
+    ticked: Nanos,
     /// Map version and time of what was published last.
     published: (MapVersion, Nanos),
     /// Where the next look at dead files continues.
@@ -110,6 +125,7 @@ impl Timers {
             dropping: BTreeMap::new(),
             ordered: BTreeMap::new(),
             ticks: 0,
+            ticked: clock::boottime(),
             published: (MapVersion(0), Nanos(0)),
             dead_from: None,
         }
@@ -144,7 +160,8 @@ impl Timers {
         self.decide(clock::boottime(), &sign).await;
     }
 
-    async fn on_tick(&mut self) {
+    async fn on_tick(&mut self, now: Nanos) {
+        self.ticked = now;
         self.ticks += 1;
         for node in self.lost.clone() {
             self.probe(node);

@@ -180,9 +180,13 @@ impl Session {
             }
             Waiting::Heartbeat { sent } => {
                 let reply = HeartbeatReply::decode(&frame.body)?;
-                state.renew(sent, reply.lease_ms);
                 state.orders(&reply.orders);
                 let fits = reply.delta.is_none_or(|delta| state.apply(&delta));
+                // A lease under a map that may lack who was evicted would let an evicted member
+                // answer reads that nobody waits for any more.
+                if fits {
+                    state.renew(sent, reply.lease_ms);
+                }
                 Ok(if fits { None } else { Some(self.fetch_map()) })
             }
             Waiting::MapFetch => {
