@@ -8,7 +8,7 @@ TOOLS := $(CURDIR)/.tools
 APT := $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 
 .DEFAULT_GOAL := help
-.PHONY: help build bindir demo test mutants search ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps soak fault-disk nft
+.PHONY: help build bindir demo test mutants search ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps soak fault-disk nft sim sim-night
 
 help: ## lists the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -29,6 +29,14 @@ test: nextest ## runs every test
 
 search: build ## goes through every order in which a small group can live, for MINUTES (3)
 	@$(BINDIR)/lanefs-loadgen search --minutes $(or $(MINUTES),3)
+
+sim: build ## runs SEEDS whole clusters in simulated time, with faults (SEEDS=2000)
+	@$(BINDIR)/lanefs-loadgen sim --seeds $(or $(SEEDS),2000) --jobs $(or $(JOBS),2)
+	@$(BINDIR)/lanefs-loadgen sim --seeds $$(( $(or $(SEEDS),2000) / 4 )) --jobs $(or $(JOBS),2) --mode unrestricted
+
+sim-night: build ## runs new seeds for MINUTES in each mode (MINUTES=240), from SEED on
+	@$(BINDIR)/lanefs-loadgen sim --seed $(or $(SEED),1000000) --minutes $(or $(MINUTES),240) --jobs $(or $(JOBS),2)
+	@$(BINDIR)/lanefs-loadgen sim --seed $(or $(SEED),1000000) --minutes $(or $(MINUTES),240) --jobs $(or $(JOBS),2) --mode unrestricted
 
 mutants: build ## removes each guard in turn and wants the test of docs/guards.md to fail
 	@CARGO="$(CARGO)" $(BINDIR)/lanefs-loadgen mutants --released $(BINDIR)

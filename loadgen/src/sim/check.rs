@@ -9,22 +9,29 @@ use std::rc::Rc;
 
 use node::store::ReadMode;
 use protocol::cluster_map::Member;
-use protocol::ids::{ChunkKey, Epoch, GroupId, NodeId, Version};
+use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, NodeId, Version};
 use protocol::message::chunk::InventoryEntry;
 
 use super::cluster::{SimCluster, Stores, target_of};
 use super::coordinator::SimCoordinator;
+use super::fault::atlas::Damaged;
+use super::overwrite::FID_MIN;
+use super::profile::Mode;
 
 /// What was written, and what of it was acknowledged.
 pub struct Ledger {
     coordinator: SimCoordinator,
     stores: Stores,
+    damaged: Damaged,
+    mode: Mode,
     min_write: usize,
     chunks: RefCell<BTreeMap<(GroupId, ChunkKey), Chunk>>,
     /// Acknowledged writes.
     pub acknowledged: Cell<u64>,
     /// Reads whose bytes were checked.
     pub read: Cell<u64>,
+    /// Acknowledged bytes that a reader was told are lost; only where that may happen.
+    pub lost: Cell<u64>,
 }
 
 /// One chunk, as its only writer knows it.
@@ -38,14 +45,17 @@ struct Chunk {
 
 impl Ledger {
     /// Starts with nothing written to a cluster.
-    pub fn new(cluster: &SimCluster, min_write: usize) -> Rc<Ledger> {
+    pub fn new(cluster: &SimCluster, min_write: usize, mode: Mode, damaged: Damaged) -> Rc<Ledger> {
         Rc::new(Ledger {
             coordinator: cluster.coordinator().clone(),
             stores: cluster.stores(),
+            damaged,
+            mode,
             min_write,
             chunks: RefCell::default(),
             acknowledged: Cell::new(0),
             read: Cell::new(0),
+            lost: Cell::new(0),
         })
     }
 
@@ -70,8 +80,8 @@ impl Ledger {
             serving.len() >= self.min_write,
             "enough members acknowledge: {version} of {key} in {group}, epoch {epoch}: {serving:?}"
         );
-        for member in serving {
-            let newest = self.newest(&member, group, key);
+        for member in serving.iter().filter(|member| !self.is_damaged(member)) {
+            let newest = self.newest(member, group, key);
             assert!(
                 newest.is_none_or(|newest| newest >= version),
                 "every member has what is acknowledged: {version} of {key} in {group}, \
@@ -79,6 +89,24 @@ impl Ledger {
                 member.target
             );
         }
+    }
+
+    /// Takes note that a reader was told that acknowledged bytes cannot be had.
+    ///
+    /// # Panics
+    /// When every cell of the run has a good copy.
+    pub fn on_lost(&self, group: GroupId, key: ChunkKey, why: &impl std::fmt::Debug) {
+        assert!(
+            self.mode == Mode::Unrestricted,
+            "acknowledged bytes are never missing: {why:?}: {}",
+            self.describe(group, key)
+        );
+        self.lost.set(self.lost.get() + 1);
+    }
+
+    /// What faults may do in this run.
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// Chunks that have acknowledged bytes, and how many.
@@ -113,20 +141,40 @@ impl Ledger {
         for group in self.coordinator.map().groups.values() {
             let all = cluster.inventories(group.id);
             let of = |member: &Member| node_of(member).and_then(|node| all.get(&node));
-            let lists: Vec<_> = group.serving().map(of).collect();
-            assert!(
-                lists.windows(2).all(|pair| pair[0] == pair[1]),
-                "replicas are equal: {group:?} {lists:#?}"
-            );
-            let Some(Some(list)) = lists.first() else { panic!("{group:?} has members") };
+            let sound = |member: &&Member| !self.is_damaged(member);
+            let lists: Vec<_> = group.serving().filter(sound).map(of).collect();
+            for pair in lists.windows(2) {
+                let (Some(one), Some(other)) = (pair[0], pair[1]) else {
+                    panic!("every member runs: {group:?}")
+                };
+                let differs =
+                    |entry: &&InventoryEntry| !one.contains(entry) || !other.contains(entry);
+                let different: Vec<_> = one.iter().chain(other).filter(differs).take(4).collect();
+                assert!(different.is_empty(), "replicas are equal: {group:?} {different:?}");
+            }
+            // All members may be damaged ones.
+            let Some(Some(list)) = lists.first() else { continue };
             self.check_list(group.id, list);
+        }
+    }
+
+    /// Checks that every unit of every arena is either owned by a version or free.
+    ///
+    /// # Panics
+    /// When one leaked or is used twice.
+    pub fn check_space(&self) {
+        for (node, store) in self.stores.borrow().iter() {
+            assert!(
+                store.space_equals_index(),
+                "no space leaks and none is used twice: node {node}"
+            );
         }
     }
 
     fn check_list(&self, group: GroupId, list: &[InventoryEntry]) {
         let chunks = self.chunks.borrow();
         let of_group = || chunks.iter().filter(|((of, _), _)| *of == group);
-        for entry in list {
+        for entry in list.iter().filter(|entry| entry.key.fid.0 < FID_MIN) {
             let submitted = chunks.get(&(group, entry.key)).map_or(0, |it| it.submitted.len());
             assert!(
                 entry.chunk_len as usize <= submitted,
@@ -144,25 +192,51 @@ impl Ledger {
         }
     }
 
-    /// Reads every replica of every chunk on its own device and checks its bytes.
+    /// Reads every replica of a chunk on its own device, those outside its group included, and
+    /// checks its bytes: a replica may be short, never different.
     ///
     /// # Panics
-    /// When one does not verify or is not what was written.
-    pub async fn check_replicas(self: Rc<Self>) {
-        let chunks = self.chunks();
-        for (group, key, acknowledged) in chunks {
-            for member in self.members(group) {
-                let store =
-                    node_of(&member).and_then(|node| self.stores.borrow().get(&node).cloned());
-                let Some(store) = store else { panic!("every node runs at the end") };
-                let len = u32::try_from(acknowledged).unwrap_or(u32::MAX);
-                let mode = ReadMode { newest: true, verify: true, suspect: false };
-                match store.read(group, key, 0, len, mode).await {
-                    Ok(out) => self.on_read(group, key, 0, &out.payload.to_vec()),
-                    Err(error) => panic!("every replica is readable: {key} on {member:?}: {error}"),
-                }
+    /// When one of an undamaged device does not verify, or one holds something else, or a member
+    /// has less than was acknowledged.
+    pub async fn check_replicas(&self, group: GroupId, key: ChunkKey, acknowledged: usize) {
+        let stores: Vec<_> = {
+            let stores = self.stores.borrow();
+            stores.iter().map(|(node, store)| (*node, Rc::clone(store))).collect()
+        };
+        let members: Vec<_> = self.members(group).iter().filter_map(node_of).collect();
+        for (node, store) in stores {
+            let damaged = self.damaged.borrow().contains(&node);
+            let held = store.info(group, key).map_or(0, |info| info.chunk_len);
+            let short = (held as usize) < acknowledged && members.contains(&node);
+            assert!(
+                !short || damaged || self.mode == Mode::Unrestricted,
+                "every member has what is acknowledged: node {node} {held} of {acknowledged}: {}",
+                self.describe(group, key)
+            );
+            if held == 0 {
+                continue;
+            }
+            let mode = ReadMode { newest: true, verify: true, suspect: false };
+            match store.read(group, key, 0, held, mode).await {
+                Ok(out) => self.on_replica(group, key, &out.payload.to_vec()),
+                Err(_) if damaged => {}
+                // What nobody acknowledged may be unreadable, and says so.
+                Err(_) if store.info(group, key).is_some_and(|info| info.suspect) => {}
+                Err(error) => panic!("every replica is readable: {key} on node {node}: {error}"),
             }
         }
+    }
+
+    /// Checks what a replica holds from the start of a chunk.
+    fn on_replica(&self, group: GroupId, key: ChunkKey, bytes: &[u8]) {
+        let chunks = self.chunks.borrow();
+        let Some(chunk) = chunks.get(&(group, key)) else { return };
+        assert!(
+            chunk.submitted.starts_with(bytes),
+            "all replicas agree on what they have: {key} in {group}, {} bytes",
+            bytes.len()
+        );
+        self.read.set(self.read.get() + 1);
     }
 
     /// What the cluster knows of a chunk, for the message of a failure.
@@ -179,11 +253,18 @@ impl Ledger {
         map.groups.get(&group).map_or(Vec::new(), |group| group.serving().copied().collect())
     }
 
-    /// Newest version a member has of a chunk; `None` when its node does not run.
+    fn is_damaged(&self, member: &Member) -> bool {
+        node_of(member).is_some_and(|node| self.damaged.borrow().contains(&node))
+    }
+
+    /// Newest durable version a member has of a chunk; `None` when its node does not run.
     fn newest(&self, member: &Member, group: GroupId, key: ChunkKey) -> Option<Version> {
         let stores = self.stores.borrow();
         let store = stores.get(&node_of(member)?)?;
-        Some(store.info(group, key).map_or(Version::ZERO, |info| info.version))
+        let before = ChunkKey { fid: Fid(key.fid.0 - 1), index: u32::MAX };
+        let (page, _) = store.inventory(group, Some(before), 1);
+        let entry = page.first().filter(|entry| entry.key == key);
+        Some(entry.map_or(Version::ZERO, |entry| entry.version))
     }
 }
 

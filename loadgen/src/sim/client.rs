@@ -1,6 +1,7 @@
 //! A client of the simulated cluster: the plans of the client library over simulated links.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use node::io::{
 };
 use protocol::checksum::cell_sums;
 use protocol::cluster_map::ClusterMap;
-use protocol::ids::{ChunkKey, Epoch, GroupId, Handle, OpId, RequestId, SessionId};
+use protocol::ids::{
+    ChunkKey, Epoch, GroupId, Handle, NodeId, OpId, RequestId, SessionId, TargetId,
+};
 use protocol::message::chunk::{ReadReply, WriteClass, WriteReply};
 use protocol::message::{Context, Message, open, open_error, request_frame};
 use protocol::status::Status;
@@ -28,6 +31,12 @@ use super::rng::SimRng;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Pause after asking a coordinator that does not run.
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
+/// One request in this many is sent twice.
+const GHOSTS: u64 = 50;
+/// Longest time between the two, in microseconds.
+const GHOST_US_MAX: u64 = 3_000_000;
+/// Time after which the connection of the second one ends.
+const GHOST_STAYS: Duration = Duration::from_secs(1);
 /// Cell and chunk size of everything the client writes, as powers of two.
 const CELL_LOG2: u8 = 14;
 const CHUNK_LOG2: u8 = 22;
@@ -79,13 +88,25 @@ impl SimClient {
         offset: u32,
         bytes: &[u8],
     ) -> Result<(WriteReply, Epoch), Failure> {
+        self.write((group, key), WriteClass::Growth, seq, offset, bytes).await
+    }
+
+    /// Writes bytes of a chunk; also says in which epoch the answer was given.
+    pub async fn write(
+        &self,
+        (group, key): (GroupId, ChunkKey),
+        class: WriteClass,
+        seq: u64,
+        offset: u32,
+        bytes: &[u8],
+    ) -> Result<(WriteReply, Epoch), Failure> {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let within = (offset as usize) & ((1 << CELL_LOG2) - 1);
         let task = WriteTask {
             group,
             key,
             op: OpId { session: self.session, seq: protocol::ids::Seq(seq) },
-            class: WriteClass::Growth,
+            class,
             offset,
             len,
             expect_len: offset + len,
@@ -133,11 +154,23 @@ impl SimClient {
         }
     }
 
-    /// Reads and checks bytes of a chunk.
+    /// Reads and checks bytes of a chunk that only ever grew.
     pub async fn read(
         &self,
         group: GroupId,
         key: ChunkKey,
+        offset: u32,
+        len: u32,
+        chunk_len: u32,
+    ) -> Result<Vec<u8>, Failure> {
+        self.read_as((group, key), true, offset, len, chunk_len).await
+    }
+
+    /// Reads and checks bytes of a chunk, as one that only ever grew or as any other.
+    pub async fn read_as(
+        &self,
+        (group, key): (GroupId, ChunkKey),
+        growth_only: bool,
         offset: u32,
         len: u32,
         chunk_len: u32,
@@ -150,7 +183,7 @@ impl SimClient {
             chunk_len,
             trunc_gen: 0,
             handle: Handle(0),
-            growth_only: true,
+            growth_only,
             // Whoever says that the bytes exist says how new a map must be to deny it.
             stamp: self.coordinator.map().version,
         };
@@ -231,11 +264,36 @@ impl SimClient {
         let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX);
         let sealed = request_frame(RequestId(1), &attempt.request, context, deadline_ms);
         let (header, body) = sealed.map_err(|_| Miss::Link(LinkFailure::Broken))?;
-        let frame = Outgoing { header, body, payload: self.payload(payload) };
+        let frame = Outgoing { header, body: body.clone(), payload: self.payload(payload) };
         link.send(frame).map_err(|_| Miss::Link(LinkFailure::Broken))?;
+        if self.rng.below(GHOSTS) == 0 {
+            let frame = Outgoing { header, body, payload: self.payload(payload) };
+            let place = (attempt.node, attempt.target, attempt.address);
+            self.send_ghost(place, frame);
+        }
         let answer = super::first(self.answer(&link), self.late(give_up_at)).await;
         link.close();
         answer
+    }
+
+    /// Sends a frame once more, later and on another connection, as a network that kept a copy
+    /// might; nobody waits for the answer.
+    fn send_ghost(
+        &self,
+        (node, target, address): (NodeId, TargetId, SocketAddr),
+        frame: Outgoing<SimDisk>,
+    ) {
+        let (net, executor) = (Rc::clone(&self.net), self.executor.clone());
+        let wait = Duration::from_micros(self.rng.below(GHOST_US_MAX));
+        self.executor.spawn(process_of_client(self.session), async move {
+            executor.sleep(wait).await;
+            // Whoever does not answer any more gets no ghost.
+            let Ok(link) = net.connect(node, target, address).await else { return };
+            if link.send(frame).is_ok() {
+                executor.sleep(GHOST_STAYS).await;
+            }
+            link.close();
+        });
     }
 
     async fn answer(&self, link: &SimLink<SimDisk>) -> Result<Incoming<SimDisk>, Miss> {

@@ -1,6 +1,6 @@
 //! A simulated cluster: nodes of one shard each over disks that forget what was not flushed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use node::io::PeerIdentity;
 
 use node::shard::{self, ShardConfig, Timeouts};
-use node::store::{FormatOptions, Recovered, Store};
+use node::store::{FormatOptions, Recovered, Store, StoreError};
 use protocol::ids::{ClusterId, GroupId, NodeId, ShardId, TargetId};
 use protocol::message::chunk::InventoryEntry;
 use protocol::message::cluster::{GroupReport, TargetReport};
@@ -17,15 +17,18 @@ use protocol::message::cluster::{GroupReport, TargetReport};
 use super::control::SimControl;
 use super::coordinator::{COORDINATOR, SimCoordinator};
 use super::disk::SimDisk;
-use super::env::SimEnv;
+use super::env::{SimClock, SimEnv};
 use super::executor::{Executor, ProcessId, Stop};
 use super::net::Fabric;
 use super::profile::Shape;
 use super::rng::SimRng;
+use super::watch::Watch;
 
 /// Longest time a cluster may take to become healthy once nothing is broken any more: the time a
 /// member stays out that its primary had removed, the grace of a coordinator start, and resync.
 const HEALING: Duration = Duration::from_secs(90);
+/// Pause before a container whose device failed is opened again.
+const OPEN_PAUSE: Duration = Duration::from_millis(500);
 /// The simulated cluster's identity.
 pub const CLUSTER: ClusterId = ClusterId(0x001a_9ef5);
 
@@ -40,7 +43,20 @@ pub struct SimCluster {
     coordinator: SimCoordinator,
     disks: BTreeMap<NodeId, Rc<SimDisk>>,
     stores: Stores,
+    controls: BTreeMap<NodeId, Rc<SimControl>>,
+    clocks: BTreeMap<NodeId, SimClock>,
+    fate: Rc<Fate>,
+    watch: Rc<Watch>,
     starts: u32,
+}
+
+/// What became of nodes whose container could not be opened.
+#[derive(Default)]
+pub struct Fate {
+    /// True when that may happen.
+    pub may_refuse: Cell<bool>,
+    /// The nodes, and what the store said.
+    pub refused: RefCell<BTreeMap<NodeId, String>>,
 }
 
 /// Where a simulated node listens.
@@ -67,18 +83,31 @@ impl SimCluster {
         let rng = SimRng::new(seed);
         let executor = Executor::new(rng.fork());
         let coordinator = SimCoordinator::start(&executor, rng.fork(), shape);
+        let fabric = Fabric::new(executor.clone(), rng.fork());
+        let stores = Stores::default();
+        let watch = Watch::new(&executor, &stores, shape.nodes);
+        fabric.show(&watch);
+        coordinator.show(&watch);
         let mut cluster = SimCluster {
-            fabric: Fabric::new(executor.clone(), rng.fork()),
+            fabric,
             executor,
             coordinator,
             disks: BTreeMap::new(),
-            stores: Rc::default(),
+            stores,
+            watch,
+            controls: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+            fate: Rc::default(),
             starts: 0,
             rng,
         };
         for node in (1..=shape.nodes).map(NodeId) {
             let disk = SimDisk::new(&cluster.executor, cluster.rng.fork(), shape.container_len);
             cluster.disks.insert(node, disk);
+            let ppm = i64::try_from(cluster.rng.below(2 * shape.clock_ppm_max + 1)).unwrap_or(0)
+                - i64::try_from(shape.clock_ppm_max).unwrap_or(0);
+            let clock = SimClock::new(&cluster.executor, i32::try_from(ppm).unwrap_or(0));
+            cluster.clocks.insert(node, clock);
             cluster.start_node(node);
         }
         cluster
@@ -94,6 +123,11 @@ impl SimCluster {
         &self.coordinator
     }
 
+    /// What is seen from outside.
+    pub fn watch(&self) -> &Rc<Watch> {
+        &self.watch
+    }
+
     /// The wires.
     pub fn fabric(&self) -> &Rc<Fabric<SimDisk>> {
         &self.fabric
@@ -107,24 +141,44 @@ impl SimCluster {
     /// Starts the process of a node on its disk.
     pub fn start_node(&mut self, node: NodeId) {
         self.starts += 1;
+        self.watch.on_start(node, u64::from(self.starts));
         let process = process_of(node);
         let disk = Rc::clone(&self.disks[&node]);
         let identity = PeerIdentity::Node(node);
         let net = self.fabric.attach(process, identity, Rc::clone(&disk), Some(node_address(node)));
-        let env = SimEnv::new(&self.executor, process, disk, net, self.rng.fork());
+        let clock = self.clocks[&node].clone();
+        let place = (process, clock.clone());
+        let env = SimEnv::new(&self.executor, place, disk, net, self.rng.fork());
         let place = (node, process);
         let cuts = self.fabric.cuts();
         let rng = self.rng.fork();
-        let control = SimControl::new(&self.executor, place, rng, cuts, &self.coordinator);
-        let stores = Rc::clone(&self.stores);
+        let control = SimControl::new(&self.executor, place, clock, rng, cuts, &self.coordinator);
+        self.controls.insert(node, Rc::clone(&control));
+        let (stores, fate) = (Rc::clone(&self.stores), Rc::clone(&self.fate));
         let incarnation = u64::from(self.starts);
         self.executor.spawn(process, async move {
-            boot(node, incarnation, env, control, stores).await;
+            boot(node, incarnation, env, control, (stores, fate)).await;
         });
+    }
+
+    /// What became of nodes whose container could not be opened.
+    pub fn fate(&self) -> &Rc<Fate> {
+        &self.fate
+    }
+
+    /// True when the coordinator refused this start of a node.
+    pub fn is_refused(&self, node: NodeId) -> bool {
+        self.controls.get(&node).is_some_and(|control| control.refused())
+    }
+
+    /// Puts another device in place of a dead node's.
+    pub fn replace_disk(&mut self, node: NodeId, disk: Rc<SimDisk>) {
+        self.disks.insert(node, disk);
     }
 
     /// Kills a node: its tasks stop, its connections break, its disk forgets.
     pub fn kill_node(&mut self, node: NodeId) {
+        self.watch.on_kill(node);
         self.executor.kill(process_of(node));
         self.fabric.sever(process_of(node));
         self.stores.borrow_mut().remove(&node);
@@ -184,18 +238,26 @@ async fn boot(
     incarnation: u64,
     env: SimEnv<SimDisk>,
     control: Rc<SimControl>,
-    stores: Stores,
+    (stores, fate): (Stores, Rc<Fate>),
 ) {
-    use node::io::Env;
+    use node::io::{Clock, Env};
     let target = target_of(node);
     let options = FormatOptions { cluster: CLUSTER, node, target };
     if incarnation_is_first(&env).await {
         let formatted = Store::format(env.disk().as_ref(), &options).await;
         assert_eq!(formatted, Ok(()), "node {node} formats its disk");
     }
-    let (store, recovered) = match Store::open(Rc::clone(env.disk()), &options).await {
-        Ok(opened) => opened,
-        Err(error) => panic!("node {node} cannot open its disk: {error}"),
+    let (store, recovered) = loop {
+        match Store::open(Rc::clone(env.disk()), &options).await {
+            Ok(opened) => break opened,
+            // A device that fails once is tried again, as an operator would.
+            Err(StoreError::Disk(_)) => env.clock().sleep(OPEN_PAUSE).await,
+            Err(error) if fate.may_refuse.get() => {
+                fate.refused.borrow_mut().insert(node, error.to_string());
+                return;
+            }
+            Err(error) => panic!("every container can be opened: node {node}: {error}"),
+        }
     };
     stores.borrow_mut().insert(node, Rc::clone(&store));
     let config = ShardConfig {
@@ -215,10 +277,12 @@ async fn boot(
 
 /// True when the disk was never formatted: its first superblock is all zeros.
 async fn incarnation_is_first(env: &SimEnv<SimDisk>) -> bool {
-    use node::io::{Disk, Env};
-    match env.disk().read(0, protocol::limits::IO_ALIGN).await {
-        Ok(bytes) => bytes.iter().all(|&byte| byte == 0),
-        Err(error) => panic!("a simulated disk without faults reads: {error}"),
+    use node::io::{Clock, Disk, Env};
+    loop {
+        match env.disk().read(0, protocol::limits::IO_ALIGN).await {
+            Ok(bytes) => return bytes.iter().all(|&byte| byte == 0),
+            Err(_) => env.clock().sleep(OPEN_PAUSE).await,
+        }
     }
 }
 

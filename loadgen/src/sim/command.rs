@@ -32,6 +32,9 @@ pub struct Sim {
     /// Prints every event of one seed, and the digest of all of them.
     #[arg(long, requires = "seed", conflicts_with_all = ["seeds", "minutes"])]
     trace: bool,
+    /// Prints the digest of each seed.
+    #[arg(long)]
+    hashes: bool,
     /// Fails when a situation of the table is met in less than 1 % of the runs.
     #[arg(long)]
     require_coverage: bool,
@@ -74,6 +77,7 @@ impl Sim {
             mode: self.mode,
             jobs: self.jobs.max(1),
             coverage_required: self.require_coverage,
+            hashes: self.hashes,
         };
         campaign.run()
     }

@@ -1,17 +1,19 @@
 //! The control core of a simulated node: queues between its shard and the coordinator.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use node::io::Clock;
 use node::shard::{Control, ControlEvent, ShardReport};
 use protocol::ids::NodeId;
 use protocol::message::cluster::TargetReport;
 
 use super::coordinator::{COORDINATOR, SimCoordinator};
 use super::cut::Cuts;
+use super::env::SimClock;
 use super::executor::{Executor, ProcessId};
 use super::rng::SimRng;
 
@@ -19,6 +21,8 @@ use super::rng::SimRng;
 const HEARTBEAT: Duration = Duration::from_millis(250);
 /// Time between two looks at a coordinator that cannot be reached.
 const RECONNECT: Duration = Duration::from_millis(50);
+/// Pause after a refused registration.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Longest time a message between node and coordinator takes, in microseconds.
 const LATENCY_US_MAX: u64 = 800;
 
@@ -27,9 +31,12 @@ pub struct SimControl {
     executor: Executor,
     node: NodeId,
     process: ProcessId,
+    clock: SimClock,
     rng: SimRng,
     cuts: Rc<Cuts>,
     coordinator: SimCoordinator,
+    /// True once the coordinator refused this start of the node.
+    refused: Cell<bool>,
     events: RefCell<VecDeque<ControlEvent>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -39,6 +46,7 @@ impl SimControl {
     pub fn new(
         executor: &Executor,
         (node, process): (NodeId, ProcessId),
+        clock: SimClock,
         rng: SimRng,
         cuts: &Rc<Cuts>,
         coordinator: &SimCoordinator,
@@ -47,12 +55,19 @@ impl SimControl {
             executor: executor.clone(),
             node,
             process,
+            clock,
             rng,
             cuts: Rc::clone(cuts),
             coordinator: coordinator.clone(),
+            refused: Cell::new(false),
             events: RefCell::new(VecDeque::new()),
             waker: RefCell::new(None),
         })
+    }
+
+    /// True once the coordinator refused this start of the node: an older copy of its target, say.
+    pub fn refused(&self) -> bool {
+        self.refused.get()
     }
 
     /// Hands an event to the shard.
@@ -73,8 +88,13 @@ impl SimControl {
             let term = self.coordinator.term();
             self.executor.sleep(self.latency()).await;
             if term.is_some() && self.coordinator.term() == term {
-                self.coordinator.register(self.node, incarnation, targets.clone(), &self);
-                self.beat(term).await;
+                let control = Rc::clone(&self);
+                if self.coordinator.register(self.node, incarnation, targets.clone(), &control) {
+                    self.beat(term).await;
+                } else {
+                    self.refused.set(true);
+                    self.executor.sleep(REFUSED_PAUSE).await;
+                }
             }
         }
     }
@@ -82,7 +102,7 @@ impl SimControl {
     /// Sends heartbeats while the connection lasts.
     async fn beat(&self, term: Option<u64>) {
         loop {
-            let sent = self.executor.now();
+            let sent = self.clock.now();
             let cut = self.silenced();
             self.until_reachable(|| self.silenced()).await;
             self.executor.sleep(self.latency()).await;
@@ -136,9 +156,14 @@ impl Control for SimControl {
         }
         let (executor, coordinator) = (self.executor.clone(), self.coordinator.clone());
         let (latency, node) = (self.latency(), self.node);
+        let term = coordinator.term();
         self.executor.spawn(self.process, async move {
             executor.sleep(latency).await;
-            coordinator.report(node, report);
+            if coordinator.term() == term {
+                coordinator.report(node, report);
+            } else {
+                coordinator.on_late_report();
+            }
         });
         true
     }

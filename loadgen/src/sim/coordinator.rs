@@ -9,19 +9,21 @@ use std::time::Duration;
 use coordinator::control::{Control, Event, Seen, Tuning};
 use coordinator::kv::Memory;
 use coordinator::limits::{NODE_LEASE, RECOVERY_BYTES_PER_S};
-use coordinator::state::{Outcome, State};
+use coordinator::state::{Outcome, State, read};
 use node::io::Nanos;
 use node::shard::{ControlEvent, ShardReport};
 use protocol::cluster_map::{ClusterMap, Member, TargetState};
-use protocol::ids::{Epoch, GroupId, MapVersion, NodeId, TargetId};
+use protocol::ids::{Epoch, GroupId, Ino, MapVersion, NodeId, SessionId, TargetId};
 use protocol::message::cluster::{TargetHealth, TargetReport};
 use protocol::message::command::{Caller, Command, Stamp};
+use protocol::message::namespace::{DirEntry, ReadDirRequest};
 
 use super::cluster::CLUSTER;
 use super::control::SimControl;
 use super::executor::{Executor, ProcessId};
 use super::profile::Shape;
 use super::rng::SimRng;
+use super::watch::Watch;
 
 /// The coordinator's process.
 pub const COORDINATOR: ProcessId = ProcessId(0);
@@ -51,6 +53,7 @@ struct Inner {
     up: bool,
     stamp_ms: u64,
     rng: SimRng,
+    watch: Option<Rc<Watch>>,
 }
 
 impl SimCoordinator {
@@ -69,6 +72,7 @@ impl SimCoordinator {
             up: true,
             stamp_ms: 1,
             rng,
+            watch: None,
         };
         let coordinator =
             SimCoordinator { inner: Rc::new(RefCell::new(inner)), executor: executor.clone() };
@@ -105,15 +109,40 @@ impl SimCoordinator {
             inner.note_epochs();
             outcome
         };
+        self.show_groups(command);
         self.executor.tell(|| format!("{command:?} {outcome:?}"));
         self.push();
         outcome
+    }
+
+    /// Shows every change of a group to a watch from now on.
+    pub fn show(&self, watch: &Rc<Watch>) {
+        self.inner.borrow_mut().watch = Some(Rc::clone(watch));
+    }
+
+    fn show_groups(&self, command: &Command) {
+        let inner = self.inner.borrow();
+        let Some(watch) = &inner.watch else { return };
+        match command {
+            Command::RegisterNode { targets, .. } if targets.iter().any(|it| !it.intact) => {
+                watch.hit("F18 journal or index damaged");
+            }
+            _ => {}
+        }
+        let groups = inner.state.map().groups.values();
+        match group_of(command) {
+            Some(one) => groups.filter(|group| group.id == one).for_each(|it| watch.on_group(it)),
+            None => groups.for_each(|group| watch.on_group(group)),
+        }
     }
 
     /// Ends the process: every connection breaks, and all that is not in the table is forgotten.
     pub fn stop(&self) {
         let inner = &mut *self.inner.borrow_mut();
         inner.up = false;
+        if let Some(watch) = &inner.watch {
+            watch.on_coordinator(false);
+        }
         inner.controls.clear();
         inner.pushed.clear();
     }
@@ -126,6 +155,9 @@ impl SimCoordinator {
         inner.health.clear();
         inner.starts += 1;
         inner.up = true;
+        if let Some(watch) = &inner.watch {
+            watch.on_coordinator(true);
+        }
     }
 
     /// Which start of the coordinator is running; `None` while none is.
@@ -134,26 +166,31 @@ impl SimCoordinator {
         inner.up.then_some(inner.starts)
     }
 
-    /// A node registers and is told everything from now on.
+    /// A node registers and is told everything from now on; false when it is refused.
     pub fn register(
         &self,
         node: NodeId,
         incarnation: u64,
         targets: Vec<TargetReport>,
         control: &Rc<SimControl>,
-    ) {
+    ) -> bool {
+        let reported: Vec<TargetId> = targets.iter().map(|target| target.target).collect();
+        let address = super::cluster::node_address(node).ip();
+        let outcome = self.propose(&Command::RegisterNode { node, incarnation, address, targets });
+        if outcome != Outcome::Done {
+            return false;
+        }
         {
             let mut inner = self.inner.borrow_mut();
-            for target in &targets {
-                inner.health.remove(&target.target);
+            for target in &reported {
+                inner.health.remove(target);
             }
             inner.controls.insert(node, Rc::clone(control));
             inner.pushed.insert(node, MapVersion(0));
         }
-        let address = super::cluster::node_address(node).ip();
-        let outcome = self.propose(&Command::RegisterNode { node, incarnation, address, targets });
-        assert_eq!(outcome, Outcome::Done, "node {node} registers");
+        self.push();
         self.observe(&Event::Registered { node });
+        true
     }
 
     /// A node gives a sign of life and gets its lease.
@@ -183,8 +220,16 @@ impl SimCoordinator {
         self.observe(&Event::Refused { node });
     }
 
+    /// A report that was sent to an earlier process is lost with its connection.
+    pub fn on_late_report(&self) {
+        if let Some(watch) = &self.inner.borrow().watch {
+            watch.hit("F19 report to a predecessor");
+        }
+    }
+
     /// A shard of a registered node reports something.
     pub fn report(&self, node: NodeId, report: ShardReport) {
+        self.executor.log(|| format!("node {node} reports {report:?}"));
         if !self.inner.borrow().controls.contains_key(&node) {
             return;
         }
@@ -216,6 +261,27 @@ impl SimCoordinator {
             ShardReport::Census(_) | ShardReport::Stopped => {}
         }
         self.observe(&Event::Tick);
+    }
+
+    /// Every name of a directory, as a reader gets them.
+    pub fn names_of(&self, dir: Ino) -> Vec<DirEntry> {
+        let inner = self.inner.borrow();
+        let caller = Caller { uid: 0, gid: 0, admin: true };
+        let request = ReadDirRequest {
+            session: SessionId(0),
+            dir,
+            after: Vec::new(),
+            limit: 1000,
+            with_content: false,
+        };
+        let listed = match inner.state.snapshot() {
+            Ok(snapshot) => read::read_dir(&snapshot, &caller, &request),
+            Err(error) => panic!("a table in memory cannot fail: {error}"),
+        };
+        match listed {
+            Ok(reply) => reply.entries,
+            Err(error) => panic!("a directory can be listed: {dir}: {error:?}"),
+        }
     }
 
     /// The newest map.
@@ -265,6 +331,17 @@ impl SimCoordinator {
                 control.deliver(ControlEvent::Map(inner.state.delta_since(have)));
             }
         }
+    }
+}
+
+/// The one group that a command can change; `None` for those that can change many.
+fn group_of(command: &Command) -> Option<GroupId> {
+    match command {
+        Command::ChangeGroup { group, .. }
+        | Command::Activated { group, .. }
+        | Command::SyncDone { group, .. }
+        | Command::AllowMutations { group, .. } => Some(*group),
+        _ => None,
     }
 }
 

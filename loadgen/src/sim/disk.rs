@@ -1,6 +1,6 @@
 //! A device in memory that takes virtual time, so that power can go while an operation runs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,45 +14,150 @@ use super::rng::SimRng;
 /// Shortest and longest time of one transfer or flush, in microseconds.
 const OPERATION_US: (u64, u64) = (10, 600);
 
+/// Chance in a thousand that an operation of a slow device takes its whole lag at once.
+const SPIKES_PER_MILLE: u64 = 20;
+/// First byte that damage may strike in a run that must heal: the superblocks lie below.
+const DAMAGE_FROM: u64 = 4 << 20;
+
 /// The device of one node.
 pub struct SimDisk {
     executor: Executor,
     rng: SimRng,
     device: MemoryDisk,
-    /// Added to every operation.
-    lag: Cell<Duration>,
+    pace: Cell<Pace>,
+    earlier: RefCell<Option<MemoryDisk>>,
+}
+
+/// How slow a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As it should be.
+    Normal,
+    /// Every operation takes this much longer.
+    Lag(Duration),
+    /// Some operations take this much longer.
+    Spikes(Duration),
+    /// Every operation takes this many times as long.
+    Times(u32),
+}
+
+/// What a device does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// A flush fails; what it should have made durable is lost.
+    FlushError,
+    /// A read fails.
+    ReadError,
+    /// A write fails.
+    WriteError,
+    /// A write fails after its first half.
+    ShortWrite,
+    /// A write succeeds and does nothing.
+    LostWrite,
+    /// A write lands elsewhere.
+    MisdirectedWrite,
+    /// A read returns another place.
+    MisdirectedRead,
+    /// A bit of the medium changes.
+    Rot,
+}
+
+impl Damage {
+    /// Every kind.
+    pub const ALL: [Damage; 8] = [
+        Damage::FlushError,
+        Damage::ReadError,
+        Damage::WriteError,
+        Damage::ShortWrite,
+        Damage::LostWrite,
+        Damage::MisdirectedWrite,
+        Damage::MisdirectedRead,
+        Damage::Rot,
+    ];
+
+    /// True when bytes that were told to be durable may be gone or wrong, without an error.
+    pub fn is_silent(self) -> bool {
+        matches!(self, Damage::LostWrite | Damage::MisdirectedWrite | Damage::Rot)
+    }
 }
 
 impl SimDisk {
     /// An empty device.
     pub fn new(executor: &Executor, rng: SimRng, capacity: u64) -> Rc<SimDisk> {
         let device = MemoryDisk::new(capacity, rng.draw());
-        Rc::new(SimDisk { executor: executor.clone(), rng, device, lag: Cell::new(Duration::ZERO) })
+        SimDisk::with(executor, rng, device)
+    }
+
+    fn with(executor: &Executor, rng: SimRng, device: MemoryDisk) -> Rc<SimDisk> {
+        Rc::new(SimDisk {
+            executor: executor.clone(),
+            rng,
+            device,
+            pace: Cell::new(Pace::Normal),
+            earlier: RefCell::default(),
+        })
     }
 
     /// Loses power and comes back with what survived; the old handle only returns errors.
     pub fn crash(&self) -> Rc<SimDisk> {
-        Rc::new(SimDisk {
-            executor: self.executor.clone(),
-            rng: self.rng.clone(),
-            device: self.device.crash(self.rng.draw()),
-            lag: Cell::new(Duration::ZERO),
-        })
+        let device = self.device.crash(self.rng.draw());
+        let survived = SimDisk::with(&self.executor, self.rng.clone(), device);
+        *survived.earlier.borrow_mut() = self.earlier.take();
+        survived
     }
 
-    /// Adds `lag` to every operation from now on.
-    pub fn slow_down(&self, lag: Duration) {
-        self.lag.set(lag);
+    /// Keeps a copy of the medium to go back to.
+    pub fn keep(&self) {
+        *self.earlier.borrow_mut() = Some(self.device.snapshot());
     }
 
-    /// Fails the next flush; what it should have made durable is lost.
-    pub fn fail_next_flush(&self) {
-        self.device.set_faults(Faults { flush_error: 1, ..Faults::default() });
+    /// Goes back to the copy that was kept, if there is one; the old handle only returns errors.
+    pub fn roll_back(&self) -> Option<Rc<SimDisk>> {
+        let earlier = self.earlier.take()?;
+        // Power goes first, so that nothing of the present reaches the past.
+        self.device.crash(0);
+        Some(SimDisk::with(&self.executor, self.rng.clone(), earlier))
+    }
+
+    /// Works at another pace from now on.
+    pub fn set_pace(&self, pace: Pace) {
+        self.pace.set(pace);
+    }
+
+    /// Does something wrong, in one of the next operations; misdirected writes and rot spare what
+    /// lies below `from`.
+    pub fn damage(&self, damage: Damage, spare_root: bool) {
+        let from = if spare_root { DAMAGE_FROM } else { 0 };
+        let turn = 1 + self.rng.below(8);
+        let mut faults = Faults { misdirected_from: from, ..Faults::default() };
+        match damage {
+            Damage::FlushError => faults.flush_error = 1,
+            Damage::ReadError => faults.read_error = turn,
+            Damage::WriteError => faults.write_error = turn,
+            Damage::ShortWrite => faults.short_write = turn,
+            Damage::LostWrite => faults.lost_write = turn,
+            Damage::MisdirectedWrite => faults.misdirected_write = turn,
+            Damage::MisdirectedRead => faults.misdirected_read = turn,
+            Damage::Rot => {
+                self.rot(from);
+                return;
+            }
+        }
+        self.device.set_faults(faults);
+    }
+
+    fn rot(&self, from: u64) {
+        let pages = self.device.durable_pages(from);
+        let turn = usize::try_from(self.rng.below(pages.len() as u64)).unwrap_or(0);
+        let (within, bit) = (self.rng.below(4096), self.rng.below(8));
+        if let Some(page) = pages.get(turn) {
+            self.device.rot(page + within, 1 << bit);
+        }
     }
 
     /// Works as it should from now on; a target that has fenced itself stays fenced.
     pub fn mend(&self) {
-        self.lag.set(Duration::ZERO);
+        self.pace.set(Pace::Normal);
         self.device.set_faults(Faults::default());
     }
 
@@ -60,7 +165,14 @@ impl SimDisk {
     async fn take_time(&self) {
         let (low, high) = OPERATION_US;
         let own = Duration::from_micros(self.rng.between(low, high));
-        self.executor.sleep((own + self.lag.get()) / 2).await;
+        let time = match self.pace.get() {
+            Pace::Normal => own,
+            Pace::Lag(lag) => own + lag,
+            Pace::Spikes(lag) if self.rng.below(1000) < SPIKES_PER_MILLE => own + lag,
+            Pace::Spikes(_) => own,
+            Pace::Times(times) => own * times,
+        };
+        self.executor.sleep(time / 2).await;
     }
 }
 

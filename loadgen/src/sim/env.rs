@@ -10,9 +10,29 @@ use super::executor::{Executor, ProcessId};
 use super::net::SimNet;
 use super::rng::SimRng;
 
-/// Virtual time as a shard sees it.
+/// Parts of a clock rate.
+const MILLION: i128 = 1_000_000;
+
+/// Virtual time as the clock of one machine shows it: it may run a little fast or slow.
 #[derive(Clone)]
-pub struct SimClock(pub Executor);
+pub struct SimClock {
+    executor: Executor,
+    /// How much faster than virtual time it runs, in parts per million.
+    ppm: i32,
+}
+
+impl SimClock {
+    /// A clock that runs this many parts per million faster than virtual time.
+    pub fn new(executor: &Executor, ppm: i32) -> SimClock {
+        SimClock { executor: executor.clone(), ppm }
+    }
+
+    /// The time that the clock shows at a virtual time.
+    fn shown(&self, at: Nanos) -> Nanos {
+        let shown = i128::from(at.0) * (MILLION + i128::from(self.ppm)) / MILLION;
+        Nanos(u64::try_from(shown).unwrap_or(u64::MAX))
+    }
+}
 
 /// Everything a simulated shard needs from outside.
 pub struct SimEnv<D: Disk> {
@@ -26,7 +46,7 @@ pub struct SimEnv<D: Disk> {
 
 impl Clock for SimClock {
     fn now(&self) -> Nanos {
-        self.0.now()
+        self.shown(self.executor.now())
     }
 
     fn unix_seconds(&self) -> u64 {
@@ -34,7 +54,11 @@ impl Clock for SimClock {
     }
 
     async fn sleep(&self, duration: Duration) {
-        self.0.sleep(duration).await;
+        let own = i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX / MILLION);
+        let real = own * MILLION / (MILLION + i128::from(self.ppm));
+        let real = u64::try_from(real).unwrap_or(u64::MAX);
+        // Never early by its own count.
+        self.executor.sleep(Duration::from_nanos(real.saturating_add(2))).await;
     }
 }
 
@@ -42,19 +66,12 @@ impl<D: Disk> SimEnv<D> {
     /// Bundles the seams of a process.
     pub fn new(
         executor: &Executor,
-        process: ProcessId,
+        (process, clock): (ProcessId, SimClock),
         disk: Rc<D>,
         net: Rc<SimNet<D>>,
         rng: SimRng,
     ) -> SimEnv<D> {
-        SimEnv {
-            executor: executor.clone(),
-            process,
-            disk,
-            net,
-            clock: SimClock(executor.clone()),
-            rng,
-        }
+        SimEnv { executor: executor.clone(), process, disk, net, clock, rng }
     }
 }
 

@@ -35,5 +35,33 @@ impl Marks {
     }
 }
 
-/// Situations that the runs together must meet, and what each one is.
-pub const EXPECTED: &[(&str, &str)] = &[];
+/// Situations that the runs together must meet.
+pub const EXPECTED: &[&str] = &[
+    "F1 write never arrives whole",
+    "F2 client gives up a write",
+    "F3 newer epoch",
+    "F4 backup does not answer",
+    "F5 primary dies, nothing sent",
+    "F6 primary dies, some prepared",
+    "F7 primary dies, all prepared",
+    "F8 primary dies, acknowledged",
+    "F9 backup back within lease",
+    "F10 primary back quickly",
+    "F11 primary replaced alive",
+    "F12 backup replaced alive",
+    "F13 one member left",
+    "F14 last member dies",
+    "F15 all members restarted",
+    "F16 disk rolled back",
+    "F17 damaged cells",
+    "F18 journal or index damaged",
+    "F19 report to a predecessor",
+    "F20 read without coordinator",
+    "F21 client cut off from primary",
+    "F22 primary cut off from backup",
+    "F23 reader older than overwrite",
+    "class Retry",
+    "class Refresh",
+    "class Elsewhere",
+    "class Fatal",
+];

@@ -14,6 +14,7 @@ pub mod env;
 pub mod executor;
 pub mod fault;
 pub mod net;
+pub mod overwrite;
 pub mod profile;
 pub mod rng;
 pub mod workload;
@@ -21,7 +22,10 @@ pub mod workload;
 pub mod campaign;
 pub mod command;
 pub mod mark;
+pub mod register;
 pub mod run;
+pub mod tree;
+pub mod watch;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

@@ -14,10 +14,12 @@ use std::time::Duration;
 use node::io::{Buffer, Disk, Incoming, Link, Nanos, Net, NetError, Outgoing, PeerIdentity};
 use protocol::frame::Header;
 use protocol::ids::{NodeId, TargetId};
+use protocol::message::Kind;
 
 use super::cut::Cuts;
 use super::executor::{Executor, ProcessId};
 use super::rng::SimRng;
+use super::watch::{Seen, Watch};
 
 /// Shortest and longest time a frame takes, in microseconds.
 const LATENCY_US: (u64, u64) = (20, 400);
@@ -27,6 +29,9 @@ const CONNECT_RETRY: Duration = Duration::from_millis(50);
 /// Frames a link holds before `send` answers [`NetError::Full`].
 const LINK_FRAMES_MAX: usize = 1024;
 
+/// Connections after which the closed ones among them are forgotten.
+const LINKS_KEPT_MIN: usize = 64;
+
 /// The wires between all processes.
 pub struct Fabric<D: Disk> {
     executor: Executor,
@@ -34,6 +39,10 @@ pub struct Fabric<D: Disk> {
     cuts: Rc<Cuts>,
     listeners: RefCell<BTreeMap<SocketAddr, Listener<D>>>,
     links: RefCell<Vec<Weak<SimLink<D>>>>,
+    watch: RefCell<Option<Rc<Watch>>>,
+    connections: Cell<u64>,
+    /// Connections that were open when the closed ones were last forgotten.
+    links_kept: Cell<usize>,
 }
 
 struct Listener<D: Disk> {
@@ -62,6 +71,9 @@ pub struct SimLink<D: Disk> {
     executor: Executor,
     rng: SimRng,
     cuts: Rc<Cuts>,
+    watch: Option<Rc<Watch>>,
+    /// The same at both ends.
+    connection: u64,
     process: ProcessId,
     far_process: ProcessId,
     peer: PeerIdentity,
@@ -72,6 +84,8 @@ pub struct SimLink<D: Disk> {
     open: Cell<bool>,
     /// True once this end was closed by its own process.
     closed_here: Cell<bool>,
+    /// True once the other end forgot the connection without a word.
+    forgotten: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -91,6 +105,9 @@ impl<D: Disk> Fabric<D> {
             cuts: Rc::default(),
             listeners: RefCell::new(BTreeMap::new()),
             links: RefCell::new(Vec::new()),
+            watch: RefCell::default(),
+            connections: Cell::new(0),
+            links_kept: Cell::new(LINKS_KEPT_MIN),
         })
     }
 
@@ -127,6 +144,11 @@ impl<D: Disk> Fabric<D> {
         self.links.borrow_mut().retain(|link| link.strong_count() > 0);
     }
 
+    /// Shows every frame to a watch from now on.
+    pub fn show(&self, watch: &Rc<Watch>) {
+        *self.watch.borrow_mut() = Some(Rc::clone(watch));
+    }
+
     /// Which ways are cut; after a change of it comes [`Fabric::rewire`].
     pub fn cuts(&self) -> &Rc<Cuts> {
         &self.cuts
@@ -135,13 +157,7 @@ impl<D: Disk> Fabric<D> {
     /// Lets every connection between two processes notice a change of the cuts; with `reset`, they
     /// are broken and what was on its way is lost.
     pub fn rewire(&self, one: ProcessId, other: ProcessId, reset: bool) {
-        let links: Vec<Rc<SimLink<D>>> =
-            self.links.borrow().iter().filter_map(Weak::upgrade).collect();
-        let joins = |link: &SimLink<D>| {
-            let ends = (link.process, link.far_process);
-            ends == (one, other) || ends == (other, one)
-        };
-        for link in links.iter().filter(|link| joins(link)) {
+        for link in self.links_between(one, other) {
             if reset {
                 link.inbox.borrow_mut().clear();
                 link.open.set(false);
@@ -150,16 +166,53 @@ impl<D: Disk> Fabric<D> {
         }
     }
 
+    /// Breaks every connection between two processes at the end of `one` only: the other end
+    /// keeps sending into nothing, and hears nothing, until [`Fabric::notice`].
+    pub fn half_open(&self, one: ProcessId, other: ProcessId) {
+        let links = self.links_between(one, other);
+        for link in links.iter().filter(|link| link.process == other) {
+            link.forgotten.set(true);
+            link.inbox.borrow_mut().clear();
+        }
+        for link in links.iter().filter(|link| link.process == one) {
+            link.inbox.borrow_mut().clear();
+            link.shut();
+        }
+    }
+
+    /// Lets a process notice which connections the other one has forgotten.
+    pub fn notice(&self, one: ProcessId, other: ProcessId) {
+        for link in self.links_between(one, other) {
+            if link.forgotten.replace(false) {
+                link.shut();
+            }
+        }
+    }
+
+    fn links_between(&self, one: ProcessId, other: ProcessId) -> Vec<Rc<SimLink<D>>> {
+        let joins = |link: &Rc<SimLink<D>>| {
+            let ends = (link.process, link.far_process);
+            ends == (one, other) || ends == (other, one)
+        };
+        self.links.borrow().iter().filter_map(Weak::upgrade).filter(joins).collect()
+    }
+
     fn pair(
         self: &Rc<Self>,
         from: (ProcessId, &PeerIdentity, &Rc<D>),
         to: (ProcessId, &PeerIdentity, &Rc<D>),
     ) -> (Rc<SimLink<D>>, Rc<SimLink<D>>) {
+        self.connections.set(self.connections.get() + 1);
         let near = Rc::new(self.end(from.0, to, from.2));
         let far = Rc::new(self.end(to.0, from, to.2));
         *near.other.borrow_mut() = Rc::downgrade(&far);
         *far.other.borrow_mut() = Rc::downgrade(&near);
-        self.links.borrow_mut().extend([Rc::downgrade(&near), Rc::downgrade(&far)]);
+        let mut links = self.links.borrow_mut();
+        if links.len() >= 2 * self.links_kept.get() {
+            links.retain(|link| link.strong_count() > 0);
+            self.links_kept.set(links.len().max(LINKS_KEPT_MIN));
+        }
+        links.extend([Rc::downgrade(&near), Rc::downgrade(&far)]);
         (near, far)
     }
 
@@ -173,6 +226,8 @@ impl<D: Disk> Fabric<D> {
             executor: self.executor.clone(),
             rng: self.rng.clone(),
             cuts: Rc::clone(&self.cuts),
+            watch: self.watch.borrow().clone(),
+            connection: self.connections.get(),
             process,
             far_process: far.0,
             peer: far.1.clone(),
@@ -182,6 +237,7 @@ impl<D: Disk> Fabric<D> {
             last_arrival: Cell::new(Nanos(0)),
             open: Cell::new(true),
             closed_here: Cell::new(false),
+            forgotten: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
@@ -216,9 +272,33 @@ impl<D: Disk> SimLink<D> {
         self.wake();
     }
 
+    /// The other end ended, if that can be heard here: with some luck after what it sent last.
+    fn end_heard(&self) {
+        if self.rng.below(2) == 0 {
+            let now = self.executor.now();
+            let mut inbox = self.inbox.borrow_mut();
+            let cut_short = inbox.iter().filter(|(at, _)| *at > now).filter_map(|(_, flight)| {
+                Header::decode(&flight.header)
+                    .ok()
+                    .filter(|it| it.kind == Kind::Write && !it.response)
+            });
+            if let (Some(_), Some(watch)) = (cut_short.last(), &self.watch) {
+                watch.hit("F1 write never arrives whole");
+            }
+            inbox.retain(|(at, _)| *at <= now);
+        }
+        if !self.forgotten.get() {
+            self.shut();
+        }
+    }
+
     fn arrive(&self, flight: Flight) {
         let (low, high) = LATENCY_US;
-        let flown = Duration::from_micros(self.rng.between(low, high));
+        let slow = self.cuts.slowness(self.far_process, self.process).as_micros();
+        let slow = u64::try_from(slow).unwrap_or(u64::MAX);
+        // Half of the frames take far less than the longest time, as on a busy switch.
+        let own = if self.rng.below(2) == 0 { high / 4 } else { high };
+        let flown = Duration::from_micros(self.rng.between(low, own) + self.rng.below(slow));
         // Frames of one link never overtake each other.
         let at = self.executor.now().after(flown).max(self.last_arrival.get());
         self.last_arrival.set(at);
@@ -226,7 +306,7 @@ impl<D: Disk> SimLink<D> {
         self.wake();
     }
 
-    fn open_flight(&self, flight: &Flight) -> Result<Incoming<D>, NetError> {
+    fn open_flight(&self, flight: Flight) -> Result<Incoming<D>, NetError> {
         let header = Header::decode(&flight.header)?;
         header.check_body(&flight.body)?;
         let payload = (!flight.payload.is_empty()).then(|| {
@@ -236,7 +316,7 @@ impl<D: Disk> SimLink<D> {
             bytes[flight.payload.len()..].fill(0);
             Rc::new(buffer)
         });
-        Ok(Incoming { header, body: flight.body.clone(), payload })
+        Ok(Incoming { header, body: flight.body, payload })
     }
 }
 
@@ -244,7 +324,7 @@ impl<D: Disk> Drop for SimLink<D> {
     /// An end that nobody holds any more, because its process died, is a broken connection.
     fn drop(&mut self) {
         if let Some(other) = self.other.borrow().upgrade() {
-            other.shut();
+            other.end_heard();
         }
     }
 }
@@ -256,6 +336,9 @@ impl<D: Disk> Link<D> for SimLink<D> {
 
     fn send(&self, frame: Outgoing<D>) -> Result<(), NetError> {
         let other = self.other.borrow().upgrade();
+        if self.forgotten.get() && !self.closed_here.get() {
+            return Ok(());
+        }
         if !self.deaf() && !self.open.get() || self.closed_here.get() {
             return Err(NetError::Closed);
         }
@@ -265,6 +348,15 @@ impl<D: Disk> Link<D> for SimLink<D> {
         };
         if other.inbox.borrow().len() >= LINK_FRAMES_MAX {
             return Err(NetError::Full);
+        }
+        if let Some(watch) = &self.watch {
+            watch.on_frame(&Seen {
+                from: self.process,
+                to: self.far_process,
+                connection: self.connection,
+                header: &frame.header,
+                body: &frame.body,
+            });
         }
         let payload = frame.payload.to_vec();
         other.arrive(Flight { header: frame.header.encode(), body: frame.body, payload });
@@ -282,7 +374,7 @@ impl<D: Disk> Link<D> for SimLink<D> {
                 Some(at) if at <= self.executor.now() => {
                     let flight = self.inbox.borrow_mut().pop_front();
                     if let Some((_, flight)) = flight {
-                        return self.open_flight(&flight);
+                        return self.open_flight(flight);
                     }
                 }
                 Some(at) => self.executor.until(at).await,
@@ -300,7 +392,7 @@ impl<D: Disk> Link<D> for SimLink<D> {
         self.shut();
         let other = self.other.borrow().upgrade();
         if let Some(other) = other {
-            other.shut();
+            other.end_heard();
         }
     }
 }

@@ -12,6 +12,9 @@ const CONTAINER_LEN: u64 = 256 << 20;
 /// Size of a tiny container: its journal and arena fill up within a run, in bytes.
 const CONTAINER_LEN_TINY: u64 = 24 << 20;
 
+/// Largest deviation of a clock rate that the protocol must bear, in parts per million.
+const CLOCK_PPM_MAX: u64 = 1000;
+
 /// What faults may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -34,6 +37,8 @@ pub struct Shape {
     pub groups_per_target: u16,
     /// Size of each container, in bytes.
     pub container_len: u64,
+    /// Largest deviation of a node's clock rate, in parts per million.
+    pub clock_ppm_max: u64,
 }
 
 /// The clients of a run.
@@ -53,6 +58,8 @@ pub struct Load {
     pub pieces_max: u64,
     /// Groups that are written to; all of them when it is 0.
     pub groups: usize,
+    /// True when clients also overwrite each other's bytes.
+    pub overwrites: bool,
 }
 
 /// Everything about a run but its seed and mode.
@@ -89,6 +96,7 @@ impl Shape {
             min_write: 2,
             groups_per_target: 8,
             container_len: CONTAINER_LEN,
+            clock_ppm_max: CLOCK_PPM_MAX,
         }
     }
 }
@@ -107,6 +115,7 @@ impl Profile {
                 piece_len_max: 40_000,
                 pieces_max: 10,
                 groups: 0,
+                overwrites: false,
             },
             rage: Duration::from_secs(20),
             fault_pause_ms: (0, 2000),
@@ -138,7 +147,7 @@ impl Profile {
             3 => {
                 *name = "tiny containers";
                 *shape = Shape { container_len: CONTAINER_LEN_TINY, ..Shape::small(3) };
-                load.piece_len_max = 20_000;
+                load.piece_len_max = 60_000;
             }
             4 => {
                 *name = "one group";
@@ -157,9 +166,10 @@ impl Profile {
                 *fault_pause_ms = (0, 400);
             }
             _ => {
-                *name = "few clients";
-                *load = Load { clients: 1, writers: 2, readers: 2, ..load.clone() };
-                load.operations_per_s = 100;
+                *name = "overwrites";
+                *load = Load { clients: 3, writers: 1, readers: 1, ..load.clone() };
+                load.operations_per_s = 60;
+                load.overwrites = true;
             }
         }
         profile

@@ -15,11 +15,16 @@ use super::cluster::SimCluster;
 use super::executor::Stop;
 use super::fault::Chaos;
 use super::mark::Marks;
+use super::overwrite::Overwriters;
 use super::profile::{Mode, Profile};
+use super::tree::namers::Namers;
 use super::workload::Workload;
 
 /// Longest time that operations, or checks, take after everything is mended.
 const SETTLING: Duration = Duration::from_secs(60);
+
+/// The same where reads of what is lost take all their time.
+const SETTLING_WITH_LOSS: Duration = Duration::from_secs(3600);
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,10 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// Reads whose bytes were checked.
     pub read: u64,
+    /// Changes of names.
+    pub changes: usize,
+    /// Overwrites and leased reads.
+    pub overwrites: u64,
     /// Situations that were met.
     pub marks: Marks,
 }
@@ -71,20 +80,39 @@ impl Plan {
         let sessions: Vec<SessionId> = (1..=profile.load.clients).map(SessionId).collect();
         let clients: Vec<_> =
             sessions.iter().map(|session| SimClient::new(&cluster, *session)).collect();
-        let ledger = Ledger::new(&cluster, usize::from(profile.shape.min_write));
-        let workload = Workload::start(&cluster, &ledger, &profile.load, &clients);
         let processes = sessions.into_iter().map(process_of_client).collect();
-        let mut chaos = Chaos::new(cluster, &profile, processes);
+        let mut chaos = Chaos::new(cluster, &profile, self.mode, processes);
+        let damaged = chaos.atlas.damaged();
+        let min_write = usize::from(profile.shape.min_write);
+        let ledger = Ledger::new(&chaos.cluster, min_write, self.mode, damaged);
+        let workload = Workload::start(&chaos.cluster, &ledger, &profile.load, &clients);
+
+        let overwriting = if profile.load.overwrites { &clients[..] } else { &[] };
+        let overwriters = Overwriters::start(&chaos.cluster, self.mode, overwriting);
+        let names = chaos.cluster.fork_rng();
+        let namers = Namers::start(&executor, chaos.cluster.coordinator(), &names);
 
         chaos.rage(profile.rage);
         chaos.heal();
         let cluster = &chaos.cluster;
-        cluster.run_until_healthy();
+        match self.mode {
+            Mode::Liveness => cluster.run_until_healthy(),
+            Mode::Unrestricted => {
+                executor.run_until(SETTLING, || cluster.coordinator().healthy());
+            }
+        }
         workload.stop();
+        namers.stop();
+        overwriters.stop();
         settle(cluster, &workload, "operations");
-        workload.read_all(&clients[0]);
+        settle_namers(cluster, &namers);
+        settle_overwriters(cluster, &overwriters, &clients[0]);
+        workload.read_all(&clients);
         settle(cluster, &workload, "checks");
-        ledger.check_inventories(cluster);
+        if self.mode == Mode::Liveness {
+            ledger.check_inventories(cluster);
+            ledger.check_space();
+        }
         executor.finish();
         Outcome {
             hash: executor.event_hash(),
@@ -93,12 +121,31 @@ impl Plan {
             polls: executor.polls(),
             acknowledged: ledger.acknowledged.get(),
             read: ledger.read.get(),
-            marks: Marks::default(),
+            changes: namers.changes(),
+            overwrites: overwriters.done(),
+            marks: cluster.watch().marks(),
         }
     }
 }
 
 fn settle(cluster: &SimCluster, workload: &Rc<Workload>, what: &str) {
-    let stop = cluster.executor().run_until(SETTLING, || workload.running() == 0);
+    let limit = if workload.loses() { SETTLING_WITH_LOSS } else { SETTLING };
+    let stop = cluster.executor().run_until(limit, || workload.running() == 0);
     assert_eq!(stop, Stop::Reached, "{what} end in time: {} tasks run", workload.running());
+}
+
+fn settle_overwriters(cluster: &SimCluster, overwriters: &Rc<Overwriters>, client: &Rc<SimClient>) {
+    let ended = || overwriters.running() == 0;
+    let stop = cluster.executor().run_until(SETTLING, ended);
+    assert_eq!(stop, Stop::Reached, "overwrites end in time");
+    overwriters.read_all(client);
+    let stop = cluster.executor().run_until(SETTLING, ended);
+    assert_eq!(stop, Stop::Reached, "leased reads end in time");
+    overwriters.check();
+}
+
+fn settle_namers(cluster: &SimCluster, namers: &Namers) {
+    let stop = cluster.executor().run_until(SETTLING, || namers.running() == 0);
+    assert_eq!(stop, Stop::Reached, "changes of names end in time");
+    namers.check();
 }

@@ -1,26 +1,36 @@
 //! Clients that keep writing chunks of their own and reading anything that was acknowledged.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
 use client::plan::Failure;
 use node::io::Nanos;
 use protocol::ids::{ChunkKey, Fid, GroupId};
+use protocol::limits::READ_LEN_MAX;
+use protocol::status::Status;
 
 use super::check::Ledger;
 use super::client::SimClient;
 use super::cluster::SimCluster;
 use super::executor::{Executor, ProcessId};
-use super::profile::Load;
+use super::profile::{Load, Mode};
 use super::rng::SimRng;
+use super::watch::Watch;
 
 /// Process of the workload itself.
 const WORKLOAD: ProcessId = ProcessId(900);
+/// One write in this many is given up while it is under way.
+const GIVEN_UP: u64 = 40;
+/// Chunks that are checked at the same time in the end.
+const CHECKS_AT_ONCE: usize = 64;
+
 /// All tasks of the clients.
 pub struct Workload {
     executor: Executor,
     ledger: Rc<Ledger>,
+    watch: Rc<Watch>,
     load: Load,
     /// Time between two operations of one task.
     interval: Duration,
@@ -58,6 +68,7 @@ impl Workload {
         let workload = Rc::new(Workload {
             executor: cluster.executor().clone(),
             ledger: Rc::clone(ledger),
+            watch: Rc::clone(cluster.watch()),
             load: load.clone(),
             interval,
             groups,
@@ -86,26 +97,43 @@ impl Workload {
         self.stopping.set(true);
     }
 
+    /// True when what it wrote may be lost.
+    pub fn loses(&self) -> bool {
+        self.ledger.mode() == Mode::Unrestricted
+    }
+
     /// Tasks that have not ended.
     pub fn running(&self) -> u64 {
         self.running.get()
     }
 
-    /// Reads everything that is acknowledged.
-    pub fn read_all(self: &Rc<Self>, client: &Rc<SimClient>) {
-        self.running.set(self.running.get() + 1);
-        let (all, client) = (Rc::clone(self), Rc::clone(client));
-        self.executor.spawn(WORKLOAD, async move {
-            for (group, key, acknowledged) in all.ledger.chunks() {
-                let len = u32::try_from(acknowledged).unwrap_or(u32::MAX);
-                match client.read(group, key, 0, len, len).await {
-                    Ok(bytes) => all.ledger.on_read(group, key, 0, &bytes),
-                    Err(failure) => panic!("everything is readable at the end: {key}: {failure:?}"),
+    /// Reads everything that is acknowledged, and every replica of it, some chunks at a time.
+    pub fn read_all(self: &Rc<Self>, clients: &[Rc<SimClient>]) {
+        let left: Rc<RefCell<VecDeque<_>>> =
+            Rc::new(RefCell::new(self.ledger.chunks().into_iter().collect()));
+        for turn in 0..CHECKS_AT_ONCE {
+            self.running.set(self.running.get() + 1);
+            let (all, left) = (Rc::clone(self), Rc::clone(&left));
+            let client = Rc::clone(&clients[turn % clients.len()]);
+            self.executor.spawn(WORKLOAD, async move {
+                loop {
+                    let next = left.borrow_mut().pop_front();
+                    let Some((group, key, acknowledged)) = next else { break };
+                    let whole = u32::try_from(acknowledged).unwrap_or(u32::MAX);
+                    let mut at = 0;
+                    while at < whole {
+                        let len = READ_LEN_MAX.min(whole - at);
+                        match client.read(group, key, at, len, whole).await {
+                            Ok(bytes) => all.ledger.on_read(group, key, at as usize, &bytes),
+                            Err(failure) => all.ledger.on_lost(group, key, &failure),
+                        }
+                        at += len;
+                    }
+                    all.ledger.check_replicas(group, key, acknowledged).await;
                 }
-            }
-            Rc::clone(&all.ledger).check_replicas().await;
-            all.running.set(all.running.get() - 1);
-        });
+                all.running.set(all.running.get() - 1);
+            });
+        }
     }
 }
 
@@ -115,7 +143,7 @@ impl Worker {
         all.running.set(all.running.get() + 1);
         let executor = all.executor.clone();
         executor.spawn(WORKLOAD, async move {
-            let mut file = self.number << 32;
+            let mut file = (self.number + 1) << 32;
             self.all.executor.sleep(self.part_of(self.all.interval)).await;
             while !self.all.stopping.get() {
                 file += 1;
@@ -164,13 +192,28 @@ impl Worker {
         bytes: &[u8],
         len: usize,
     ) -> bool {
-        match self.client.append(group, key, seq, offset, bytes).await {
+        let wait =
+            if self.rng.below(GIVEN_UP) == 0 { self.rng.below(10_000) } else { u64::MAX >> 20 };
+        let given_up = async {
+            self.all.executor.sleep(Duration::from_micros(wait)).await;
+            None
+        };
+        let written = async { Some(self.client.append(group, key, seq, offset, bytes).await) };
+        let Some(written) = super::first(written, given_up).await else {
+            self.all.watch.hit("F2 client gives up a write");
+            return false;
+        };
+        match written {
             Ok((reply, epoch)) => {
                 assert_eq!(reply.chunk_len as usize, len, "a growth ends where it should: {key}");
                 self.all.ledger.on_acknowledged(group, key, reply.version, epoch);
                 true
             }
             Err(Failure::Deadline { .. }) => false,
+            // A full device, or one that failed; whether an earlier attempt took effect is open.
+            Err(Failure::Refused { status: Status::NoSpace | Status::DeviceError, .. }) => false,
+            // What it builds on may be lost.
+            Err(_) if self.all.ledger.mode() == Mode::Unrestricted => false,
             Err(failure) => {
                 let known = self.all.ledger.describe(group, key);
                 panic!("a write is acknowledged or unknown: {len} bytes: {failure:?}: {known}")
@@ -186,7 +229,7 @@ impl Worker {
         }
         let (group, key, acknowledged) = chunks[self.below(chunks.len())];
         let offset = self.below(acknowledged);
-        let len = 1 + self.below(acknowledged - offset);
+        let len = 1 + self.below((acknowledged - offset).min(READ_LEN_MAX as usize));
         let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let whole = number(acknowledged);
         match self.client.read(group, key, number(offset), number(len), whole).await {
@@ -195,10 +238,13 @@ impl Worker {
                 self.all.ledger.on_read(group, key, offset, &bytes);
             }
             Err(Failure::Deadline { .. }) => {}
-            Err(failure) => {
-                let known = self.all.ledger.describe(group, key);
-                panic!("acknowledged bytes are never missing: {whole} bytes: {failure:?}: {known}")
+            // The only copy within reach cannot be read at the moment, and says so.
+            Err(Failure::Unreadable { detail })
+                if detail.contains("device error") || detail.contains("suspect") =>
+            {
+                self.all.watch.hit("read fails while things are broken");
             }
+            Err(failure) => self.all.ledger.on_lost(group, key, &failure),
         }
     }
 

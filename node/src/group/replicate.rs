@@ -139,7 +139,9 @@ pub fn on_local<P: Clone>(
         Err(StoreError::Busy) => write.local = Local::Retry(retry_at),
         // What it builds on was refused just before; it fails with that or is tried again after it.
         Err(StoreError::BaseMismatch { .. }) if base_waits => write.local = Local::Retry(retry_at),
-        Err(error @ (StoreError::Fenced | StoreError::Disk(_))) => {
+        // A transfer that failed without fencing the target concerns this write alone: were the
+        // whole target silenced here, nobody would learn of it, for its health says that it works.
+        Err(error @ StoreError::Fenced) => {
             // This target is out. The next primary settles the version; the client asks it.
             cx.core.fenced = true;
             for waiter in std::mem::take(&mut write.waiters) {

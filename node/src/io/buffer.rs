@@ -79,7 +79,9 @@ impl<D: Disk> Payload<D> {
 
     /// Copies the bytes out: for tests and for rare paths that say so.
     pub fn to_vec(&self) -> Vec<u8> {
-        self.chunks().flatten().copied().collect()
+        let mut bytes = Vec::with_capacity(self.pieces.iter().map(Piece::len).sum());
+        self.chunks().for_each(|run| bytes.extend_from_slice(run));
+        bytes
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Campaign {
     pub jobs: usize,
     /// Fails when a situation is met in too few runs.
     pub coverage_required: bool,
+    /// Prints the digest of each seed.
+    pub hashes: bool,
 }
 
 /// Why a campaign failed.
@@ -68,7 +70,8 @@ struct Green {
     hash: u64,
     profile: String,
     simulated: Duration,
-    real: Duration,
+    /// Processor time.
+    busy: Duration,
     acknowledged: u64,
     read: u64,
     polls: u64,
@@ -129,7 +132,12 @@ impl Campaign {
 
     fn take(&self, told: Told, totals: &mut Totals) -> Result<(), CampaignError> {
         match told {
-            Told::Green(green) => totals.add(&green),
+            Told::Green(green) => {
+                if self.hashes {
+                    report::print_hash(&green);
+                }
+                totals.add(&green);
+            }
             Told::Red { seed, why } => {
                 totals.seeds += 1;
                 totals.red.push(seed);
@@ -156,7 +164,7 @@ impl Totals {
     fn add(&mut self, green: &Green) {
         self.seeds += 1;
         self.simulated += green.simulated;
-        self.busy += green.real;
+        self.busy += green.busy;
         self.acknowledged += green.acknowledged;
         self.read += green.read;
         self.polls += green.polls;

@@ -4,13 +4,18 @@
 
 use std::time::Duration;
 
-use super::{COVERAGE_MIN_PERCENT, Totals};
+use super::{COVERAGE_MIN_PERCENT, Green, Totals};
 use crate::sim::mark::EXPECTED;
 use crate::sim::run::Plan;
 
 /// Prints a red seed and the command that repeats it.
 pub(super) fn print_red(plan: &Plan, why: &str) {
     println!("RED seed {}: {why}\n    {}", plan.seed, plan.command());
+}
+
+/// Prints the digest of a seed.
+pub(super) fn print_hash(green: &Green) {
+    println!("hash {} {:016x}", green.seed, green.hash);
 }
 
 /// Prints the sums.
@@ -25,7 +30,7 @@ pub(super) fn print(totals: &Totals, real: Duration) {
         totals.red.len()
     );
     println!(
-        "{:.0} simulated s, {:.0} times real time per process, {:.2} M events/s",
+        "{:.0} simulated s, {:.0} times real time on one processor, {:.2} M events/s",
         totals.simulated.as_secs_f64(),
         totals.simulated.as_secs_f64() / busy,
         as_f64(totals.polls) / busy / 1e6
@@ -41,9 +46,8 @@ pub(super) fn print(totals: &Totals, real: Duration) {
 
 fn print_marks(totals: &Totals) {
     println!("{:<28} {:>8} {:>7} {:>10}", "met", "runs", "%", "times");
-    let known = EXPECTED.iter().map(|(name, _)| (*name, totals.marks.get(*name)));
-    let names: Vec<&str> = EXPECTED.iter().map(|(name, _)| *name).collect();
-    let other = totals.marks.iter().filter(|(name, _)| !names.contains(&name.as_str()));
+    let known = EXPECTED.iter().map(|name| (*name, totals.marks.get(*name)));
+    let other = totals.marks.iter().filter(|(name, _)| !EXPECTED.contains(&name.as_str()));
     let other = other.map(|(name, counts)| (name.as_str(), Some(counts)));
     for (name, counts) in known.chain(other) {
         let (runs, times) = counts.copied().unwrap_or_default();
@@ -55,8 +59,11 @@ fn print_marks(totals: &Totals) {
 /// Situations that too few runs met.
 pub(super) fn rare(totals: &Totals) -> Vec<&'static str> {
     let runs = |name: &str| totals.marks.get(name).map_or(0, |(runs, _)| *runs);
-    let names = EXPECTED.iter().map(|(name, _)| *name);
-    names.filter(|name| runs(name) * 100 < totals.seeds * COVERAGE_MIN_PERCENT).collect()
+    EXPECTED
+        .iter()
+        .copied()
+        .filter(|name| runs(name) * 100 < totals.seeds * COVERAGE_MIN_PERCENT)
+        .collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

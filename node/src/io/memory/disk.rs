@@ -41,6 +41,16 @@ pub struct Faults {
     pub power_off_at_write: u64,
     /// Power is lost when this flush is asked for.
     pub power_off_at_flush: u64,
+    /// This write ends early with an error: its first half is written.
+    pub short_write: u64,
+    /// This write succeeds and nothing of it is written.
+    pub lost_write: u64,
+    /// This write succeeds and lands on pages that hold something else.
+    pub misdirected_write: u64,
+    /// This read succeeds and returns pages of another place.
+    pub misdirected_read: u64,
+    /// Misdirected transfers only meet pages from here on.
+    pub misdirected_from: u64,
 }
 
 struct Device {
@@ -131,6 +141,19 @@ impl MemoryDisk {
         }
     }
 
+    /// The medium as it is now, without what was not flushed: a copy to go back to.
+    pub fn snapshot(&self) -> MemoryDisk {
+        let mut device = self.device.borrow_mut();
+        let seed = device.random();
+        MemoryDisk::with(device.capacity, seed, device.durable.clone())
+    }
+
+    /// Offsets of the pages of a range that were ever made durable, ascending.
+    pub fn durable_pages(&self, from: u64) -> Vec<u64> {
+        let device = self.device.borrow();
+        device.durable.range(from / PAGE as u64..).map(|(page, _)| page * PAGE as u64).collect()
+    }
+
     /// Bytes as a read would return them now.
     pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
         self.device.borrow().copy_out(offset, len)
@@ -191,9 +214,11 @@ impl Disk for MemoryDisk {
     async fn read(&self, offset: u64, len: usize) -> Result<Rc<[u8]>, DiskError> {
         self.device.borrow_mut().begin("read", offset, len)?;
         self.pause().await;
-        let device = self.device.borrow();
+        let mut device = self.device.borrow_mut();
         device.check_power()?;
-        Ok(device.copy_out(offset, len).into())
+        let place =
+            if strikes(&mut device.faults.misdirected_read) { device.astray(len) } else { offset };
+        Ok(device.copy_out(place, len).into())
     }
 
     async fn write(
@@ -208,7 +233,7 @@ impl Disk for MemoryDisk {
             if buffer.0.len() < len {
                 return Err(error("write", offset, len, "buffer is too short"));
             }
-            device.begin_write(offset, &buffer.0[..len])
+            device.begin_write(offset, &buffer.0[..len])?
         };
         // A transfer that nobody waits for any more still happens.
         let transfer = Transfer { disk: self, write };
@@ -272,8 +297,24 @@ impl Device {
         if fails { Err(error(operation, offset, len, "injected fault")) } else { Ok(()) }
     }
 
-    fn begin_write(&mut self, offset: u64, bytes: &[u8]) -> u64 {
+    fn begin_write(&mut self, offset: u64, bytes: &[u8]) -> Result<u64, DiskError> {
         self.next_write += 1;
+        let (write, len) = (self.next_write, bytes.len());
+        if strikes(&mut self.faults.short_write) {
+            self.add_units(offset, &bytes[..len / 2 / PAGE * PAGE]);
+            self.complete(write);
+            return Err(error("write", offset, len, "injected short write"));
+        }
+        if strikes(&mut self.faults.lost_write) {
+            return Ok(write);
+        }
+        let stray = strikes(&mut self.faults.misdirected_write);
+        let offset = if stray { self.astray(len) } else { offset };
+        self.add_units(offset, bytes);
+        Ok(write)
+    }
+
+    fn add_units(&mut self, offset: u64, bytes: &[u8]) {
         let write = self.next_write;
         let units = pages_of(offset, bytes);
         self.unflushed.extend(units.map(|(page, bytes)| Unit {
@@ -282,7 +323,16 @@ impl Device {
             bytes,
             complete: false,
         }));
-        write
+    }
+
+    /// A place for a transfer that goes astray: where something else lies.
+    fn astray(&mut self, len: usize) -> u64 {
+        let turn = self.random();
+        let (first, end) = (self.faults.misdirected_from, self.capacity - len as u64);
+        let pages = self.live.range(first / PAGE as u64..=end / PAGE as u64);
+        let pages: Vec<u64> = pages.map(|(page, _)| *page).collect();
+        let at = usize::try_from(turn % (pages.len().max(1) as u64)).unwrap_or(0);
+        pages.get(at).map_or(first, |page| page * PAGE as u64)
     }
 
     fn complete(&mut self, write: u64) {
