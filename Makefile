@@ -43,6 +43,8 @@ mutants: build ## removes each guard in turn and wants the test of docs/guards.m
 
 ci: fmt-check lint deny schema-check docs cpu-check ## everything a change must pass
 	@$(MAKE) test NEXTEST_PROFILE=ci
+	@$(MAKE) mutants
+	@$(MAKE) search MINUTES=3
 	@$(MAKE) demo
 
 bench: build fio ## measures the bars against the limits of this machine, in one run

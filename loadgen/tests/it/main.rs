@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test stops at the first surprise")]
 
 mod first_light;
+mod guards;
 mod limits;
 mod random_faults;
 mod search;
