@@ -26,6 +26,9 @@ const SETTLING: Duration = Duration::from_secs(60);
 /// The same where reads of what is lost take all their time.
 const SETTLING_WITH_LOSS: Duration = Duration::from_secs(3600);
 
+/// Takes the lines of a run.
+pub type Log = Box<dyn Fn(Nanos, &str)>;
+
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -68,7 +71,7 @@ impl Plan {
     ///
     /// # Panics
     /// When a promise is broken.
-    pub fn run(&self, log: Option<Box<dyn Fn(Nanos, &str)>>) -> Outcome {
+    pub fn run(&self, log: Option<Log>) -> Outcome {
         let profile = Profile::of(self.seed);
         let cluster = SimCluster::make(self.seed, &profile.shape);
         let executor = cluster.executor().clone();

@@ -11,7 +11,7 @@ const SEEDS: [u64; 2] = [0, 3];
 
 fn run(seed: u64, mode: Mode) -> Outcome {
     let plan = Plan { seed, mode };
-    println!("{}", plan.command());
+    eprintln!("{}", plan.command());
     plan.run(None)
 }
 

@@ -51,8 +51,9 @@ impl Tree {
     ///
     /// # Errors
     /// [`Disagreement`] when one of the two refused what the other did.
-    pub fn follow(&mut self, op: &NamespaceOp, told: &OpOutcome) -> Result<(), Disagreement> {
-        let disagree = |modelled| Disagreement { op: op.clone(), told: told.clone(), modelled };
+    pub fn follow(&mut self, op: &NamespaceOp, told: &OpOutcome) -> Result<(), Box<Disagreement>> {
+        let disagree =
+            |modelled| Box::new(Disagreement { op: op.clone(), told: told.clone(), modelled });
         match (self.refuses(op), told) {
             (Some(_), OpOutcome::Refused(_)) => Ok(()),
             (Some(why), _) => Err(disagree(why)),
