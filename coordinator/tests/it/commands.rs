@@ -248,7 +248,7 @@ impl Pair {
     fn restart(&mut self, raw: &Raw) {
         let known = self.model.generations[&raw.node];
         let generation = (known + 1).saturating_sub(raw.off).max(1);
-        let intact = raw.pick % 5 > 0;
+        let intact = !raw.pick.is_multiple_of(5);
         let outcome = self.apply(register(raw.node, generation, intact));
         if generation > known {
             assert_eq!(outcome, Outcome::Done, "a new generation is taken");
@@ -285,7 +285,7 @@ impl Pair {
 
     /// New operations and repeats, of sessions that are open or have ended.
     fn mutate(&mut self, raw: &Raw) {
-        let ended = self.model.ended.iter().filter(|_| raw.pick % 7 == 0);
+        let ended = self.model.ended.iter().filter(|_| raw.pick.is_multiple_of(7));
         let Some(&session) = ended.chain(&self.model.sessions).next() else { return };
         let name = vec![b'a' + (raw.pick % 5) as u8];
         let attributes = SetAttributes::default();
