@@ -232,6 +232,8 @@ async fn restart_all(
         let took = health::wait(lab, client, "every group to serve", SERVES_WITHIN, serves).await?;
         println!("restart of all nodes: serving after {:.0} ms", took.as_secs_f64() * 1e3);
         bar.values.push(took);
+        // They have all registered anew, as the map that was waited for shows.
+        lab.take_started();
         health::healthy(lab, client).await?;
         judge::verify(lab, workload, Fault::KillAll).await?;
     }
