@@ -125,3 +125,6 @@ pub const HEDGE_PERCENT: u64 = 2;
 pub const HEDGE_BURST: u64 = 32;
 /// Reads of one target from which its usual duration is told.
 pub const HEDGE_SAMPLES: usize = 100;
+
+/// How often every replica is asked again before bytes that none of them has are called lost.
+pub const UNREADABLE_ROUNDS: u32 = 3;

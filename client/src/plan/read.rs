@@ -17,7 +17,7 @@ use protocol::message::chunk::{ReadReply, ReadRequest};
 use protocol::status::{Class, Status};
 use protocol::time::Nanos;
 
-use crate::limits::{PROBE_ATTEMPT_MS, READ_ATTEMPT_MS};
+use crate::limits::{PROBE_ATTEMPT_MS, READ_ATTEMPT_MS, UNREADABLE_ROUNDS};
 use crate::plan::failover::{Failover, View, group_of};
 use crate::plan::{Attempt, Conditions, Failure, LinkFailure, Next, Outcome, Refusal, Step};
 use crate::retry::mix;
@@ -71,6 +71,8 @@ pub struct ReadOp {
     bad: BTreeMap<(TargetId, Generation), String>,
     /// The primary said the bytes are not there, and may be believed.
     denied: bool,
+    /// Rounds after which no serving member had good bytes.
+    lost_rounds: u32,
     /// The next member asked is the primary.
     wants_primary: bool,
     timeouts: u32,
@@ -101,6 +103,7 @@ impl ReadOp {
             asked: Vec::new(),
             bad: BTreeMap::new(),
             denied: false,
+            lost_rounds: 0,
             wants_primary: false,
             timeouts: 0,
             sent: None,
@@ -142,7 +145,17 @@ impl ReadOp {
             return Next::WaitUntil(until);
         }
         if let Some(detail) = self.all_bad(group) {
-            return Next::Fail(Failure::Unreadable { detail });
+            if self.lost_rounds == UNREADABLE_ROUNDS {
+                return Next::Fail(Failure::Unreadable { detail });
+            }
+            // Members may have changed since this map, and a device may have erred once: everybody
+            // is asked again before bytes are called lost.
+            self.lost_rounds += 1;
+            self.failover.note(detail);
+            self.bad.clear();
+            self.denied = false;
+            self.start_round();
+            return self.wait_for_map(now);
         }
         match self.choose(group, now, conditions) {
             Some((member, probe)) => self.send(now, map, group, member, probe, conditions),
