@@ -7,7 +7,7 @@
 //!
 //! - a group has at most one plan, and no step is taken while its epoch is not active;
 //! - a member is removed only when as many others serve as the group should have;
-//! - a lost replica is copied anew after [`HEAL_AFTER`], at once when one serving member is left,
+//! - a lost replica is copied anew after [`HEAL_AFTER`](crate::limits::HEAL_AFTER), at once when one serving member is left,
 //!   and not at all while so much was lost at once that something else must be wrong;
 //! - copies under way are limited for each source, destination and node.
 //!

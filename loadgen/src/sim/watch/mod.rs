@@ -1,7 +1,7 @@
 //! Watches a run from outside: every frame, every change of the map, every fault.
 //!
-//! Two uses: the fence checker, whose broken promises are panics ([`fence`]), and the marks of the
-//! situations that a run met ([`scene`]). Knows nothing of what production code thinks; it sees
+//! Two uses: the fence checker, whose broken promises are panics (`fence`), and the marks of the
+//! situations that a run met (`scene`). Knows nothing of what production code thinks; it sees
 //! what is sent, what is durable and who is alive.
 
 mod fence;
