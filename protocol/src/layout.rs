@@ -1,5 +1,7 @@
 //! How the bytes of a file map to chunks, groups and cells.
 
+use std::ops::Range;
+
 use crate::ids::GroupId;
 use crate::limits::{
     CELL_LOG2_ALLOWED, CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, SEGMENT_GROUPS_MAX, SEGMENTS_MAX,
@@ -137,6 +139,13 @@ pub fn cells_touched(cell_log2: u8, offset: u32, len: u32) -> (u32, u32) {
     }
     let last = (u64::from(offset) + u64::from(len) - 1) >> cell_log2;
     (first, u32::try_from(last - u64::from(first) + 1).unwrap_or(u32::MAX))
+}
+
+/// The bytes of a chunk of `chunk_len` bytes that `cells` cells from `first` on cover, half-open.
+pub fn cells_covered(cell_log2: u8, first: u32, cells: usize, chunk_len: u32) -> Range<usize> {
+    let start = |index: usize| index.checked_shl(cell_log2.into()).unwrap_or(usize::MAX);
+    let (first, len) = (first as usize, chunk_len as usize);
+    start(first).min(len)..start(first.saturating_add(cells)).min(len)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ pub mod buffer;
 pub mod glommio;
 pub mod memory;
 
+mod no_disk;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -19,6 +21,7 @@ use protocol::ids::{NodeId, TargetId};
 use protocol::status::Status;
 
 pub use buffer::{Payload, Piece};
+pub use no_disk::{NoDisk, PlainBuffer};
 pub use protocol::time::Nanos;
 
 /// Memory the device reads from and writes to: its start and capacity are aligned to

@@ -15,7 +15,7 @@ use protocol::tls;
 use super::session::{Session, SessionError};
 use super::state::{Identity, State};
 use crate::config::Coordinator;
-use crate::io::glommio::NoDisk;
+use crate::io::NoDisk;
 use crate::io::glommio::clock::BootClock;
 use crate::io::glommio::link::GlommioLink;
 use crate::io::glommio::mesh::{Port, Wakeup};

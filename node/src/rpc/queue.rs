@@ -126,7 +126,7 @@ mod tests {
     use protocol::message::Kind;
 
     use super::{QueueFull, SendQueue};
-    use crate::io::glommio::NoDisk;
+    use crate::io::NoDisk;
     use crate::io::{Buffer, Disk, Outgoing, Payload, Piece};
     use crate::limits::{SEND_QUEUE_BYTES_MAX, SEND_QUEUE_MAX};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use node::io::glommio::NoDisk;
+use node::io::NoDisk;
 use node::io::glommio::executor::{Executor, ExecutorOptions};
 use node::io::glommio::link::GlommioLink;
 use node::io::glommio::mesh::{Port, Wakeup, pair};

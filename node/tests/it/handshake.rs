@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 
-use node::io::glommio::NoDisk;
+use node::io::NoDisk;
 use node::io::glommio::net::GlommioNet;
 use node::io::{Net, NetError};
 use node::limits::{HALF_OPEN_MAX, HANDSHAKE_BYTES_MAX};

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use node::io::glommio::NoDisk;
+use node::io::NoDisk;
 use node::io::{Buffer, Disk, Link, NetError, Outgoing, Payload};
 use node::limits::{FRAME_TIME_GRACE_MS, SEND_QUEUE_MAX};
 use protocol::checksum::sum64;

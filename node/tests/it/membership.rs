@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use node::config::Coordinator;
-use node::io::glommio::NoDisk;
+use node::io::NoDisk;
 use node::io::glommio::link::GlommioLink;
 use node::io::glommio::mesh::{Wakeup, pair};
 use node::io::{Link, Outgoing, Payload};

@@ -6,6 +6,7 @@ use crate::checksum::CellSum;
 use crate::ids::{
     ChunkKey, Fid, Generation, GroupId, Handle, Lsn, OpId, ShardId, TargetId, Version,
 };
+use crate::layout::cells_covered;
 
 /// Whether a write only extends a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -380,9 +381,6 @@ pub struct BindTokenReply {
 impl ReadReply {
     /// The bytes of the chunk that the payload holds, half-open.
     pub fn payload_range(&self) -> std::ops::Range<usize> {
-        let cell = |index: usize| index.checked_shl(self.cell_log2.into()).unwrap_or(usize::MAX);
-        let len = self.chunk_len as usize;
-        let first = self.first_cell as usize;
-        cell(first).min(len)..cell(first.saturating_add(self.sums.len())).min(len)
+        cells_covered(self.cell_log2, self.first_cell, self.sums.len(), self.chunk_len)
     }
 }

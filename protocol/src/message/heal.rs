@@ -5,6 +5,7 @@
 
 use crate::checksum::CellSum;
 use crate::ids::{ChunkKey, Fid, GroupId, OpId, TargetId, Version};
+use crate::layout::cells_covered;
 
 /// Asks another member for cells of a chunk, to repair the asker's own copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,9 +192,6 @@ pub struct CensusReply {
 impl FetchReply {
     /// The bytes of the chunk that the payload holds, half-open.
     pub fn payload_range(&self) -> std::ops::Range<usize> {
-        let cell = |index: usize| index.checked_shl(self.cell_log2.into()).unwrap_or(usize::MAX);
-        let len = self.chunk_len as usize;
-        let first = self.first_cell as usize;
-        cell(first).min(len)..cell(first.saturating_add(self.sums.len())).min(len)
+        cells_covered(self.cell_log2, self.first_cell, self.sums.len(), self.chunk_len)
     }
 }

@@ -23,8 +23,6 @@ pub mod net;
 pub mod rng;
 pub mod tls;
 
-mod no_disk;
-
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,8 +33,6 @@ use self::clock::BootClock;
 use self::net::GlommioNet;
 use self::rng::ShardRng;
 use super::{Disk, Env};
-
-pub use no_disk::{NoDisk, PlainBuffer};
 
 /// Everything a shard needs from outside, on glommio.
 pub struct GlommioEnv<D: Disk> {

@@ -10,7 +10,7 @@ use protocol::message::{Kind, Message};
 use protocol::status::Status;
 
 use super::{Session, SessionError};
-use crate::io::glommio::NoDisk;
+use crate::io::NoDisk;
 use crate::io::{Incoming, Nanos, Outgoing};
 use crate::limits::COORDINATOR_REQUESTS_MAX;
 use crate::membership::state::{Identity, State};

@@ -11,7 +11,7 @@ use protocol::message::Kind;
 use protocol::status::Status;
 
 use super::{Assembly, AssemblyError};
-use crate::io::glommio::NoDisk;
+use crate::io::NoDisk;
 use crate::io::{Buffer, Incoming};
 
 const TAG: u32 = 7;

@@ -8,8 +8,7 @@ use crate::checksum::CellSum;
 use crate::ids::{Generation, GroupId, Handle, ShardId, TargetId};
 use crate::layout::cells_touched;
 use crate::limits::{
-    CELLS_PER_MESSAGE_MAX, CHUNK_LOG2_MAX, PAYLOAD_LEN_MAX, READ_LEN_MAX, TOKEN_LEN_MAX,
-    WRITE_LEN_MAX,
+    CELLS_PER_MESSAGE_MAX, CHUNK_LOG2_MAX, READ_LEN_MAX, TOKEN_LEN_MAX, WRITE_LEN_MAX,
 };
 use crate::message::MessageError;
 use crate::message::chunk::{
@@ -93,10 +92,7 @@ impl Record for ReadReply {
             sums,
         };
         check.that(reply.chunk_len <= CHUNK_LEN_MAX, "chunk_len")?;
-        let (_, cells) = cells_touched(reply.cell_log2, 0, reply.chunk_len);
-        let last = u64::from(reply.first_cell) + reply.sums.len() as u64;
-        check.that(reply.sums.is_empty() || last <= u64::from(cells), "first_cell")?;
-        check.that(reply.payload_range().len() <= PAYLOAD_LEN_MAX, "sums")?;
+        check.cells(reply.cell_log2, reply.first_cell, reply.sums.len(), reply.chunk_len)?;
         Ok(reply)
     }
 

@@ -10,8 +10,9 @@ use crate::cluster_map::{Member, Role};
 use crate::ids::{
     ChunkKey, ClusterId, Epoch, Fid, Generation, GroupId, OpId, Seq, SessionId, TargetId, Version,
 };
+use crate::layout::{cells_covered, cells_touched};
 use crate::limits::{
-    CELL_LOG2_ALLOWED, CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, NAME_LEN_MAX, TEXT_LEN_MAX,
+    CELL_LOG2_ALLOWED, CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, NAME_LEN_MAX, PAYLOAD_LEN_MAX, TEXT_LEN_MAX,
 };
 use crate::message::MessageError;
 use crate::message::cluster::GroupReport;
@@ -56,6 +57,21 @@ impl Check {
     pub(super) fn chunk_log2(self, value: u8) -> Result<u8, MessageError> {
         self.that((CHUNK_LOG2_MIN..=CHUNK_LOG2_MAX).contains(&value), "chunk_log2")?;
         Ok(value)
+    }
+
+    /// Refuses cells that a chunk of that length does not have, or too many for one payload.
+    pub(super) fn cells(
+        self,
+        cell_log2: u8,
+        first: u32,
+        count: usize,
+        chunk_len: u32,
+    ) -> Result<(), MessageError> {
+        let (_, cells) = cells_touched(cell_log2, 0, chunk_len);
+        let last = u64::from(first) + count as u64;
+        self.that(count == 0 || last <= u64::from(cells), "first_cell")?;
+        let payload = cells_covered(cell_log2, first, count, chunk_len);
+        self.that(payload.len() <= PAYLOAD_LEN_MAX, "sums")
     }
 
     /// Refuses a byte range that no chunk of the given size has.

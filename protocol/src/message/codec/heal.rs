@@ -6,10 +6,9 @@ use super::fields::{Check, put_bytes, put_items, put_records, put_sums};
 use super::{Out, Record, empty_record, wire};
 use crate::checksum::CellSum;
 use crate::ids::{Fid, GroupId, OpId, TargetId};
-use crate::layout::cells_touched;
 use crate::limits::{
     CELLS_PER_MESSAGE_MAX, CHUNK_LOG2_MAX, CHUNK_OP_SESSIONS_MAX, FILE_ORDERS_MAX, MAP_RECORDS_MAX,
-    MEASURED_CHUNKS_MAX, PAYLOAD_LEN_MAX,
+    MEASURED_CHUNKS_MAX,
 };
 use crate::message::MessageError;
 use crate::message::heal::{
@@ -96,10 +95,7 @@ impl Record for FetchReply {
             ops: check.items(table.ops(), CHUNK_OP_SESSIONS_MAX, "ops", OpId::from)?,
         };
         check.range(0, reply.chunk_len, reply.chunk_log2, "chunk_len")?;
-        let (_, cells) = cells_touched(reply.cell_log2, 0, reply.chunk_len);
-        let last = u64::from(reply.first_cell) + reply.sums.len() as u64;
-        check.that(reply.sums.is_empty() || last <= u64::from(cells), "first_cell")?;
-        check.that(reply.payload_range().len() <= PAYLOAD_LEN_MAX, "sums")?;
+        check.cells(reply.cell_log2, reply.first_cell, reply.sums.len(), reply.chunk_len)?;
         Ok(reply)
     }
 
