@@ -133,6 +133,10 @@ guards! {
     LateRepeat,
     /// A pending that the primary does not trust is kept where it may have been acknowledged.
     DoubtfulKept,
+    /// A frozen pending that the primary does not trust and nobody has is dropped.
+    UnheldPending,
+    /// A frozen pending is not dropped before everybody who may have it has answered.
+    UnheldEverywhere,
 
     // The coordinator: names and membership.
 

@@ -8,8 +8,11 @@
 //! damaged everywhere is still whole when each cell is good somewhere. A version that nobody else
 //! has is a step from one that others have, and most of its cells are the same.
 //!
-//! Nothing here decides what exists: a version that nobody can give stays damaged and is asked for
-//! again and again, ever more rarely; its other cells go on being read.
+//! Nothing here decides what exists, with one exception: a version that nobody can give stays
+//! damaged and is asked for again and again, ever more rarely; its other cells go on being read.
+//! The exception is a pending of a group that cannot be written. The primary does not trust it,
+//! and every target that may hold it says that it does not: it was never acknowledged, so it goes,
+//! because the copies that make the group writable again would wait for it for ever.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -78,6 +81,8 @@ struct Repair {
     wait: Nanos,
     /// After everybody was asked in vain.
     pause: Duration,
+    /// Who said that this version is not there.
+    lacking: BTreeSet<TargetId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +90,8 @@ enum Step {
     Idle,
     Asking(RequestId, Nanos),
     Storing(Piece),
+    /// The version is being dropped.
+    Dropping,
 }
 
 impl Repairs {
@@ -111,6 +118,7 @@ pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
         look(member, cx);
     }
     give_up_silent(member, cx);
+    drop_unheld(member, cx);
     advance(member, cx);
 }
 
@@ -157,6 +165,9 @@ pub fn on_refused<P: Clone>(member: &mut Member<P>, now: Nanos, fetch: &Fetch, s
     let name = (fetch.key, fetch.version);
     let Some(repair) = member.repairs.works.get_mut(&name) else { return };
     let Some(piece) = repair.pieces.front().copied() else { return };
+    if status == Status::ChunkNotFound && !repair.loose {
+        repair.lacking.insert(fetch.target);
+    }
     if status == Status::Corrupt && piece.cells > 1 {
         repair.pieces.pop_front();
         let half = piece.cells / 2;
@@ -189,6 +200,10 @@ pub fn on_repaired<P: Clone>(
     result: Result<(), &StoreError>,
 ) {
     let Some(repair) = member.repairs.works.get_mut(&name) else { return };
+    if repair.step == Step::Dropping {
+        on_dropped(member, cx, name, result.is_ok());
+        return;
+    }
     let Step::Storing(piece) = repair.step else { return };
     match result {
         Ok(()) => {
@@ -374,6 +389,53 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     }
 }
 
+/// Drops pendings that the primary does not trust and nobody else has, where they are frozen: a
+/// member of the last writable epoch that lacks one shows that it was never acknowledged. Whoever
+/// left and does not answer may have it, and is waited for.
+fn drop_unheld<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    let frozen = member.is_primary() && member.record.active && !member.record.writable();
+    if !frozen || !guard::holds(Guard::UnheldPending) {
+        return;
+    }
+    let everybody = candidates(&member.record, cx.core.me());
+    let open = |(name, repair): (&(ChunkKey, Version), &Repair)| {
+        let missing = |target: &&TargetId| !repair.lacking.contains(target);
+        let unheld = match guard::holds(Guard::UnheldEverywhere) {
+            true => !everybody.iter().any(|target| missing(&target)),
+            false => !repair.lacking.is_empty(),
+        };
+        (unheld && repair.step == Step::Idle && name.1 > member.through).then_some(*name)
+    };
+    let mut unheld: Vec<_> = member.repairs.works.iter().filter_map(open).collect();
+    if unheld.is_empty() {
+        return;
+    }
+    let suspects: BTreeSet<_> = cx.index.suspects(member.group).into_iter().collect();
+    // Whoever has a version that builds on it need not have it any more: from the newest down.
+    let newest = |key| cx.index.info(member.group, key).map(|info| info.version);
+    unheld.retain(|name| suspects.contains(name) && newest(name.0) == Some(name.1));
+    for name in unheld {
+        let Some(repair) = member.repairs.works.get_mut(&name) else { continue };
+        repair.step = Step::Dropping;
+        let job = Job::Repair(member.group, name.0, name.1);
+        cx.store(&mut member.storing, job, Task::Discard(member.group, vec![name]));
+    }
+}
+
+fn on_dropped<P>(
+    member: &mut Member<P>,
+    cx: &mut Cx<'_, P>,
+    (key, version): (ChunkKey, Version),
+    durable: bool,
+) {
+    if durable {
+        member.repairs.works.remove(&(key, version));
+        cx.out.push(Effect::Alert(Alert::FellBack { group: member.group, key, version }));
+    } else if let Some(repair) = member.repairs.works.get_mut(&(key, version)) {
+        rest(repair, cx.now);
+    }
+}
+
 /// Whoever has not answered after a long time is passed over.
 fn give_up_silent<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     let most = cx.core.config.timeouts.replicate;
@@ -451,6 +513,7 @@ impl Repair {
             step: Step::Idle,
             wait: now,
             pause: Duration::ZERO,
+            lacking: BTreeSet::new(),
         }
     }
 

@@ -116,3 +116,64 @@ fn a_pending_that_a_backup_distrusts_goes_with_the_primary_that_lacks_it() {
     assert_eq!(newest(&cluster, THREE, key), None);
     cluster.heal();
 }
+
+/// The first member serves alone and has a pending it does not trust; `holder` got it too. The
+/// others are dead.
+fn alone_in_doubt(
+    holder: Option<TargetId>,
+) -> (Cluster, ChunkKey, Option<Version>, Option<Version>) {
+    let (mut cluster, key) = quiet();
+    cluster.ask_change(ONE, key, 1, (WriteClass::Growth, 0, b"before"));
+    cluster.run_ms(200);
+    let base = newest(&cluster, ONE, key);
+    for target in [TWO, THREE].into_iter().filter(|target| Some(*target) != holder) {
+        cluster.cut.push((ONE, target));
+    }
+    cluster.ask_change(ONE, key, 2, (WriteClass::Growth, 6, b" and after"));
+    cluster.run_ms(60);
+    let version = newest(&cluster, ONE, key);
+    assert!(version > base);
+    for target in [TWO, THREE] {
+        cluster.kill(target);
+    }
+    cluster.cut.clear();
+    cluster.run_until("nobody else serves", |cluster| {
+        cluster.coordinator.record().serving().count() == 1
+    });
+    cluster.kill(ONE);
+    if let Some(store) = cluster.stores.get_mut(&ONE) {
+        store.suspects.extend(version.map(|version| (GROUP, key, version)));
+    }
+    cluster.run_ms(500);
+    cluster.restart(ONE);
+    cluster.run_until("it leads alone", |cluster| cluster.coordinator.record().active);
+    cluster.run_ms(3000);
+    assert_eq!(newest(&cluster, ONE, key), version, "nobody answered");
+    (cluster, key, base, version)
+}
+
+#[test]
+fn a_frozen_pending_that_nobody_else_has_goes() {
+    let (mut cluster, key, base, _) = alone_in_doubt(None);
+    for target in [TWO, THREE] {
+        cluster.restart(target);
+    }
+    cluster.heal();
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), base, "{target}");
+        assert!(cluster.stores[&target].suspects.is_empty());
+    }
+}
+
+#[test]
+fn a_frozen_pending_waits_for_everybody_who_may_have_it() {
+    let (mut cluster, key, _, version) = alone_in_doubt(Some(THREE));
+    cluster.restart(TWO);
+    cluster.run_ms(8000);
+    assert_eq!(newest(&cluster, ONE, key), version, "the third member may have it");
+    cluster.restart(THREE);
+    cluster.heal();
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), version, "{target}");
+    }
+}

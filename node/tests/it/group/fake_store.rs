@@ -244,7 +244,7 @@ impl ChunkIndex for FakeStore {
         let mark = self.mark(group);
         let mut pendings = Vec::new();
         for ((_, key), chunk) in self.chunks.iter().filter(|((of, _), _)| *of == group) {
-            let trusted = |held: &&Held| !self.suspect.contains(&(*key, held.version));
+            let trusted = |held: &&Held| !self.is_suspect(group, *key, held.version);
             for held in chunk.iter().filter(|held| held.version > mark).filter(trusted) {
                 let caused = held.ops.iter().find(|(_, version, _)| *version == held.version);
                 pendings.push(Pending {
@@ -259,8 +259,10 @@ impl ChunkIndex for FakeStore {
         pendings
     }
 
-    fn suspects(&self, _group: GroupId) -> Vec<(ChunkKey, Version)> {
-        self.suspect.iter().copied().collect()
+    fn suspects(&self, group: GroupId) -> Vec<(ChunkKey, Version)> {
+        let known = self.suspects.iter().filter(|(of, ..)| *of == group);
+        let known = known.map(|(_, key, version)| (*key, *version));
+        self.suspect.iter().copied().chain(known).collect()
     }
 
     fn inventory(
