@@ -145,8 +145,6 @@ pub const REPAIRS_PER_GROUP_MAX: usize = 64;
 pub const FETCHES_PER_SHARD_MAX: usize = 4;
 /// Rechecks of one shard under way: those that clients caused and those of failed reads.
 pub const RECHECKS_PER_SHARD_MAX: usize = 8;
-/// Cells one client may have rechecked with one request.
-pub const RECHECK_CELLS_MAX: usize = 256;
 /// Time between two looks for new damage, in milliseconds.
 pub const REPAIR_LOOK_MS: u64 = 100;
 /// First pause after nobody had good bytes, in milliseconds; it doubles.

@@ -49,11 +49,30 @@ pub fn piece_sums(key: ChunkKey, offset: u32, cell_log2: u8, bytes: &[u8]) -> Ve
     sums
 }
 
+/// Finds the cells whose bytes do not match their checksums, ascending.
+///
+/// # Shape
+/// As [`cell_sums`]; `sums` has one entry for each cell that `bytes` touch; a cell without one is
+/// bad.
+pub fn bad_cells<'a>(
+    key: ChunkKey,
+    first_cell: u32,
+    cell_log2: u8,
+    bytes: &'a [u8],
+    sums: &'a [CellSum],
+) -> impl Iterator<Item = u32> + 'a {
+    let mut sums = sums.iter();
+    bytes
+        .chunks(1 << cell_log2)
+        .zip(first_cell..)
+        .filter(move |(cell, index)| sums.next() != Some(&cell_sum(key, *index, cell)))
+        .map(|(_, index)| index)
+}
+
 /// Finds the first cell whose bytes do not match its checksum.
 ///
 /// # Shape
-/// As [`cell_sums`]; `sums` has one entry for each cell that `bytes` touch, or the first missing
-/// one is the answer.
+/// As [`bad_cells`].
 pub fn first_bad_cell(
     key: ChunkKey,
     first_cell: u32,
@@ -61,12 +80,7 @@ pub fn first_bad_cell(
     bytes: &[u8],
     sums: &[CellSum],
 ) -> Option<u32> {
-    let mut sums = sums.iter();
-    bytes
-        .chunks(1 << cell_log2)
-        .zip(first_cell..)
-        .find(|(cell, index)| sums.next() != Some(&cell_sum(key, *index, cell)))
-        .map(|(_, index)| index)
+    bad_cells(key, first_cell, cell_log2, bytes, sums).next()
 }
 
 /// Checksum of a frame part or another short control structure.

@@ -22,6 +22,9 @@ pub const CELL_LOG2_ALLOWED: [u8; 3] = [12, 14, 16];
 pub const PAYLOAD_LEN_MAX: usize = (1 << CHUNK_LOG2_DEFAULT) + (1 << 16);
 /// Longest single read a client asks for and a node answers, in bytes.
 pub const READ_LEN_MAX: u32 = 1 << 20;
+/// Cells one client may have a member check again with one request: the longest read in the
+/// smallest cells.
+pub const RECHECK_CELLS_MAX: usize = READ_LEN_MAX as usize >> CELL_LOG2_ALLOWED[0];
 /// Longest single write, in bytes: one default chunk.
 pub const WRITE_LEN_MAX: u32 = 1 << CHUNK_LOG2_DEFAULT;
 /// Most cells one message describes: a default chunk of the smallest cells.

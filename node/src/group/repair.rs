@@ -21,14 +21,15 @@ use protocol::cluster_map::{GroupRecord, Role};
 use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, Epoch, RequestId, TargetId, Version};
 use protocol::layout::cells_touched;
+use protocol::limits::RECHECK_CELLS_MAX;
 use protocol::message::heal::{FetchReply, FetchRequest, ReportCorruptRequest};
 use protocol::status::Status;
 
 use super::member::{Cx, Member};
 use crate::io::Nanos;
 use crate::limits::{
-    FETCHES_PER_SHARD_MAX, RECHECK_CELLS_MAX, RECHECKS_PER_SHARD_MAX, REPAIR_LOOK_MS,
-    REPAIR_PAUSE_MAX_MS, REPAIR_PAUSE_MIN_MS, REPAIRS_PER_GROUP_MAX,
+    FETCHES_PER_SHARD_MAX, RECHECKS_PER_SHARD_MAX, REPAIR_LOOK_MS, REPAIR_PAUSE_MAX_MS,
+    REPAIR_PAUSE_MIN_MS, REPAIRS_PER_GROUP_MAX,
 };
 use crate::shard::effect::{Alert, Effect, PeerMessage, Refusal, RepairTask, Task};
 use crate::shard::event::{Asked, ReplyTo};

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use node::group::ChunkIndex;
 use node::io::Nanos;
-use node::limits::{RECHECK_CELLS_MAX, RECHECKS_PER_SHARD_MAX};
+use node::limits::RECHECKS_PER_SHARD_MAX;
 use node::shard::control::{ControlEvent, ShardConfig, ShardReport, Timeouts};
 use node::shard::effect::{Effect, Task};
 use node::shard::event::{Asked, ConnId, Event, ReplyTo, Request};
@@ -21,6 +21,7 @@ use protocol::ids::{
     Seq, SessionId, ShardId, TargetId, Version,
 };
 use protocol::limits::CHUNK_OP_SESSIONS_MAX;
+use protocol::limits::RECHECK_CELLS_MAX;
 use protocol::message::Kind;
 use protocol::message::chunk::{
     InventoryEntry, Pending, ReadRequest, ReplicateMode, ReplicateRequest, WriteClass,
