@@ -86,7 +86,7 @@ impl Client {
         coordinators: Vec<Peer>,
         seed: u64,
     ) -> Client {
-        let core = Arc::new(Core::new(cluster, transport, coordinators, seed));
+        let core = Core::new(cluster, transport, coordinators, seed);
         let session = Session::new(Arc::clone(&core));
         let mutations = Mutations::start(Arc::clone(&session));
         let reservations = Reservations::default();

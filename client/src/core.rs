@@ -4,8 +4,10 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,8 +15,9 @@ use protocol::cluster_map::ClusterMap;
 use protocol::ids::{ClusterId, Epoch, Fid, MapVersion, Seq, TargetId};
 use protocol::limits::DEADLINE_DEFAULT_MS;
 use protocol::message::Message;
-use protocol::message::chunk::{ReadReply, WriteReply};
+use protocol::message::chunk::{ReadReply, ShardStatsRequest, WriteReply};
 use protocol::message::cluster::{ErrorReply, MapFetchReply, MapFetchRequest};
+use protocol::message::operate::UnreachableReply;
 use protocol::status::Status;
 use protocol::time::Nanos;
 use tokio::sync::Semaphore;
@@ -22,21 +25,21 @@ use tokio::sync::Semaphore;
 use crate::cache::{MapCache, Turn};
 use crate::changed::Changed;
 use crate::error::Error;
-use crate::health::Ticket;
 use crate::limits::{
-    ATTEMPT_LOOK_MS, HEDGE_AFTER_MIN_MS, IN_FLIGHT_BYTES_MAX, REFRESH_JITTER_MS, REFRESH_WAIT_MS,
-    WRITE_MAP_LOOK_MS,
+    ATTEMPT_LOOK_MS, IN_FLIGHT_BYTES_MAX, REFRESH_JITTER_MS, REFRESH_WAIT_MS, WRITE_MAP_LOOK_MS,
 };
 use crate::plan::coordinator::{CoordinatorFault, CoordinatorNext, CoordinatorOp};
 use crate::plan::{
-    Attempt, Conditions, Failure, LinkFailure, Next, Outcome, ReadDone, ReadOp, ReadTask, Refusal,
-    Step, WriteOp, WriteTask,
+    Attempt, Conditions, Doubt, Errand, Failure, Inquiry, LinkFailure, Next, Outcome, ReadDone,
+    ReadOp, ReadTask, Refusal, Step, WriteOp, WriteTask,
 };
 use crate::retry::{Jitter, mix};
 use crate::transport::{Answer, Call, CallError, Peer, PeerId, Transport};
 
 /// What every operation of one client shares.
 pub(crate) struct Core {
+    /// For what is done on the side.
+    me: Weak<Core>,
     pub(crate) cluster: ClusterId,
     transport: Arc<dyn Transport>,
     coordinators: Vec<Peer>,
@@ -71,8 +74,9 @@ impl Core {
         transport: Arc<dyn Transport>,
         coordinators: Vec<Peer>,
         seed: u64,
-    ) -> Core {
-        Core {
+    ) -> Arc<Core> {
+        Arc::new_cyclic(|me| Core {
+            me: me.clone(),
             cluster,
             transport,
             coordinators,
@@ -87,7 +91,7 @@ impl Core {
             operations: AtomicU64::new(0),
             writes: AtomicU64::new(1),
             operation_ms: u64::from(DEADLINE_DEFAULT_MS),
-        }
+        })
     }
 
     /// The map, fetched when there is none yet.
@@ -131,12 +135,36 @@ impl Core {
         what: &str,
         request: &Q,
     ) -> Result<A, Error> {
+        self.follow(what, request, self.coordinator_op()).await
+    }
+
+    /// Asks each coordinator once at most; fails as soon as none has answered.
+    ///
+    /// # Cancel safety
+    /// The request may have been executed.
+    pub(crate) async fn ask_in_one_round<Q: Message, A: Message>(
+        &self,
+        what: &str,
+        request: &Q,
+    ) -> Result<A, Error> {
+        self.follow(what, request, self.coordinator_op().in_one_round()).await
+    }
+
+    fn coordinator_op(&self) -> CoordinatorOp {
+        let deadline = self.now().after(Duration::from_millis(self.operation_ms));
+        let first = usize::try_from(self.leader.load(Ordering::Relaxed)).unwrap_or(0);
+        CoordinatorOp::new(self.coordinators.len(), first, deadline, self.operation_seed())
+    }
+
+    /// Follows the plan of a request to a coordinator to its end.
+    async fn follow<Q: Message, A: Message>(
+        &self,
+        what: &str,
+        request: &Q,
+        mut op: CoordinatorOp,
+    ) -> Result<A, Error> {
         let body = request.encode();
         let start = self.now();
-        let deadline = start.after(Duration::from_millis(self.operation_ms));
-        let first = usize::try_from(self.leader.load(Ordering::Relaxed)).unwrap_or(0);
-        let mut op =
-            CoordinatorOp::new(self.coordinators.len(), first, deadline, self.operation_seed());
         loop {
             let next = op.next(self.now(), &mut self.conditions().budget);
             let (position, give_up_at) = match next {
@@ -220,53 +248,57 @@ impl Core {
         let _permit = self.admit(task.len, start).await?;
         let deadline = start.after(Duration::from_millis(self.operation_ms));
         let op = |task| ReadOp::new(task, deadline, self.seed, self.operation_seed());
-        let asked = AtomicU32::new(0);
+        let asked = Asked::default();
+        let mut timer = std::pin::pin!(tokio::time::sleep(look_every()));
         let mut first = std::pin::pin!(self.pursue(op(task.clone()), start, &asked));
-        self.conditions().hedges.on_read();
-        let least = Duration::from_millis(HEDGE_AFTER_MIN_MS);
-        if let Ok(done) = tokio::time::timeout(least, &mut first).await {
-            return done;
-        }
-        let target = TargetId(asked.load(Ordering::Relaxed));
-        let patience = self.conditions().hedges.after(target).saturating_sub(least);
-        if let Ok(done) = tokio::time::timeout(patience, &mut first).await {
-            return done;
-        }
-        let target = TargetId(asked.load(Ordering::Relaxed));
+        let target = loop {
+            let hedge_at = asked.hedge_at();
+            self.wake_at(timer.as_mut(), hedge_at);
+            tokio::select! {
+                biased;
+                done = &mut first => return done,
+                () = &mut timer => {}
+            }
+            if self.now() >= asked.hedge_at() {
+                break asked.target();
+            }
+        };
         if !self.conditions().hedges.take() {
-            return first.await;
+            return self.ticking(timer, first).await;
         }
-        let nobody = AtomicU32::new(0);
+        let nobody = Asked::default();
         let mut second = std::pin::pin!(self.pursue(op(task).avoiding(target), start, &nobody));
         // Whichever brings the bytes; a failure is told only when both have failed.
-        tokio::select! {
-            done = &mut first => if done.is_ok() { done } else { second.await.or(done) },
-            done = &mut second => if done.is_ok() { done } else { first.await },
-        }
+        let both = async {
+            tokio::select! {
+                done = &mut first => if done.is_ok() { done } else { second.await.or(done) },
+                done = &mut second => if done.is_ok() { done } else { first.await },
+            }
+        };
+        self.ticking(timer, std::pin::pin!(both)).await
     }
 
-    /// Follows one plan of a read to its end; `asked` names the target that was asked last.
-    async fn pursue(
-        &self,
-        mut op: ReadOp,
-        start: Nanos,
-        asked: &AtomicU32,
-    ) -> Result<Bytes, Failed> {
+    /// Follows one plan of a read to its end; `asked` says whom it asked last.
+    ///
+    /// Whoever awaits it must poll it every [`ATTEMPT_LOOK_MS`], so that it needs no timer of its
+    /// own while an answer is outstanding.
+    async fn pursue(&self, op: ReadOp, start: Nanos, asked: &Asked) -> Result<Bytes, Failed> {
+        let mut pursuit = Pursuit { core: self, op };
+        let op = &mut pursuit.op;
         loop {
             let map = self.map.map();
             let next = op.next(self.now(), &map, &mut self.conditions());
+            self.run_errands(op.take_errands());
+            asked.note(op);
             let Some(attempt) = self.prepare(next, start).await? else { continue };
-            asked.store(attempt.target.0, Ordering::Relaxed);
-            let ticket = Outstanding::new(self, &attempt);
-            let sent = self.now();
-            let stands = |now| op.stands(now, &self.map.map(), &mut self.conditions());
-            let answer = self.while_it_stands(self.send(&attempt, Bytes::new()), stands).await;
-            drop(ticket);
-            if answer.is_ok() {
-                let took = self.now().since(sent);
-                self.conditions().hedges.on_answer(attempt.target, took);
-            }
-            let (step, payload) = self.finish_read(&mut op, answer);
+            let stands = |now| {
+                let stands = op.stands(now, &self.map.map(), &mut self.conditions());
+                self.run_errands(op.take_errands());
+                stands
+            };
+            let answer = self.until_left(self.send(&attempt, Bytes::new()), stands).await;
+            let (step, payload) = self.finish_read(op, answer);
+            self.run_errands(op.take_errands());
             if let Some(done) = self.settle(step, start).await? {
                 let bytes = payload.slice(done.range);
                 return Ok(if done.zeros == 0 { bytes } else { padded(&bytes, done.zeros) });
@@ -293,12 +325,19 @@ impl Core {
         loop {
             let map = self.map.map();
             let next = op.next(self.now(), &map, &mut self.conditions());
+            self.run_errands(op.take_errands());
             let Some(attempt) = self.prepare(next, start).await? else { continue };
             let answer = {
-                let stands = |_| op.stands(&self.map.map());
+                let stands = |now| {
+                    let stands = op.stands(now, &self.map.map(), &mut self.conditions());
+                    self.run_errands(op.take_errands());
+                    stands
+                };
                 let call = self.send(&attempt, payload.clone());
                 tokio::select! {
-                    answer = self.while_it_stands(call, stands) => answer,
+                    // Looking at the map wakes this task often enough for both.
+                    biased;
+                    answer = self.until_left(call, stands) => answer,
                     never = self.keep_map_fresh() => match never {},
                 }
             };
@@ -406,19 +445,104 @@ impl Core {
     }
 
     /// Waits for an answer until it comes or the plan no longer wants it.
-    async fn while_it_stands(
+    ///
+    /// Looks when it is polled; whoever awaits it sees to that.
+    async fn until_left(
         &self,
         call: impl Future<Output = Result<Answer, CallError>>,
-        stands: impl Fn(Nanos) -> bool,
+        mut stands: impl FnMut(Nanos) -> bool,
     ) -> Result<Answer, CallError> {
-        let look_every = Duration::from_millis(ATTEMPT_LOOK_MS);
         let mut call = std::pin::pin!(call);
-        loop {
-            match tokio::time::timeout(look_every, &mut call).await {
-                Ok(answer) => return answer,
-                Err(_) if stands(self.now()) => {}
-                Err(_) => return Err(CallError::link(LinkFailure::TimedOut, "left for another")),
+        let mut look_at = self.now().after(look_every());
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(answer) = call.as_mut().poll(context) {
+                return Poll::Ready(answer);
             }
+            let now = self.now();
+            if now < look_at {
+                return Poll::Pending;
+            }
+            look_at = now.after(look_every());
+            if stands(now) {
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(CallError::link(LinkFailure::TimedOut, "left for another")))
+        })
+        .await
+    }
+
+    /// Awaits something that must be polled every [`ATTEMPT_LOOK_MS`].
+    async fn ticking<T>(
+        &self,
+        mut timer: Pin<&mut tokio::time::Sleep>,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> T {
+        loop {
+            self.wake_at(timer.as_mut(), Nanos(u64::MAX));
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = &mut timer => {}
+            }
+        }
+    }
+
+    /// Sets a timer to the next look, or to `at` when that comes first.
+    fn wake_at(&self, timer: Pin<&mut tokio::time::Sleep>, at: Nanos) {
+        let pause = look_every().min(self.time_until(at));
+        timer.reset(tokio::time::Instant::now() + pause);
+    }
+
+    /// Has things done on the side; what becomes of them is told to nobody but the log.
+    fn run_errands(&self, errands: Vec<Errand>) {
+        for errand in errands {
+            let Some(core) = self.me.upgrade() else { return };
+            tokio::spawn(async move { core.run(errand).await });
+        }
+    }
+
+    async fn run(&self, errand: Errand) {
+        match errand {
+            Errand::Report(attempt) => {
+                let (target, key) = (attempt.target, attempt.request.key);
+                let confirmed = match self.send(&attempt, Bytes::new()).await {
+                    Ok(answer) => answer.status == Status::Ok,
+                    Err(_) => false,
+                };
+                tracing::warn!(%target, %key, taken = confirmed, "bad cells read and reported");
+            }
+            Errand::Probe(attempt) => {
+                self.is_there(&attempt).await;
+            }
+            Errand::Doubt(doubt) => self.inquire(doubt).await,
+        }
+    }
+
+    /// Asks a target whether it is there, and remembers what came of it.
+    async fn is_there(&self, question: &Attempt<ShardStatsRequest>) -> bool {
+        let there = self.send(question, Bytes::new()).await.is_ok();
+        let (now, health) = (self.now(), &mut self.conditions().health);
+        match there {
+            true => health.on_heard(question.target, now),
+            false => health.on_failed(question.target, now),
+        }
+        there
+    }
+
+    /// Finds out who of a group answers, and tells the coordinator when only the primary does not.
+    async fn inquire(&self, mut doubt: Doubt) {
+        let mut answered = false;
+        let accusation = loop {
+            match doubt.next(self.now(), answered) {
+                Inquiry::Ask(question) => answered = self.is_there(&question).await,
+                Inquiry::Accuse(accusation) => break accusation,
+                Inquiry::Drop => return,
+            }
+        };
+        tracing::warn!(target = %accusation.target, group = %accusation.group, "primary not reached");
+        let what = "report of a primary that is not reached";
+        if let Err(error) = self.ask::<_, UnreachableReply>(what, &accusation).await {
+            tracing::debug!(%error, "nobody took the report");
         }
     }
 
@@ -497,23 +621,45 @@ impl Core {
     }
 }
 
-/// A read that is outstanding at a target; forgotten when dropped.
-struct Outstanding<'a> {
-    core: &'a Core,
-    ticket: Ticket,
+/// Whom a read asked last, and from when on another one should be asked as well.
+struct Asked {
+    target: AtomicU32,
+    hedge_at: AtomicU64,
 }
 
-impl<'a> Outstanding<'a> {
-    fn new<R>(core: &'a Core, attempt: &Attempt<R>) -> Outstanding<'a> {
-        let now = core.now();
-        let ticket = core.conditions().health.on_sent(attempt.target, now);
-        Outstanding { core, ticket }
+impl Default for Asked {
+    fn default() -> Asked {
+        Asked { target: AtomicU32::new(0), hedge_at: AtomicU64::new(u64::MAX) }
     }
 }
 
-impl Drop for Outstanding<'_> {
+impl Asked {
+    fn note(&self, op: &ReadOp) {
+        let (target, hedge_at) = op.waits_for().unwrap_or((TargetId(0), Nanos(u64::MAX)));
+        self.target.store(target.0, Ordering::Relaxed);
+        self.hedge_at.store(hedge_at.0, Ordering::Relaxed);
+    }
+
+    fn target(&self) -> TargetId {
+        TargetId(self.target.load(Ordering::Relaxed))
+    }
+
+    fn hedge_at(&self) -> Nanos {
+        Nanos(self.hedge_at.load(Ordering::Relaxed))
+    }
+}
+
+/// A plan of a read; when it is dropped, nobody waits for the answer any more.
+struct Pursuit<'a> {
+    core: &'a Core,
+    op: ReadOp,
+}
+
+impl Drop for Pursuit<'_> {
     fn drop(&mut self) {
-        self.core.conditions().health.on_ended(self.ticket);
+        if self.op.waits_for().is_some() {
+            self.op.abandon(self.core.now(), &mut self.core.conditions());
+        }
     }
 }
 
@@ -560,6 +706,10 @@ fn one_line(text: &str) -> String {
 
 fn undecodable(error: &protocol::message::MessageError) -> Refusal {
     Refusal { text: format!("answer cannot be read: {error}"), ..Refusal::of(Status::BadFrame) }
+}
+
+fn look_every() -> Duration {
+    Duration::from_millis(ATTEMPT_LOOK_MS)
 }
 
 fn padded(bytes: &Bytes, zeros: usize) -> Bytes {

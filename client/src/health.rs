@@ -1,8 +1,9 @@
 //! Which targets reads should stay away from for the moment.
 //!
 //! Pure. A target whose connection broke, or that left several reads unanswered while nothing at
-//! all came from it, is avoided at once. One request in a while is let through as a probe; any
-//! answer clears the target. Avoiding is a preference: when nothing else is left, it is asked.
+//! all came from it, is avoided at once. A question on the side finds out in a while whether it is
+//! back; any answer clears the target. Avoiding is a preference: when nothing else is left, it is
+//! asked.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use protocol::ids::TargetId;
 use protocol::time::Nanos;
 
-use crate::limits::{PROBE_INTERVAL_MS, SILENT_AFTER_MS, SILENT_REQUESTS};
+use crate::limits::{MISSED_AFTER_MS, PROBE_INTERVAL_MS, SILENT_AFTER_MS, SILENT_REQUESTS};
 
 /// What this client has seen of the targets.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,8 @@ struct Seen {
     /// Set while the target is avoided: when it may be probed next.
     probe_at: Option<Nanos>,
     heard_at: Nanos,
+    /// Reads that nobody waits for any more and that were never answered, since then.
+    missed: u32,
     /// Outstanding reads by ticket number, so the oldest is first.
     waiting: BTreeMap<u64, Nanos>,
 }
@@ -44,15 +47,26 @@ impl Health {
         Ticket { target, number }
     }
 
-    /// Notes that nobody waits for a read any more, however it ended.
+    /// Notes that a read has ended with an answer or with its connection.
     pub fn on_ended(&mut self, ticket: Ticket) {
         self.seen(ticket.target).waiting.remove(&ticket.number);
+    }
+
+    /// Notes that nobody waits for a read any more that has no answer yet.
+    pub fn on_left(&mut self, ticket: Ticket, now: Nanos) {
+        let seen = self.seen(ticket.target);
+        let sent = seen.waiting.remove(&ticket.number);
+        let patience = Duration::from_millis(MISSED_AFTER_MS);
+        if sent.is_some_and(|sent| sent >= seen.heard_at && now.since(sent) >= patience) {
+            seen.missed = seen.missed.saturating_add(1);
+        }
     }
 
     /// Notes that something came from a target, whatever it said.
     pub fn on_heard(&mut self, target: TargetId, now: Nanos) {
         let seen = self.seen(target);
         seen.heard_at = now;
+        seen.missed = 0;
         seen.probe_at = None;
     }
 
@@ -71,7 +85,7 @@ impl Health {
         seen.probe_at.is_some()
     }
 
-    /// Lets one request through to an avoided target when its next probe is due.
+    /// True when an avoided target is to be asked whether it is back; once for each time.
     pub fn take_probe(&mut self, target: TargetId, now: Nanos) -> bool {
         match self.targets.get_mut(&target) {
             Some(Seen { probe_at: Some(at), .. }) if *at <= now => {
@@ -90,9 +104,12 @@ impl Health {
 impl Seen {
     fn silent(&self, now: Nanos) -> bool {
         let patience = Duration::from_millis(SILENT_AFTER_MS);
+        if now.since(self.heard_at) < patience {
+            return false;
+        }
         let overdue = self.waiting.values().filter(|sent| now.since(**sent) >= patience);
-        now.since(self.heard_at) >= patience
-            && overdue.take(SILENT_REQUESTS as usize).count() == SILENT_REQUESTS as usize
+        let missed = self.missed.min(SILENT_REQUESTS) as usize;
+        missed + overdue.take(SILENT_REQUESTS as usize).count() >= SILENT_REQUESTS as usize
     }
 }
 
@@ -128,6 +145,25 @@ mod tests {
         assert!(health.clone().avoided(T, ms(1_000 + SILENT_AFTER_MS)));
         health.on_ended(tickets[0]);
         assert!(!health.avoided(T, ms(2_000)), "two are not three");
+    }
+
+    #[test]
+    fn reads_that_others_had_to_answer_make_a_target_avoided() {
+        let mut health = Health::default();
+        for read in 0..u64::from(SILENT_REQUESTS) {
+            let sent = ms(1_000 + 50 * read);
+            let ticket = health.on_sent(T, sent);
+            assert!(!health.avoided(T, sent));
+            health.on_left(ticket, sent.after(Duration::from_millis(50)));
+        }
+        assert!(health.clone().avoided(T, ms(1_150)));
+        health.on_heard(T, ms(1_150));
+        assert!(!health.avoided(T, ms(2_000)), "an answer clears what was missed");
+        for _ in 0..8 {
+            let ticket = health.on_sent(T, ms(3_000));
+            health.on_left(ticket, ms(3_000 + MISSED_AFTER_MS - 1));
+        }
+        assert!(!health.avoided(T, ms(3_200)), "given up at once is no sign of anything");
     }
 
     #[test]

@@ -53,9 +53,8 @@ pub const READ_ATTEMPT_MS: u64 = 2_000;
 pub const WRITE_ATTEMPT_MS: u64 = 8_000;
 /// One attempt of a coordinator request, in milliseconds.
 pub const COORDINATOR_ATTEMPT_MS: u64 = 5_000;
-/// A request to a target that is only probed, in milliseconds: a caller waits for it, so it is
-/// short; whoever is back answers sooner.
-pub const PROBE_ATTEMPT_MS: u64 = 100;
+/// A question whether a target is there at all, in milliseconds; no caller waits for it.
+pub const PROBE_ATTEMPT_MS: u64 = 500;
 /// Time between two looks at whether an attempt under way is worth waiting for, in milliseconds.
 pub const ATTEMPT_LOOK_MS: u64 = 20;
 /// A write that waits this long asks whether its group has another primary by now, and again after
@@ -70,6 +69,23 @@ pub const PROBE_INTERVAL_MS: u64 = 250;
 pub const SILENT_REQUESTS: u32 = 3;
 /// How long each of them waited, in milliseconds.
 pub const SILENT_AFTER_MS: u64 = 100;
+/// A read that waited at least this long and was then answered by another target counts as one
+/// that was left unanswered, in milliseconds.
+pub const MISSED_AFTER_MS: u64 = HEDGE_AFTER_MIN_MS;
+
+/// Time before the same damage is reported again, in milliseconds.
+pub const REPORT_AGAIN_MS: u64 = 10_000;
+/// Damaged replicas of chunks reported within [`REPORT_AGAIN_MS`]; what is beyond is found by the
+/// next reader, or by scrub.
+pub const REPORTS_MAX: usize = 32;
+/// How long a primary must be silent before it is doubted, in milliseconds: longer than a node's
+/// failure takes to be noticed by the coordinator itself.
+pub const DOUBT_AFTER_MS: u64 = 1_000;
+/// Time before the primary of the same group is doubted again, in milliseconds; shorter than the
+/// time for which the coordinator counts what a client says.
+pub const DOUBT_AGAIN_MS: u64 = 2_000;
+/// Groups whose primaries are doubted within [`DOUBT_AGAIN_MS`].
+pub const DOUBTS_MAX: usize = 64;
 
 /// Shortest ceiling of a retry's pause, in milliseconds.
 pub const BACKOFF_MIN_MS: u64 = 20;
@@ -106,6 +122,9 @@ pub const WORD_FRESH_MS: u64 = 8_000;
 pub const WORD_ASK_MS: u64 = 1_000;
 /// Time before the coordinator is asked again for such a word when it did not answer.
 pub const WORD_ASK_AGAIN_MS: u64 = 1_000;
+/// How long a word holds after nobody answered the question for a newer one, in milliseconds: until
+/// the next question has run out. A coordinator that starts lets nobody change bytes for longer.
+pub const WORD_HOLDS_MS: u64 = WORD_ASK_AGAIN_MS + WORD_ASK_MS + 1_000;
 /// Files whose changes by this client are remembered; with more, no file is taken for one that
 /// only ever grew.
 pub const CHANGED_FILES_MAX: usize = 65_536;

@@ -183,6 +183,10 @@ guards! {
 
     /// The client checks the sum of every cell it reads.
     ReadSums,
+    /// A member is told which of its cells a reader found to be bad.
+    DamageReported,
+    /// A client accuses a primary only when another member answers it.
+    AccuserReaches,
     /// All attempts of a write carry one op id.
     SameOpId,
     /// A reader believes no absence older than the map stamp of the file.

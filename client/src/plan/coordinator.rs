@@ -25,6 +25,8 @@ pub struct CoordinatorOp {
     attempts: u32,
     last: String,
     owes_retry: bool,
+    /// Ends when each coordinator has failed once.
+    one_round: bool,
     busy: Backoff,
     pauses: Backoff,
 }
@@ -68,14 +70,22 @@ impl CoordinatorOp {
             attempts: 0,
             last: "no coordinator was asked".into(),
             owes_retry: false,
+            one_round: false,
             busy: Backoff::new(seed, BACKOFF_MAX_MS),
             pauses: Backoff::new(!seed, FAILOVER_PAUSE_MAX_MS),
         }
     }
 
+    /// Gives up when each coordinator has failed once.
+    #[must_use]
+    pub fn in_one_round(mut self) -> CoordinatorOp {
+        self.one_round = true;
+        self
+    }
+
     /// Says what to do now.
     pub fn next(&mut self, now: Nanos, budget: &mut RetryBudget) -> CoordinatorNext {
-        if now >= self.deadline {
+        if now >= self.deadline || (self.one_round && self.failed >= self.count) {
             let last = self.last.clone();
             return CoordinatorNext::Fail(Failure::Deadline { attempts: self.attempts, last });
         }
@@ -237,6 +247,19 @@ mod tests {
         };
         assert!(matches!(failure, Failure::Deadline { .. }));
         assert!(requests <= 1 + BUDGET_FLOOR, "{requests} requests");
+    }
+
+    #[test]
+    fn one_round_ends_without_a_pause() {
+        let mut budget = RetryBudget::default();
+        let mut op = CoordinatorOp::new(2, 0, ms(30_000), 1).in_one_round();
+        for expected in [0, 1] {
+            assert_eq!(asked(op.next(ms(1), &mut budget)), expected);
+            let fault = CoordinatorFault::Link(LinkFailure::Broken);
+            assert_eq!(op.on_fault(ms(1), "a:1", fault, &mut budget), None);
+        }
+        let failure = op.next(ms(1), &mut budget);
+        assert!(matches!(failure, CoordinatorNext::Fail(Failure::Deadline { attempts: 2, .. })));
     }
 
     #[test]

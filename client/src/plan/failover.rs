@@ -7,7 +7,8 @@ use protocol::cluster_map::{ClusterMap, GroupRecord, Member};
 use protocol::ids::{Epoch, Generation, GroupId, NodeId, TargetId};
 use protocol::time::Nanos;
 
-use crate::limits::{BACKOFF_MAX_MS, FAILOVER_PAUSE_MAX_MS};
+use crate::limits::{BACKOFF_MAX_MS, DOUBT_AFTER_MS, FAILOVER_PAUSE_MAX_MS};
+use crate::plan::errand::{Doubt, Errand, Recently};
 use crate::plan::{Failure, LinkFailure, Next, Refusal};
 use crate::retry::{Backoff, RetryBudget};
 
@@ -27,6 +28,8 @@ pub(super) struct Failover {
     owes_retry: bool,
     /// A map was asked for since the last pause.
     refreshed: bool,
+    /// Primary that must answer and has not yet, and since when it was asked.
+    unanswered: Option<(TargetId, Nanos)>,
 }
 
 /// What an attempt relied on: when it is the same again, so will be the answer.
@@ -38,6 +41,7 @@ pub(super) struct View {
 }
 
 /// Where a member is reached.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) node: NodeId,
     pub(super) address: SocketAddr,
@@ -47,6 +51,10 @@ impl View {
     pub(super) fn of(group: &GroupRecord) -> View {
         let primary = group.primary().map(|member| (member.target, member.generation));
         View { epoch: group.epoch, active: group.active, primary }
+    }
+
+    pub(super) fn epoch(self) -> Epoch {
+        self.epoch
     }
 }
 
@@ -62,6 +70,7 @@ impl Failover {
             redirect: None,
             owes_retry: false,
             refreshed: false,
+            unanswered: None,
         }
     }
 
@@ -85,6 +94,33 @@ impl Failover {
         let attempt = self.attempts;
         self.attempts = self.attempts.saturating_add(1);
         attempt
+    }
+
+    /// Remembers since when a primary is asked whom nobody can stand in for.
+    pub(super) fn on_primary_asked(&mut self, primary: TargetId, now: Nanos) {
+        if self.unanswered.is_none_or(|(target, _)| target != primary) {
+            self.unanswered = Some((primary, now));
+        }
+    }
+
+    /// Forgets that when it answered.
+    pub(super) fn on_answered(&mut self, target: TargetId) {
+        self.unanswered = self.unanswered.filter(|(primary, _)| *primary != target);
+    }
+
+    /// A doubt about the group's primary, once it has been silent for long.
+    pub(super) fn doubt(
+        &self,
+        now: Nanos,
+        map: &ClusterMap,
+        group: &GroupRecord,
+        recently: &mut Recently,
+    ) -> Option<Errand> {
+        let (target, since) = self.unanswered?;
+        let primary = group.primary().filter(|primary| primary.target == target)?;
+        let late = now.since(since) >= Duration::from_millis(DOUBT_AFTER_MS);
+        (late && recently.doubts.admit(group.id, now))
+            .then(|| Errand::Doubt(Doubt::new(map, group, primary)))
     }
 
     /// A pause, when the group looks as it did when it could not serve.

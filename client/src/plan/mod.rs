@@ -7,11 +7,16 @@
 //! 2. The caller does it and tells `on_outcome(now, outcome, conditions)` how an attempt ended.
 //! 3. [`Step`] says whether that was the end or what comes before the following `next`.
 //!
+//! Beside its answer an operation may want something done on the side: an [`Errand`], which the
+//! caller takes with `take_errands()` whenever it has asked the plan something, and which nobody
+//! waits for.
+//!
 //! Fail-over is not a retry. A refused or broken connection, an attempt that ran out, an answer
 //! of class `Refresh` or `Elsewhere`, and a group that is not active yet are limited only by the
 //! operation's deadline. `Busy` and a payload damaged on the way cost a share of the process's
 //! [`RetryBudget`]; while that is used up the operation waits instead of adding load.
 
+pub mod errand;
 pub mod range;
 pub mod read;
 pub mod write;
@@ -32,6 +37,7 @@ use crate::health::Health;
 use crate::hedge::Hedges;
 use crate::retry::RetryBudget;
 
+pub use errand::{Doubt, Errand, Inquiry, Recently};
 pub use read::{CheckedRead, ReadDone, ReadOp, ReadTask};
 pub use write::{WriteOp, WriteTask};
 
@@ -44,6 +50,8 @@ pub struct Conditions {
     pub budget: RetryBudget,
     /// Second requests for reads that take long.
     pub hedges: Hedges,
+    /// What was done on the side lately.
+    pub recently: Recently,
 }
 
 /// One request to one target.

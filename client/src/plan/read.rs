@@ -6,19 +6,23 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
-use protocol::checksum::first_bad_cell;
+use protocol::checksum::bad_cells;
 use protocol::cluster_map::{ClusterMap, GroupRecord, Member, Role};
 use protocol::guard::{self, Guard};
-use protocol::ids::{ChunkKey, Generation, GroupId, Handle, MapVersion, TargetId};
+use protocol::ids::{ChunkKey, Generation, GroupId, Handle, MapVersion, TargetId, Version};
 use protocol::layout::cells_touched;
-use protocol::limits::CELL_LOG2_ALLOWED;
+use protocol::limits::{CELL_LOG2_ALLOWED, RECHECK_CELLS_MAX};
 use protocol::message::chunk::{ReadReply, ReadRequest};
+use protocol::message::heal::ReportCorruptRequest;
 use protocol::status::{Class, Status};
 use protocol::time::Nanos;
 
-use crate::limits::{PROBE_ATTEMPT_MS, READ_ATTEMPT_MS, UNREADABLE_ROUNDS};
-use crate::plan::failover::{Failover, View, group_of};
+use crate::health::Ticket;
+use crate::limits::{READ_ATTEMPT_MS, UNREADABLE_ROUNDS};
+use crate::plan::errand::{self, Errand};
+use crate::plan::failover::{Failover, Place, View, group_of};
 use crate::plan::{Attempt, Conditions, Failure, LinkFailure, Next, Outcome, Refusal, Step};
 use crate::retry::mix;
 
@@ -56,7 +60,16 @@ pub struct ReadDone {
 
 /// What came back for a read, after its checksums were compared; only [`ReadOp::check`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckedRead(Result<Range<usize>, String>);
+pub struct CheckedRead(Result<Range<usize>, Fault>);
+
+/// What is wrong with an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fault {
+    text: String,
+    /// Cells that do not match their checksums, of that version; none when the answer itself makes
+    /// no sense.
+    damage: Option<(Version, Vec<u32>)>,
+}
 
 /// A read on its way.
 #[derive(Clone, Debug)]
@@ -76,7 +89,10 @@ pub struct ReadOp {
     /// The next member asked is the primary.
     wants_primary: bool,
     timeouts: u32,
+    /// A second way for a read that was counted when it was first sent.
+    second: bool,
     sent: Option<Sent>,
+    errands: Vec<Errand>,
 }
 
 #[derive(Clone, Debug)]
@@ -84,9 +100,11 @@ struct Sent {
     member: Member,
     view: View,
     map_version: MapVersion,
-    place: String,
-    /// Sent to find out whether an avoided target is back.
-    probe: bool,
+    place: Place,
+    ticket: Ticket,
+    at: Nanos,
+    /// When the read is worth asking of another replica as well.
+    hedge_at: Nanos,
 }
 
 impl ReadOp {
@@ -106,7 +124,9 @@ impl ReadOp {
             lost_rounds: 0,
             wants_primary: false,
             timeouts: 0,
+            second: false,
             sent: None,
+            errands: Vec::new(),
         }
     }
 
@@ -114,7 +134,25 @@ impl ReadOp {
     #[must_use]
     pub fn avoiding(mut self, target: TargetId) -> ReadOp {
         self.asked.push(target);
+        self.second = true;
         self
+    }
+
+    /// What is to be done on the side since this was last called.
+    pub fn take_errands(&mut self) -> Vec<Errand> {
+        std::mem::take(&mut self.errands)
+    }
+
+    /// The target that is being asked, and when another one should be asked as well.
+    pub fn waits_for(&self) -> Option<(TargetId, Nanos)> {
+        self.sent.as_ref().map(|sent| (sent.member.target, sent.hedge_at))
+    }
+
+    /// Notes that nobody waits for the attempt under way any more.
+    pub fn abandon(&mut self, now: Nanos, conditions: &mut Conditions) {
+        if let Some(sent) = self.sent.take() {
+            conditions.health.on_left(sent.ticket, now);
+        }
     }
 
     /// Attempts made so far.
@@ -157,8 +195,9 @@ impl ReadOp {
             self.start_round();
             return self.wait_for_map(now);
         }
-        match self.choose(group, now, conditions) {
-            Some((member, probe)) => self.send(now, map, group, member, probe, conditions),
+        self.errands.extend(self.failover.doubt(now, map, group, &mut conditions.recently));
+        match self.choose(map, group, now, conditions) {
+            Some(member) => self.send(now, map, group, member, conditions),
             None => {
                 self.start_round();
                 self.wait_for_map(now)
@@ -168,16 +207,18 @@ impl ReadOp {
 
     /// True while the answer of the attempt under way is worth waiting for.
     ///
-    /// A target that fell silent meanwhile is left for another replica at once; a probe has its own
-    /// short time.
-    pub fn stands(&self, now: Nanos, map: &ClusterMap, conditions: &mut Conditions) -> bool {
-        let Some(sent) = &self.sent else { return true };
+    /// A target that fell silent meanwhile is left for another replica at once.
+    pub fn stands(&mut self, now: Nanos, map: &ClusterMap, conditions: &mut Conditions) -> bool {
+        let (Some(sent), Some(group)) = (&self.sent, group_of(map, self.task.group)) else {
+            return true;
+        };
+        self.errands.extend(self.failover.doubt(now, map, group, &mut conditions.recently));
         let health = &mut conditions.health;
-        if sent.probe || !health.avoided(sent.member.target, now) {
+        if !health.avoided(sent.member.target, now) {
             return true;
         }
-        let others = group_of(map, self.task.group).map(|group| self.open_members(group));
-        !others.is_some_and(|open| open.iter().any(|one| !health.avoided(one.target, now)))
+        let open = self.open_members(group);
+        !open.iter().any(|one| !health.avoided(one.target, now))
     }
 
     /// Compares what came back with its checksums.
@@ -199,13 +240,17 @@ impl ReadOp {
         conditions: &mut Conditions,
     ) -> Step<ReadDone> {
         let Some(sent) = self.sent.take() else { return Step::TryNow };
+        if let Outcome::Link(failure) = outcome {
+            return self.on_link(now, sent, failure, conditions);
+        }
+        conditions.health.on_ended(sent.ticket);
+        conditions.health.on_heard(sent.member.target, now);
+        conditions.hedges.on_answer(sent.member.target, now.since(sent.at));
+        self.failover.on_answered(sent.member.target);
         match outcome {
-            Outcome::Link(failure) => self.on_link(now, sent, failure, conditions),
+            Outcome::Answered(checked) => self.on_reply(now, sent, checked, conditions),
             Outcome::Refused(refusal) => self.on_refused(now, sent, refusal, conditions),
-            Outcome::Answered(checked) => {
-                conditions.health.on_heard(sent.member.target, now);
-                self.on_reply(sent, checked)
-            }
+            Outcome::Link(_) => Step::TryNow,
         }
     }
 
@@ -215,7 +260,6 @@ impl ReadOp {
         map: &ClusterMap,
         group: &GroupRecord,
         member: Member,
-        probe: bool,
         conditions: &mut Conditions,
     ) -> Next<ReadRequest> {
         self.asked.push(member.target);
@@ -225,21 +269,28 @@ impl ReadOp {
         };
         if self.failover.on_sent() == 0 {
             conditions.budget.on_request(now);
+            if !self.second {
+                conditions.hedges.on_read();
+            }
         }
-        self.wants_primary = false;
+        if std::mem::take(&mut self.wants_primary) && member.role == Role::Primary {
+            self.failover.on_primary_asked(member.target, now);
+        }
+        let Place { node, address } = place;
         self.sent = Some(Sent {
             member,
             view: View::of(group),
             map_version: map.version,
-            place: format!("target {} at {}", member.target, place.address),
-            probe,
+            place,
+            ticket: conditions.health.on_sent(member.target, now),
+            at: now,
+            hedge_at: now.after(conditions.hedges.after(member.target)),
         });
-        let attempt_ms =
-            if probe { PROBE_ATTEMPT_MS } else { READ_ATTEMPT_MS << self.timeouts.min(4) };
+        let attempt_ms = READ_ATTEMPT_MS << self.timeouts.min(4);
         Next::Send(Attempt {
             target: member.target,
-            node: place.node,
-            address: place.address,
+            node,
+            address,
             epoch: group.epoch,
             give_up_at: self.failover.give_up_at(now, attempt_ms),
             request: ReadRequest {
@@ -256,29 +307,30 @@ impl ReadOp {
         })
     }
 
-    /// The member to ask, and whether asking it is a probe.
+    /// The member to ask; whether an avoided one is back is found out on the side.
     fn choose(
-        &self,
+        &mut self,
+        map: &ClusterMap,
         group: &GroupRecord,
         now: Nanos,
         conditions: &mut Conditions,
-    ) -> Option<(Member, bool)> {
+    ) -> Option<Member> {
         let health = &mut conditions.health;
         let open = self.open_members(group);
         if self.wants_primary
             && let Some(primary) = open.iter().find(|member| member.role == Role::Primary)
         {
-            return Some((*primary, false));
+            return Some(*primary);
         }
         for member in &open {
             if !health.avoided(member.target, now) {
-                return Some((*member, false));
+                return Some(*member);
             }
             if open.len() > 1 && health.take_probe(member.target, now) {
-                return Some((*member, true));
+                self.errands.extend(errand::probe(map, group, member, now));
             }
         }
-        open.first().map(|member| (*member, false))
+        open.first().copied()
     }
 
     /// Members that may still be asked in this round, in the order of this operation's turn;
@@ -314,8 +366,9 @@ impl ReadOp {
         failure: LinkFailure,
         conditions: &mut Conditions,
     ) -> Step<ReadDone> {
+        conditions.health.on_ended(sent.ticket);
         conditions.health.on_failed(sent.member.target, now);
-        self.failover.on_link(&sent.place, failure);
+        self.failover.on_link(&sent.place(), failure);
         if failure == LinkFailure::TimedOut {
             self.timeouts += 1;
         }
@@ -330,8 +383,7 @@ impl ReadOp {
         refusal: Refusal,
         conditions: &mut Conditions,
     ) -> Step<ReadDone> {
-        conditions.health.on_heard(sent.member.target, now);
-        self.failover.on_refused(&sent.place, sent.member.target, &refusal);
+        self.failover.on_refused(&sent.place(), sent.member.target, &refusal);
         match (refusal.status, refusal.status.class()) {
             // How much is there is asked of the primary, without saying how much there must be.
             (Status::ChunkShort, _) if !self.task.growth_only && self.task.chunk_len != 0 => {
@@ -368,7 +420,13 @@ impl ReadOp {
         }
     }
 
-    fn on_reply(&mut self, sent: Sent, checked: CheckedRead) -> Step<ReadDone> {
+    fn on_reply(
+        &mut self,
+        now: Nanos,
+        sent: Sent,
+        checked: CheckedRead,
+        conditions: &mut Conditions,
+    ) -> Step<ReadDone> {
         match checked.0 {
             Ok(have) if have.len() == self.task.len as usize => {
                 Step::Done(ReadDone { range: have, zeros: 0 })
@@ -378,11 +436,30 @@ impl ReadOp {
                 step => step,
             },
             Err(fault) => {
-                self.failover.note(format!("{fault} ({})", sent.place));
-                self.set_bad(sent.member, fault);
+                self.failover.note(format!("{} ({})", fault.text, sent.place()));
+                if let Some((version, cells)) = fault.damage
+                    && guard::holds(Guard::DamageReported)
+                    && conditions.recently.reports.admit((sent.member.target, self.task.key), now)
+                {
+                    self.errands.push(self.report(now, &sent, version, cells));
+                }
+                self.set_bad(sent.member, fault.text);
                 Step::TryNow
             }
         }
+    }
+
+    /// Tells a member which cells it sent were bad; it looks for itself before it believes that.
+    fn report(&self, now: Nanos, sent: &Sent, version: Version, cells: Vec<u32>) -> Errand {
+        let (group, key) = (self.task.group, self.task.key);
+        Errand::Report(Attempt {
+            target: sent.member.target,
+            node: sent.place.node,
+            address: sent.place.address,
+            epoch: sent.view.epoch(),
+            give_up_at: now.after(Duration::from_millis(READ_ATTEMPT_MS)),
+            request: ReportCorruptRequest { group, key, version, cells },
+        })
     }
 
     /// A member lacks some of the bytes: it has only the first `have`.
@@ -425,10 +502,17 @@ impl ReadOp {
     }
 }
 
+impl Sent {
+    fn place(&self) -> String {
+        format!("target {} at {}", self.member.target, self.place.address)
+    }
+}
+
 /// The part of the wanted range that the payload holds, verified.
-fn check(task: &ReadTask, reply: &ReadReply, payload: &[u8]) -> Result<Range<usize>, String> {
+fn check(task: &ReadTask, reply: &ReadReply, payload: &[u8]) -> Result<Range<usize>, Fault> {
+    let senseless = |text: String| Fault { text, damage: None };
     if !CELL_LOG2_ALLOWED.contains(&reply.cell_log2) {
-        return Err(format!("answer with cells of 2^{} bytes", reply.cell_log2));
+        return Err(senseless(format!("answer with cells of 2^{} bytes", reply.cell_log2)));
     }
     let end = (task.offset + task.len).min(reply.chunk_len);
     if end <= task.offset {
@@ -442,12 +526,15 @@ fn check(task: &ReadTask, reply: &ReadReply, payload: &[u8]) -> Result<Range<usi
         || payload.len() as u64 != covered
         || reply.sums.len() != count as usize
     {
-        return Err("answer does not cover the cells that were asked for".into());
+        return Err(senseless("answer does not cover the cells that were asked for".into()));
     }
-    match first_bad_cell(task.key, first, reply.cell_log2, payload, &reply.sums) {
-        Some(cell) if guard::holds(Guard::ReadSums) => {
-            Err(format!("cell {cell} does not match its checksum"))
-        }
+    let bad = bad_cells(task.key, first, reply.cell_log2, payload, &reply.sums);
+    let cells: Vec<u32> = bad.take(RECHECK_CELLS_MAX).collect();
+    match cells.first() {
+        Some(cell) if guard::holds(Guard::ReadSums) => Err(Fault {
+            text: format!("cell {cell} does not match its checksum"),
+            damage: Some((reply.version, cells)),
+        }),
         _ => Ok((task.offset - start) as usize..(end - start) as usize),
     }
 }

@@ -12,6 +12,7 @@ use protocol::status::{Class, Status};
 use protocol::time::Nanos;
 
 use crate::limits::WRITE_ATTEMPT_MS;
+use crate::plan::errand::Errand;
 use crate::plan::failover::{Failover, View, group_of};
 use crate::plan::{Attempt, Conditions, Failure, LinkFailure, Next, Outcome, Refusal, Step};
 
@@ -50,6 +51,7 @@ pub struct WriteOp {
     task: WriteTask,
     failover: Failover,
     sent: Option<Sent>,
+    errands: Vec<Errand>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +64,13 @@ struct Sent {
 impl WriteOp {
     /// Starts a write that must end at `deadline`; `seed` decides pauses.
     pub fn new(task: WriteTask, deadline: Nanos, seed: u64) -> WriteOp {
-        WriteOp { task, failover: Failover::new(deadline, seed), sent: None }
+        let failover = Failover::new(deadline, seed);
+        WriteOp { task, failover, sent: None, errands: Vec::new() }
+    }
+
+    /// What is to be done on the side since this was last called.
+    pub fn take_errands(&mut self) -> Vec<Errand> {
+        std::mem::take(&mut self.errands)
     }
 
     /// Attempts made so far.
@@ -87,6 +95,7 @@ impl WriteOp {
             self.failover.note(format!("group {} is not in the map", self.task.group));
             return self.failover.alternate(now);
         };
+        self.errands.extend(self.failover.doubt(now, map, group, &mut conditions.recently));
         if let Some(until) = self.failover.pause_for(View::of(group), now) {
             return Next::WaitUntil(until);
         }
@@ -103,9 +112,10 @@ impl WriteOp {
     ///
     /// Once the map names another primary, or a newer incarnation of this one, nobody is left to
     /// acknowledge it; the same operation is sent there.
-    pub fn stands(&self, map: &ClusterMap) -> bool {
-        let primary = |group: &GroupRecord| group.primary().copied();
-        let current = group_of(map, self.task.group).and_then(primary);
+    pub fn stands(&mut self, now: Nanos, map: &ClusterMap, conditions: &mut Conditions) -> bool {
+        let Some(group) = group_of(map, self.task.group) else { return true };
+        self.errands.extend(self.failover.doubt(now, map, group, &mut conditions.recently));
+        let current = group.primary().copied();
         match (&self.sent, current) {
             (Some(sent), Some(primary)) => {
                 (primary.target, primary.generation) == (sent.member.target, sent.member.generation)
@@ -122,6 +132,9 @@ impl WriteOp {
         conditions: &mut Conditions,
     ) -> Step<WriteReply> {
         let Some(sent) = self.sent.take() else { return Step::TryNow };
+        if !matches!(outcome, Outcome::Link(_)) {
+            self.failover.on_answered(sent.member.target);
+        }
         match outcome {
             Outcome::Answered(reply) => {
                 conditions.health.on_heard(sent.member.target, now);
@@ -156,6 +169,7 @@ impl WriteOp {
         if attempt == 0 {
             conditions.budget.on_request(now);
         }
+        self.failover.on_primary_asked(primary.target, now);
         self.sent = Some(Sent {
             member: primary,
             view: View::of(group),

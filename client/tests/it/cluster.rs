@@ -25,10 +25,12 @@ use protocol::message::chunk::{ReadReply, ReadRequest, WriteClass, WriteReply, W
 use protocol::message::cluster::{
     ErrorReply, MapFetchReply, SessionCloseReply, SessionOpenReply, SessionRenewReply,
 };
+use protocol::message::heal::{ReportCorruptReply, ReportCorruptRequest};
 use protocol::message::namespace::{
     Attributes, Entry, FileContent, FileType, LookupReply, LookupRequest, LookupResult,
     MutateReply, MutateRequest, NamespaceOp, OpOutcome, PathQuery, Time,
 };
+use protocol::message::operate::{UnreachableReply, UnreachableRequest};
 use protocol::message::{Kind, Message};
 use protocol::status::Status;
 
@@ -74,6 +76,10 @@ pub(crate) struct State {
     pub(crate) sessions: u64,
     pub(crate) open_sessions: Vec<SessionId>,
     pub(crate) calls: BTreeMap<Kind, u32>,
+    /// Damage that clients reported, and to whom.
+    pub(crate) reported: Vec<(TargetId, ReportCorruptRequest)>,
+    /// Primaries that clients could not reach.
+    pub(crate) unreachable: Vec<UnreachableRequest>,
     next_ino: u64,
 }
 
@@ -152,6 +158,15 @@ impl State {
         match (peer.id, call.kind) {
             (PeerId::Target { target, .. }, Kind::Read) => self.read(target, call),
             (PeerId::Target { target, .. }, Kind::Write) => self.write(target, call),
+            (PeerId::Target { target, .. }, Kind::ReportCorrupt) => {
+                let report = ReportCorruptRequest::decode(&call.body).unwrap();
+                self.reported.push((target, report));
+                self.ok(&ReportCorruptReply { confirmed: true })
+            }
+            (PeerId::Coordinator(_), Kind::Unreachable) => {
+                self.unreachable.push(UnreachableRequest::decode(&call.body).unwrap());
+                self.ok(&UnreachableReply)
+            }
             (PeerId::Coordinator(_), Kind::MapFetch) => {
                 self.ok(&MapFetchReply { delta: self.map.to_delta() })
             }

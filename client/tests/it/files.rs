@@ -2,15 +2,16 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "patterns of bytes and short ranges")]
 
-use client::limits::{BUDGET_FLOOR, HEDGE_AFTER_MAX_MS, RESERVE_FIRST};
+use client::limits::{BUDGET_FLOOR, HEDGE_AFTER_MAX_MS, RESERVE_FIRST, SILENT_REQUESTS};
 use client::plan::LinkFailure;
 use client::{Client, Error};
 use protocol::ids::{Ino, TargetId};
 use protocol::message::Kind;
 use protocol::message::namespace::{Entry, SetAttributes};
+use protocol::message::operate::UnreachableRequest;
 use protocol::status::Status;
 
-use crate::cluster::{Cluster, Fault};
+use crate::cluster::{Cluster, Fault, GROUP};
 use client::transport::{Peer, PeerId};
 
 fn content(len: usize) -> Vec<u8> {
@@ -127,6 +128,71 @@ async fn corrupt_cells_of_one_replica_are_read_elsewhere() {
         }));
         assert!(cat(&client, "f").await.unwrap() == bytes, "replica {bad} was believed");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_that_a_reader_found_is_reported_to_the_member_that_has_it() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let bytes = content(100_000);
+    put(&client, "f", &bytes).await.unwrap();
+    cluster.set_script(Box::new(move |_, peer, kind, _| {
+        (kind == Kind::Read && is_target(peer, 2)).then_some(Fault::Corrupt)
+    }));
+    for _ in 0..10 {
+        assert!(cat(&client, "f").await.unwrap() == bytes);
+    }
+    // The reports are on their way when the reads end.
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    let state = cluster.state();
+    let [(target, report)] = &state.reported[..] else { panic!("{:?}", state.reported) };
+    assert_eq!((*target, &report.cells[..]), (TargetId(2), &[0][..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_only_this_client_does_not_reach_is_reported_and_left() {
+    let cluster = Cluster::new(Box::new(|state, peer, kind, _| {
+        if kind == Kind::Unreachable {
+            state.evict(TargetId(1));
+        }
+        is_target(peer, 1).then_some(Fault::Silent)
+    }));
+    let started = tokio::time::Instant::now();
+    put(&cluster.client(), "f", b"bytes").await.unwrap();
+    assert!(started.elapsed().as_millis() < 2_000, "{:?}", started.elapsed());
+    let state = cluster.state();
+    assert_eq!(state.unreachable, [UnreachableRequest { group: GROUP, target: TargetId(1) }]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_is_only_slow_is_reported_to_nobody() {
+    let cluster = Cluster::new(Box::new(|_, peer, kind, number| {
+        (kind == Kind::Write && number == 0 && is_target(peer, 1)).then_some(Fault::Silent)
+    }));
+    put(&cluster.client(), "f", b"bytes").await.unwrap();
+    let state = cluster.state();
+    assert!(state.calls[&Kind::ShardStats] > 0, "it was asked whether it is there");
+    assert_eq!(state.unreachable, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_read_after_the_other_leaves_a_silent_replica_soon() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let bytes = content(4_000_000);
+    let entry = put(&client, "f", &bytes).await.unwrap();
+    cluster.set_script(Box::new(|_, peer, _, _| is_target(peer, 3).then_some(Fault::Silent)));
+    let reader = client.reader(&entry).unwrap();
+    let started = tokio::time::Instant::now();
+    for number in 0..400 {
+        let at = number % 4 * (1 << 20);
+        let before = tokio::time::Instant::now();
+        assert!(reader.read_at(at, 10).await.unwrap() == bytes[at as usize..at as usize + 10]);
+        let took = before.elapsed().as_millis();
+        assert!(took <= u128::from(HEDGE_AFTER_MAX_MS), "read {number} took {took} ms");
+    }
+    let most = u128::from((SILENT_REQUESTS as u64 + 1) * HEDGE_AFTER_MAX_MS);
+    assert!(started.elapsed().as_millis() <= most, "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,10 +1,12 @@
 //! A client of the simulated cluster: the plans of the client library over simulated links.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use client::limits::WRITE_MAP_LOOK_MS;
 use client::plan::{
     Attempt, Conditions, Failure, LinkFailure, Next, Outcome, ReadOp, ReadTask, Refusal, Step,
     WriteOp, WriteTask,
@@ -23,6 +25,7 @@ use protocol::status::Status;
 
 use super::cluster::{CLUSTER, SimCluster};
 use super::disk::SimDisk;
+use super::errands::Errands;
 use super::executor::{Executor, ProcessId};
 use super::net::{SimLink, SimNet};
 use super::rng::SimRng;
@@ -31,6 +34,8 @@ use super::rng::SimRng;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Pause after asking a coordinator that does not run.
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two looks at an attempt that has no answer yet.
+const LOOK_EVERY: Duration = Duration::from_millis(WRITE_MAP_LOOK_MS);
 /// One request in this many is sent twice.
 const GHOSTS: u64 = 50;
 /// Longest time between the two, in microseconds.
@@ -50,7 +55,8 @@ pub struct SimClient {
     coordinator: super::coordinator::SimCoordinator,
     session: SessionId,
     map: RefCell<ClusterMap>,
-    conditions: RefCell<Conditions>,
+    conditions: Rc<RefCell<Conditions>>,
+    errands: Errands,
 }
 
 /// The process of the client that has a session.
@@ -66,15 +72,26 @@ impl SimClient {
         let identity = PeerIdentity::Client(format!("client-{session}"));
         let process = process_of_client(session);
         let net = cluster.fabric().attach(process, identity, Rc::clone(&disk), None);
+        let (executor, coordinator) = (cluster.executor().clone(), cluster.coordinator().clone());
+        let conditions = Rc::<RefCell<Conditions>>::default();
+        let errands = Errands {
+            executor: executor.clone(),
+            net: Rc::clone(&net),
+            coordinator: coordinator.clone(),
+            session,
+            conditions: Rc::clone(&conditions),
+        };
+        let map = RefCell::new(ClusterMap::default());
         Rc::new(SimClient {
-            executor: cluster.executor().clone(),
+            executor,
             rng,
             net,
             disk,
-            coordinator: cluster.coordinator().clone(),
+            coordinator,
             session,
-            map: RefCell::new(ClusterMap::default()),
-            conditions: RefCell::new(Conditions::default()),
+            map,
+            conditions,
+            errands,
         })
     }
 
@@ -122,6 +139,7 @@ impl SimClient {
                 let (map, mut conditions) = (self.map.borrow(), self.conditions.borrow_mut());
                 op.next(self.executor.now(), &map, &mut conditions)
             };
+            self.errands.start(op.take_errands());
             let attempt = match next {
                 Next::Send(attempt) => attempt,
                 Next::RefreshMap => {
@@ -134,7 +152,12 @@ impl SimClient {
                 }
                 Next::Fail(failure) => return Err(failure),
             };
-            let answer = self.ask(&attempt, bytes).await;
+            let stands = |now| {
+                let stands = op.stands(now, &self.map.borrow(), &mut self.conditions.borrow_mut());
+                self.errands.start(op.take_errands());
+                stands
+            };
+            let answer = self.while_it_stands(self.ask(&attempt, bytes), stands, true).await;
             let decoded = answer.and_then(decode::<WriteReply>);
             let step = {
                 let outcome = match &decoded {
@@ -194,6 +217,7 @@ impl SimClient {
                 let (map, mut conditions) = (self.map.borrow(), self.conditions.borrow_mut());
                 op.next(self.executor.now(), &map, &mut conditions)
             };
+            self.errands.start(op.take_errands());
             let attempt = match next {
                 Next::Send(attempt) => attempt,
                 Next::RefreshMap => {
@@ -206,7 +230,13 @@ impl SimClient {
                 }
                 Next::Fail(failure) => return Err(failure),
             };
-            let decoded = self.ask(&attempt, &[]).await.and_then(decode::<ReadReply>);
+            let stands = |now| {
+                let stands = op.stands(now, &self.map.borrow(), &mut self.conditions.borrow_mut());
+                self.errands.start(op.take_errands());
+                stands
+            };
+            let answer = self.while_it_stands(self.ask(&attempt, &[]), stands, false).await;
+            let decoded = answer.and_then(decode::<ReadReply>);
             let checked = match &decoded {
                 Ok((reply, payload)) => Ok((op.check(reply, payload), reply, payload)),
                 Err(miss) => Err(miss),
@@ -219,6 +249,7 @@ impl SimClient {
                 };
                 op.on_outcome(self.executor.now(), outcome, &mut self.conditions.borrow_mut())
             };
+            self.errands.start(op.take_errands());
             match (step, checked) {
                 (Step::Done(done), Ok((_, _, payload))) => {
                     return Ok(payload[done.range].to_vec());
@@ -238,6 +269,28 @@ impl SimClient {
             Some(_) => *self.map.borrow_mut() = self.coordinator.map(),
             None => self.executor.sleep(COORDINATOR_PAUSE).await,
         }
+    }
+
+    /// Waits for an answer until it comes or the plan no longer wants it; looks at the newest map
+    /// too where that decides.
+    async fn while_it_stands(
+        &self,
+        asking: impl Future<Output = Result<Incoming<SimDisk>, Miss>>,
+        mut stands: impl FnMut(Nanos) -> bool,
+        with_map: bool,
+    ) -> Result<Incoming<SimDisk>, Miss> {
+        let left = async {
+            loop {
+                self.executor.sleep(LOOK_EVERY).await;
+                if with_map && self.coordinator.term().is_some() {
+                    *self.map.borrow_mut() = self.coordinator.map();
+                }
+                if !stands(self.executor.now()) {
+                    return Err(Miss::Link(LinkFailure::TimedOut));
+                }
+            }
+        };
+        super::first(asking, left).await
     }
 
     /// Sends one attempt on a connection of its own and waits for the answer.

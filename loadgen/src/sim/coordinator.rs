@@ -9,6 +9,7 @@ use std::time::Duration;
 use coordinator::control::{Control, Event, Seen, Tuning};
 use coordinator::kv::Memory;
 use coordinator::limits::{NODE_LEASE, RECOVERY_BYTES_PER_S};
+use coordinator::membership::Witness;
 use coordinator::state::{Outcome, State, read};
 use node::io::Nanos;
 use node::shard::{ControlEvent, ShardReport};
@@ -17,6 +18,7 @@ use protocol::ids::{Epoch, GroupId, Ino, MapVersion, NodeId, SessionId, TargetId
 use protocol::message::cluster::{TargetHealth, TargetReport};
 use protocol::message::command::{Caller, Command, Stamp};
 use protocol::message::namespace::{DirEntry, ReadDirRequest};
+use protocol::message::operate::UnreachableRequest;
 
 use super::cluster::CLUSTER;
 use super::control::SimControl;
@@ -218,6 +220,15 @@ impl SimCoordinator {
         self.inner.borrow_mut().controls.remove(&node);
         self.observe(&Event::ConnectionLost { node });
         self.observe(&Event::Refused { node });
+    }
+
+    /// Somebody says that he cannot reach a primary that others can.
+    pub fn unreachable(&self, accusation: &UnreachableRequest, witness: Witness) {
+        if self.term().is_some() {
+            let UnreachableRequest { group, target } = *accusation;
+            self.executor.log(|| format!("{witness:?} does not reach {target} of group {group}"));
+            self.observe(&Event::Unreachable { group, target, witness });
+        }
     }
 
     /// A report that was sent to an earlier process is lost with its connection.

@@ -11,6 +11,7 @@ pub mod coordinator;
 pub mod cut;
 pub mod disk;
 pub mod env;
+pub mod errands;
 pub mod executor;
 pub mod fault;
 pub mod net;

@@ -155,7 +155,6 @@ const THROUGH: &[(&str, &str, &str)] = &[
     ("node", "PENDING_CHAIN_MAX", "the_committed_version_stays_readable_while_others_are_pending"),
     ("node", "MEMLOCK_MIN", "process_refuses_too_little_lockable_memory"),
     ("client", "BUDGET_PERCENT", "the_budget_is_a_tenth_of_the_requests_and_a_floor"),
-    ("client", "SILENT_REQUESTS", "three_reads_without_any_answer_make_a_target_avoided"),
     ("client", "READ_ATTEMPT_MS", "a_silent_replica_costs_one_timeout_and_is_then_avoided"),
 ];
 

@@ -5,5 +5,6 @@
 mod first_light;
 mod guards;
 mod limits;
+mod one_sided;
 mod random_faults;
 mod search;

@@ -3,7 +3,9 @@
 use super::*;
 use std::time::Duration;
 
-use crate::limits::{BUDGET_FLOOR, PROBE_INTERVAL_MS, SILENT_AFTER_MS, UNREADABLE_ROUNDS};
+use crate::limits::{
+    BUDGET_FLOOR, DOUBT_AFTER_MS, PROBE_INTERVAL_MS, SILENT_AFTER_MS, UNREADABLE_ROUNDS,
+};
 use crate::plan::fixture::{DEADLINE, GROUP, KEY, PRIMARY, map, map_of};
 use protocol::checksum::cell_sums;
 use protocol::ids::{Epoch, NodeId, Version};
@@ -263,7 +265,7 @@ fn a_group_that_never_serves_ends_at_the_deadline_and_not_before() {
 }
 
 #[test]
-fn an_avoided_target_is_asked_only_as_a_probe() {
+fn an_avoided_target_is_probed_while_others_are_read() {
     let mut conditions = Conditions::default();
     let first_asked = |conditions: &mut Conditions, now: Nanos| {
         let mut op = ReadOp::new(task(), DEADLINE, 1, 2);
@@ -272,12 +274,73 @@ fn an_avoided_target_is_asked_only_as_a_probe() {
             other => panic!("{other:?}"),
         }
     };
+    let probed = |conditions: &mut Conditions, now: Nanos| {
+        let mut op = ReadOp::new(task(), DEADLINE, 1, 2);
+        let asked = match op.next(now, &map(), conditions) {
+            Next::Send(attempt) => attempt.target,
+            other => panic!("{other:?}"),
+        };
+        let probes = op.take_errands().into_iter().map(|errand| match errand {
+            Errand::Probe(probe) => probe.target,
+            other => panic!("{other:?}"),
+        });
+        let probes: Vec<TargetId> = probes.collect();
+        assert!(!probes.contains(&asked));
+        probes
+    };
     let favourite = first_asked(&mut conditions, Nanos(0));
     conditions.health.on_failed(favourite, Nanos(0));
     assert_ne!(first_asked(&mut conditions, Nanos(1)), favourite);
     let later = Nanos::from_ms(PROBE_INTERVAL_MS);
-    assert_eq!(first_asked(&mut conditions, later), favourite, "the probe");
-    assert_ne!(first_asked(&mut conditions, later), favourite, "one probe an interval");
+    assert_eq!(probed(&mut conditions, later), [favourite], "on the side");
+    assert_eq!(probed(&mut conditions, later), [], "one probe an interval");
+}
+
+#[test]
+fn damage_is_reported_once_with_every_cell() {
+    let mut conditions = Conditions::default();
+    let (mut reply, payload) = answer(100_000);
+    reply.sums[0].0 ^= 1;
+    reply.sums[2].0 ^= 1;
+    for times in [1, 0] {
+        let mut op = ReadOp::new(task(), DEADLINE, 1, 2);
+        let Next::Send(attempt) = op.next(Nanos(0), &map(), &mut conditions) else {
+            panic!("a member serves")
+        };
+        let checked = op.check(&reply, &payload);
+        let step = op.on_outcome(Nanos(1), Outcome::Answered(checked), &mut conditions);
+        assert_eq!(step, Step::TryNow);
+        let errands = op.take_errands();
+        assert_eq!(errands.len(), times, "{errands:?}");
+        for errand in errands {
+            let Errand::Report(report) = errand else { panic!("{errand:?}") };
+            assert_eq!((report.target, report.request.key), (attempt.target, KEY));
+            assert_eq!((report.request.version, report.request.cells), (reply.version, vec![1, 3]));
+        }
+    }
+}
+
+#[test]
+fn a_primary_that_must_answer_and_does_not_is_doubted() {
+    let mut driver = driver(ReadTask { growth_only: false, ..task() }).starting_at_a_backup();
+    let mut first_asked = None;
+    loop {
+        let asked = driver.asked().expect("a member serves");
+        let errands = driver.op.take_errands();
+        if errands.iter().any(|errand| matches!(errand, Errand::Doubt(_))) {
+            break;
+        }
+        if asked == PRIMARY {
+            first_asked.get_or_insert(driver.now);
+            driver.now = driver.now.after(Duration::from_millis(DOUBT_AFTER_MS / 4));
+            driver.ended(Outcome::Link(LinkFailure::TimedOut));
+        } else {
+            driver.refused(Status::Dirty);
+        }
+    }
+    let silent = driver.now.since(first_asked.expect("the primary was asked"));
+    assert!(silent >= Duration::from_millis(DOUBT_AFTER_MS), "{silent:?}");
+    assert!(silent < Duration::from_millis(2 * DOUBT_AFTER_MS), "{silent:?}");
 }
 
 #[test]

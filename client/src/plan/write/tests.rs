@@ -1,7 +1,9 @@
 //! Each class and each rule of a write, one table or story a test.
 
+use std::time::Duration;
+
 use super::*;
-use crate::limits::BUDGET_FLOOR;
+use crate::limits::{BUDGET_FLOOR, DOUBT_AFTER_MS};
 use crate::plan::fixture::{DEADLINE, GROUP, KEY, PRIMARY, map, map_of};
 use protocol::cluster_map::Role;
 use protocol::ids::{Epoch, Seq, SessionId, TargetId, Version};
@@ -62,6 +64,10 @@ impl Driver {
             }
         }
         panic!("the plan spins");
+    }
+
+    fn stands(&mut self, map: &ClusterMap) -> bool {
+        self.op.stands(self.now, map, &mut self.conditions)
     }
 
     fn ended(&mut self, outcome: Outcome<&WriteReply>) -> Step<WriteReply> {
@@ -197,11 +203,11 @@ fn an_attempt_ends_with_the_operation() {
 fn an_attempt_stands_until_the_map_names_another_primary() {
     let mut driver = driver();
     driver.attempt().expect("a primary serves");
-    assert!(driver.op.stands(&driver.map));
+    assert!(driver.stands(&map()));
     let without_backup = map_of(11, 6, &[(1, Role::Primary), (2, Role::Backup)]);
-    assert!(driver.op.stands(&without_backup), "the primary goes on with what it has");
+    assert!(driver.stands(&without_backup), "the primary goes on with what it has");
     let moved = map_of(11, 6, &[(2, Role::Primary), (3, Role::Backup)]);
-    assert!(!driver.op.stands(&moved));
+    assert!(!driver.stands(&moved));
     driver.map = moved;
     driver.ended(Outcome::Link(LinkFailure::TimedOut));
     let attempt = driver.attempt().expect("the new primary serves");
@@ -215,5 +221,25 @@ fn a_primary_that_restarted_does_not_answer_what_it_was_asked_before() {
     let mut restarted = map();
     let group = restarted.groups.get_mut(&GROUP).expect("the group");
     group.members[0].generation = protocol::ids::Generation(2);
-    assert!(!driver.op.stands(&restarted));
+    assert!(!driver.stands(&restarted));
+}
+
+#[test]
+fn a_primary_that_stays_silent_is_doubted_and_a_slow_one_is_not() {
+    let doubts = |op: &mut WriteOp| op.take_errands().len();
+    let mut driver = driver();
+    driver.attempt().expect("a primary serves");
+    driver.now = Nanos::from_ms(DOUBT_AFTER_MS - 1);
+    assert!(driver.stands(&map()));
+    assert_eq!(doubts(&mut driver.op), 0);
+    driver.now = Nanos::from_ms(DOUBT_AFTER_MS);
+    assert!(driver.stands(&map()), "the doubt changes nothing by itself");
+    assert_eq!(doubts(&mut driver.op), 1);
+    assert!(driver.stands(&map()));
+    assert_eq!(doubts(&mut driver.op), 0, "not again soon");
+    driver.ended(Outcome::Refused(Refusal::of(Status::NotActive)));
+    driver.attempt().expect("a primary serves");
+    driver.now = driver.now.after(Duration::from_millis(DOUBT_AFTER_MS - 1));
+    assert!(driver.stands(&map()));
+    assert_eq!(doubts(&mut driver.op), 0, "it has answered");
 }
