@@ -63,6 +63,18 @@ impl Client {
         found.ok_or_else(|| self.wrong_count("lookup", 0, 1))
     }
 
+    /// Looks up one path, asking each coordinator once at most.
+    pub(crate) async fn lookup_in_one_round(
+        &self,
+        query: PathQuery,
+    ) -> Result<LookupResult, Error> {
+        let session = self.session_or_none().await;
+        let request = LookupRequest { session, queries: vec![relative(query)] };
+        let mut reply: LookupReply = self.core().ask_in_one_round("lookup", &request).await?;
+        let count = reply.results.len();
+        reply.results.pop().ok_or_else(|| self.wrong_count("lookup", count, 1))
+    }
+
     /// Reads a whole directory, ascending by name.
     ///
     /// Entries that come and go meanwhile may or may not be seen; others are seen once.

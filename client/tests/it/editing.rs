@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use client::limits::{
-    SETTLE_LOOK_MS, SETTLE_WAIT_MS, WORD_ASK_AGAIN_MS, WORD_ASK_MS, WORD_FRESH_MS,
+    SETTLE_LOOK_MS, SETTLE_WAIT_MS, WORD_ASK_AGAIN_MS, WORD_ASK_MS, WORD_FRESH_MS, WORD_HOLDS_MS,
 };
 use client::plan::LinkFailure;
+use client::transport::PeerId;
 use client::{Client, Error, WriteMode};
 use protocol::ids::Ino;
 use protocol::message::Kind;
@@ -112,6 +113,47 @@ async fn a_file_that_is_never_cut_is_waited_for_only_so_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn readers_do_not_notice_that_no_coordinator_answers() {
+    for fault in [Fault::Link(LinkFailure::Refused), Fault::Silent] {
+        let cluster = Cluster::healthy();
+        let client = cluster.client();
+        let entry = put(&client, "f", &content(100)).await;
+        let reader = client.reader(&entry).unwrap();
+        cluster.set_script(Box::new(move |_, peer, _, _| {
+            matches!(peer.id, PeerId::Coordinator(_)).then_some(fault)
+        }));
+        let began = tokio::time::Instant::now();
+        while began.elapsed() < Duration::from_secs(60) {
+            let start = tokio::time::Instant::now();
+            reader.read_at(0, 100).await.unwrap();
+            assert_eq!(start.elapsed(), Duration::ZERO, "after {:?}, {fault:?}", began.elapsed());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let asked = cluster.state().calls[&Kind::Lookup];
+        assert!((20..=60).contains(&asked), "{asked} questions");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_to_a_file_waits_a_moment_for_a_silent_coordinator() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let entry = put(&client, "f", &content(100)).await;
+    let reader = client.reader(&entry).unwrap();
+    cluster.set_script(Box::new(|_, _, kind, _| (kind == Kind::Lookup).then_some(Fault::Silent)));
+    tokio::time::sleep(Duration::from_millis(WORD_FRESH_MS)).await;
+    for most in [WORD_ASK_MS, 0] {
+        let start = tokio::time::Instant::now();
+        reader.read_at(0, 100).await.unwrap();
+        assert!(start.elapsed() <= Duration::from_millis(most), "{:?}", start.elapsed());
+    }
+    tokio::time::sleep(Duration::from_millis(WORD_HOLDS_MS)).await;
+    let start = tokio::time::Instant::now();
+    reader.read_at(0, 100).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::from_millis(WORD_ASK_MS), "it is asked for again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_asks_again_before_its_word_runs_out() {
     let cluster = Cluster::healthy();
     let client = cluster.client();
@@ -132,10 +174,7 @@ async fn a_reader_asks_again_before_its_word_runs_out() {
     tokio::time::sleep(Duration::from_millis(WORD_FRESH_MS)).await;
     let start = tokio::time::Instant::now();
     reader.read_at(0, 100).await.unwrap();
-    assert!(
-        start.elapsed() <= Duration::from_millis(WORD_ASK_MS + 100),
-        "an outage costs a moment"
-    );
+    assert_eq!(start.elapsed(), Duration::ZERO, "a coordinator that is gone is not waited for");
     let asked = lookups();
     reader.read_at(0, 100).await.unwrap();
     assert_eq!(lookups(), asked, "within {WORD_ASK_AGAIN_MS} ms");
