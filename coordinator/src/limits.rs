@@ -241,11 +241,12 @@ pub const SLOW_TIMES: u64 = 5;
 /// The same for its flushes.
 pub const SLOW_FLUSH_TIMES: u64 = 20;
 /// Times up to this are never slow, in microseconds.
-pub const SLOW_FLOOR_US: u32 = 20_000;
+pub const SLOW_FLOOR_US: u32 = 5_000;
 /// A transfer that takes longer makes a target slow at once, in milliseconds.
 pub const SLOW_IO_MS: u32 = 2_000;
-/// How long a target must look slow before it is marked.
-pub const SLOW_AFTER: Duration = Duration::from_secs(30);
+/// How long a target must look slow before it is marked: within half a minute of its first slow
+/// transfer it is avoided and leads nothing.
+pub const SLOW_AFTER: Duration = Duration::from_secs(20);
 /// How long a marked target must look well before it is unmarked.
 pub const SLOW_OVER_AFTER: Duration = Duration::from_secs(60);
 /// How long a target must be marked before its groups are moved away.

@@ -217,6 +217,11 @@ pub const FULL_PERCENT: u64 = 95;
 pub const FREES_ONLY_PERCENT: u64 = 97;
 /// Time a chunk of a file that is not known to be dead is kept aside, in seconds: 72 hours.
 pub const QUARANTINE_TIME_S: u64 = 72 * 3600;
+/// Seconds of device times that are kept: five rows of half a kibibyte for each kind.
+pub const METER_SECONDS: usize = 5;
+/// Longest time between two signs of life of the process that counts as time of the device, in
+/// milliseconds.
+pub const METER_STALL_MS: u64 = 250;
 
 const _: () =
     assert!(NEAR_FULL_PERCENT < RESYNC_STOP_PERCENT && RESYNC_STOP_PERCENT < FULL_PERCENT);

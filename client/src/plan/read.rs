@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use protocol::checksum::bad_cells;
-use protocol::cluster_map::{ClusterMap, GroupRecord, Member, Role};
+use protocol::cluster_map::{ClusterMap, GroupRecord, Member, Role, TargetState};
 use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, Generation, GroupId, Handle, MapVersion, TargetId, Version};
 use protocol::layout::cells_touched;
@@ -316,7 +316,8 @@ impl ReadOp {
         conditions: &mut Conditions,
     ) -> Option<Member> {
         let health = &mut conditions.health;
-        let open = self.open_members(group);
+        let mut open = self.open_members(group);
+        open.sort_by_key(|member| (member.role == Role::Syncing, is_slow(map, member.target)));
         if self.wants_primary
             && let Some(primary) = open.iter().find(|member| member.role == Role::Primary)
         {
@@ -506,6 +507,12 @@ impl Sent {
     fn place(&self) -> String {
         format!("target {} at {}", self.member.target, self.place.address)
     }
+}
+
+/// True for a target that the map says is much slower than its peers.
+fn is_slow(map: &ClusterMap, target: TargetId) -> bool {
+    let record = map.targets.get(&target);
+    record.is_some_and(|record| record.state == TargetState::Slow)
 }
 
 /// The part of the wanted range that the payload holds, verified.

@@ -8,3 +8,4 @@ mod limits;
 mod one_sided;
 mod random_faults;
 mod search;
+mod slow;

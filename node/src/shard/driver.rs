@@ -102,6 +102,8 @@ impl<E: Env, C: Control> Driver<E, C> {
 
     /// Turns events into orders until the shard is finished.
     pub(super) async fn turn(self: &Rc<Self>) {
+        let env = self.env.clone();
+        self.store.measure(move || env.clock().now());
         let mut state = ShardState::new(self.config, self.store.groups());
         let mut orders = Vec::new();
         let mut health_at = Nanos(0);
@@ -196,6 +198,7 @@ impl<E: Env, C: Control> Driver<E, C> {
 
     fn health(&self, state: &ShardState<Received<E::Disk>>) -> TargetHealth {
         let (upkeep, aside) = (&state.core.upkeep, self.store.quarantine_size());
+        let device = self.store.device_times();
         TargetHealth {
             target: self.config.target,
             durable_lsn: self.store.durable_lsn(),
@@ -213,7 +216,10 @@ impl<E: Env, C: Control> Driver<E, C> {
             cells_bad: state.cells_bad(),
             quarantined_chunks: aside.chunks,
             quarantined_bytes: aside.bytes,
-            ..TargetHealth::default()
+            device_p99_us: device.transfer_p99_us,
+            device_ops: device.transfers,
+            flush_p99_us: device.flush_p99_us,
+            oldest_io_ms: device.oldest_ms,
         }
     }
 

@@ -43,6 +43,7 @@ impl<D: Disk> Store<D> {
     /// Call it every few seconds. Without it all failures count as of one hour.
     pub fn note_time(&self, now: Nanos) {
         self.upkeep.now.set(now);
+        self.meter.tick();
     }
 
     /// Bytes of the arena that are not used any more while the target stays open: a write failed

@@ -199,7 +199,7 @@ impl<D: Disk> Store<D> {
     async fn write_payload(&self, op: &WriteOp<D>, run: Extent) -> Result<(), StoreError> {
         let len = units_for(op.len) as usize * IO_ALIGN;
         let offset = run.start * u64::from(UNIT);
-        Ok(self.disk.write(offset, Rc::clone(&op.payload), len).await?)
+        Ok(self.device_write(offset, Rc::clone(&op.payload), len).await?)
     }
 
     async fn write_pages(&self, draft: &mut Draft, places: &[Extent]) -> Result<(), StoreError> {
@@ -256,7 +256,7 @@ impl<D: Disk> Store<D> {
         }
         let offset = placed.first().map_or(0, |first| first.place) * u64::from(UNIT);
         self.count_copied(len);
-        Ok(self.disk.write(offset, Rc::new(buffer), len).await?)
+        Ok(self.device_write(offset, Rc::new(buffer), len).await?)
     }
 
     /// Fills the memory of one cell: old bytes, zeros, payload on top.

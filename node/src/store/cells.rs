@@ -117,7 +117,7 @@ impl<D: Disk> Store<D> {
             return Ok(Some(cells));
         }
         for _ in 0..2 {
-            let bytes = self.disk.read(page.place * u64::from(UNIT), IO_ALIGN).await?;
+            let bytes = self.device_read(page.place * u64::from(UNIT), IO_ALIGN).await?;
             if let Some(cells) = decode_page(&bytes, key, number, page.hash) {
                 let cells: Rc<[Cell]> = cells.into();
                 self.cache.borrow_mut().insert(page, Rc::clone(&cells));
@@ -145,7 +145,7 @@ impl<D: Disk> Store<D> {
         }
         let offset = run.place * u64::from(UNIT);
         let len = units_for(run.len) as usize * IO_ALIGN;
-        self.disk.read(offset, len).await.map(Some)
+        self.device_read(offset, len).await.map(Some)
     }
 
     /// Reads one cell's committed bytes and checks them, asking the device twice before it believes

@@ -145,7 +145,7 @@ impl<D: Disk> Store<D> {
         let memory = &mut buffer.bytes_mut()[..padded];
         memory[..bytes.len()].copy_from_slice(bytes);
         memory[bytes.len()..].fill(0);
-        Ok(self.disk.write(offset, Rc::new(buffer), padded).await?)
+        Ok(self.device_write(offset, Rc::new(buffer), padded).await?)
     }
 
     /// Flushes the device; an error ends all writing in this generation.
@@ -158,7 +158,7 @@ impl<D: Disk> Store<D> {
             return Err(StoreError::Fenced);
         }
         self.flushes.set(self.flushes.get() + 1);
-        match self.disk.flush().await {
+        match self.device_flush().await {
             Ok(()) => Ok(()),
             Err(_) if !guard::holds(Guard::FlushFence) => Ok(()),
             Err(error) => {

@@ -96,7 +96,7 @@ impl<D: Disk> Store<D> {
     ) -> Result<Option<Box<[Cell]>>, StoreError> {
         for _ in 0..reads() {
             examined.bytes += IO_ALIGN as u64;
-            let read = self.disk.read(page.place * u64::from(UNIT), IO_ALIGN).await;
+            let read = self.device_read(page.place * u64::from(UNIT), IO_ALIGN).await;
             if let Some(bytes) = unless_closed(read)?
                 && let Some(cells) = decode_page(&bytes, key, number, page.hash)
             {
@@ -119,7 +119,7 @@ impl<D: Disk> Store<D> {
         }
         let len = units_for(run.len) as usize * IO_ALIGN;
         examined.bytes += len as u64;
-        let read = unless_closed(self.disk.read(run.place * u64::from(UNIT), len).await)?;
+        let read = unless_closed(self.device_read(run.place * u64::from(UNIT), len).await)?;
         let mut at = 0;
         for (number, cell) in (run.first..).zip(cells) {
             let len = state.cell_len(number) as usize;

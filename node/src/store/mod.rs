@@ -33,6 +33,7 @@ mod geometry;
 mod grant;
 mod index;
 mod journal;
+mod meter;
 mod plan;
 mod quarantine;
 mod query;
@@ -62,6 +63,7 @@ use protocol::ids::Generation;
 pub use audit::SpaceCheck;
 pub use damage::{Damage, DamagedPart};
 pub use digest::GroupDigest;
+pub use meter::DeviceTimes;
 pub use quarantine::{QuarantineSize, Quarantined};
 pub use repair::RepairOp;
 pub use scrub::{ScrubCursor, ScrubStep};
@@ -97,6 +99,7 @@ pub struct Store<D: Disk> {
     phase: Cell<fence::Phase>,
     fence_reason: RefCell<Option<String>>,
     upkeep: upkeep::Upkeep,
+    meter: meter::Meter,
     writes_in_flight: Cell<usize>,
     flushes: Cell<u64>,
     bytes_copied: Cell<u64>,

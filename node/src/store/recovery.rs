@@ -15,6 +15,7 @@ use super::fence::Phase;
 use super::format::read_superblock;
 use super::index::{Index, Name};
 use super::journal::{Journal, Point};
+use super::meter::Meter;
 use super::replay::{Replay, Scan};
 use super::space::Space;
 use super::superblock::{BadSuperblock, LAYOUT_VERSION, Slot, Superblock};
@@ -140,6 +141,7 @@ impl<D: Disk> Store<D> {
             phase: Cell::new(Phase::Opening),
             fence_reason: RefCell::new(None),
             upkeep,
+            meter: Meter::default(),
             writes_in_flight: Cell::new(0),
             flushes: Cell::new(0),
             bytes_copied: Cell::new(0),

@@ -1,8 +1,9 @@
 //! What keeps a target's bytes over time: what is set aside, totals and digests, full targets.
 
+use node::io::Nanos;
 use node::io::memory::MemoryDisk;
 use node::limits::{AUDIT_WINDOW_UNITS, FREES_ONLY_PERCENT, QUARANTINE_TIME_S};
-use node::store::{Fullness, QuarantineSize, Store, StoreError};
+use node::store::{DeviceTimes, Fullness, QuarantineSize, Store, StoreError};
 use protocol::ids::{Epoch, Fid, GroupId, Version};
 
 use crate::store_support::*;
@@ -220,5 +221,23 @@ fn the_check_of_space_is_exact_while_the_store_works() {
         assert!(passes >= 10, "{passes}");
         assert_eq!(windows[..4], [false, true, false, true]);
         assert!(store.space_equals_index());
+    });
+}
+
+#[test]
+fn device_times_are_taken_with_the_clock_that_the_store_was_given() {
+    let (disk, store) = fresh(52);
+    with_store(&store, async {
+        put(&store, &disk, 1, 1, 16_384).await;
+        assert_eq!(store.device_times(), DeviceTimes::default(), "nobody gave it a clock");
+        let ms = std::rc::Rc::new(std::cell::Cell::new(0));
+        store.measure(move || {
+            ms.set(ms.get() + 2); // Each look at the clock takes two milliseconds.
+            Nanos::from_ms(ms.get())
+        });
+        put(&store, &disk, 2, 2, 16_384).await;
+        let times = store.device_times();
+        assert!(times.transfers >= 2, "data and journal: {times:?}");
+        assert!(times.transfer_p99_us >= 2000 && times.flush_p99_us >= 2000, "{times:?}");
     });
 }

@@ -122,6 +122,20 @@ impl Driver {
 }
 
 #[test]
+fn a_slow_target_is_asked_after_the_others() {
+    let mut slow = driver(task());
+    slow.map.targets.get_mut(&PRIMARY).expect("a target").state = TargetState::Slow;
+    for spread in 0..16 {
+        slow.op = ReadOp::new(task(), DEADLINE, spread, 2);
+        assert_ne!(slow.asked().expect("a member serves"), PRIMARY);
+        slow.refused(Status::Corrupt);
+        assert_ne!(slow.asked().expect("a member serves"), PRIMARY);
+        slow.refused(Status::Corrupt);
+        assert_eq!(slow.asked().expect("a member serves"), PRIMARY);
+    }
+}
+
+#[test]
 fn good_bytes_are_cut_to_what_was_asked() {
     let mut driver = driver(task());
     let attempt = driver.attempt().expect("a member serves");
