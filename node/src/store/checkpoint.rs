@@ -3,6 +3,7 @@
 //! An image is pieces of [`CHECKPOINT_PIECE_LEN`] bytes with whole items in each. The superblock
 //! points to it only after it is durable; the journal is kept back to the older of the two.
 
+use futures_lite::future::zip;
 use protocol::checksum::sum128;
 use protocol::ids::{GroupId, Lsn, Version};
 
@@ -12,8 +13,9 @@ use super::geometry::Geometry;
 use super::index::{Entry, Index, Name};
 use super::superblock::Slot;
 use super::types::{GroupInfo, StoreError};
+use super::wait::join_all;
 use crate::io::Disk;
-use crate::limits::CHECKPOINT_SLICE_ENTRIES;
+use crate::limits::{CHECKPOINT_SLICE_ENTRIES, DEVICE_READS_MAX};
 
 /// Length of a piece, in bytes.
 pub(super) const CHECKPOINT_PIECE_LEN: usize = 256 << 10;
@@ -191,12 +193,31 @@ pub(super) async fn load<D: Disk>(
     {
         return None;
     }
-    let mut hash = 0;
-    for number in 0..pieces {
+    let read = |number: u64| {
         let at = geometry.checkpoint_area(which) + number * CHECKPOINT_PIECE_LEN as u64;
-        let piece = disk.read(at, CHECKPOINT_PIECE_LEN).await.ok()?;
-        hash = fold_hash(hash, &piece);
-        load_piece(&mut index, &mut entries, &piece, slot.lsn, number)?;
+        disk.read(at, CHECKPOINT_PIECE_LEN)
+    };
+    let several = |first: u64| {
+        let end = pieces.min(first + DEVICE_READS_MAX as u64);
+        join_all((first..end).map(read).collect())
+    };
+    let (mut hash, mut number) = (0, 0);
+    let mut ready = several(0).await;
+    while number < pieces {
+        // The device reads the next pieces while these are taken in.
+        let after = number + ready.len() as u64;
+        let taking = async {
+            for piece in ready {
+                let piece = piece.ok()?;
+                hash = fold_hash(hash, &piece);
+                load_piece(&mut index, &mut entries, &piece, slot.lsn, number)?;
+                number += 1;
+            }
+            Some(())
+        };
+        let (next, taken) = zip(several(after), taking).await;
+        taken?;
+        ready = next;
     }
     let ascending = entries.is_sorted_by(|(a, _): &(Name, Entry), (b, _)| a < b);
     index.restore(entries);
