@@ -137,6 +137,8 @@ guards! {
     UnheldPending,
     /// A frozen pending is not dropped before everybody who may have it has answered.
     UnheldEverywhere,
+    /// A target that is nearly full takes no copies of a planned move.
+    ResyncRoom,
 
     // The coordinator: names and membership.
 

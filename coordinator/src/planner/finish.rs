@@ -39,6 +39,9 @@ fn planned(draft: &Draft<'_>, group: &GroupRecord, plan: Plan, wanted: usize) ->
     if leaves && (undrained || healed) {
         return Some(remove(draft, group, plan.add));
     }
+    if lacks_room(draft, group, plan) {
+        return Some(remove(draft, group, plan.add));
+    }
     overtaken(draft, group, plan, wanted).map(|target| remove(draft, group, target))
 }
 
@@ -60,6 +63,13 @@ fn unplanned(draft: &Draft<'_>, group: &GroupRecord, wanted: usize) -> Option<Ac
         return members.max_by_key(|target| most(*target)).map(|it| remove(draft, group, it));
     }
     (!group.evicted.is_empty()).then_some(Action::Settle { group: group.id })
+}
+
+/// True when the target that joins became too full for copies and another one can take them.
+fn lacks_room(draft: &Draft<'_>, group: &GroupRecord, plan: Plan) -> bool {
+    let full =
+        draft.load.targets.get(&plan.add).is_some_and(|load| !load.has_room(PlanReason::Heal));
+    full && draft.load.choose(group, plan.leave, plan.reason).is_some()
 }
 
 /// Of a planned copy and a member that returned: the one that has more left to copy.

@@ -181,7 +181,8 @@ impl TargetLoad {
         (u128::from(self.places + more) << 64) / u128::from(weight.max(1))
     }
 
-    fn has_room(&self, reason: PlanReason) -> bool {
+    /// True when copies for this reason may go there.
+    pub(super) fn has_room(&self, reason: PlanReason) -> bool {
         let percent = match reason {
             PlanReason::Heal | PlanReason::Slow => FILL_HEAL_MAX_PERCENT,
             PlanReason::Drain | PlanReason::Rebalance => FILL_MOVE_MAX_PERCENT,

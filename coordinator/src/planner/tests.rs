@@ -168,3 +168,19 @@ fn the_plan_is_the_same_whenever_it_is_made_and_its_order_is_that_of_danger() {
     assert_eq!(groups, [2, 1, 3]);
     assert_eq!(case.plan(), actions);
 }
+
+#[test]
+fn a_copy_into_a_target_that_became_full_is_given_up_when_another_has_room() {
+    let mut case = Case::default();
+    (1..=2).for_each(|id| case.target(id, id, 50));
+    case.target(3, 3, FILL_HEAL_MAX_PERCENT);
+    case.group(3, &[1, 2]);
+    let (target, leave) = (TargetId(3), TargetId(0));
+    let group = case.map.groups.get_mut(&GroupId(1)).unwrap();
+    group.members.push(Member { target, generation: Generation(1), role: Role::Syncing });
+    group.plan = Some(Plan { reason: PlanReason::Heal, add: target, leave, since_ms: 1 });
+    assert_eq!(case.plan(), [], "nobody else has room, so it waits");
+    case.target(4, 4, 50);
+    let remove = Action::Remove { group: GroupId(1), target, lead: TargetId(0) };
+    assert_eq!(case.plan(), [remove]);
+}

@@ -18,7 +18,7 @@ use crate::limits::ADOPTS_WAITING_MAX;
 use crate::shard::effect::{Effect, Installed, Refusal, ReplyBody, Task, WriteTask};
 use crate::shard::event::{Asked, ReplyTo};
 use crate::shard::state::Job;
-use crate::store::{ChunkInfo, Durable, StoreError};
+use crate::store::{ChunkInfo, Durable, Fullness, StoreError};
 
 /// Takes a version, or a whole chunk, from the primary.
 ///
@@ -60,6 +60,7 @@ pub fn on_replicate<P>(
                 cx.reply(asked.reply, asked.epoch, Ok(ReplyBody::Replicate(done)));
                 return Ok(());
             }
+            check_room(member, cx, &request, info.is_some())?;
             if request.mode == ReplicateMode::Write {
                 check_dropped(member, version)?;
                 check_base(info.as_ref(), request.base)?;
@@ -320,6 +321,30 @@ fn has_already(info: Option<&ChunkInfo>, request: &ReplicateRequest, epoch: Epoc
         && info.version > request.version
         && info.version.epoch == epoch;
     info.version == request.version || replaced
+}
+
+/// A target that is nearly full takes no copy of a chunk that it never had, so that a planned move
+/// does not fill it. New writes it takes, and as a member that returned it is brought up to date.
+fn check_room<P>(
+    member: &Member<P>,
+    cx: &Cx<'_, P>,
+    request: &ReplicateRequest,
+    here: bool,
+) -> Result<(), Refusal> {
+    let joins = member.record.plan.is_some_and(|plan| plan.add == cx.core.me());
+    // What activation rolls forward comes before the epoch is active.
+    let copied = request.mode == ReplicateMode::Whole
+        && member.role == Some(Role::Syncing)
+        && member.record.active
+        && request.version.epoch < member.epoch();
+    if !joins || !copied || here || !guard::holds(Guard::ResyncRoom) {
+        return Ok(());
+    }
+    let used = cx.index.capacity().saturating_sub(cx.index.free());
+    if Fullness::of(used, cx.index.capacity()).takes_resync() {
+        return Ok(());
+    }
+    Err(Refusal::new(Status::NoSpace, "target is nearly full, no copy is taken"))
 }
 
 fn check_base(info: Option<&ChunkInfo>, base: Version) -> Result<(), Refusal> {

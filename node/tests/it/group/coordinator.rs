@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use node::shard::control::ShardReport;
 use protocol::cluster_map::{
-    ClusterMap, GroupRecord, Member, NodeRecord, NodeState, Role, TargetRecord, TargetState,
+    ClusterMap, GroupRecord, Member, NodeRecord, NodeState, Plan, PlanReason, Role, TargetRecord,
+    TargetState,
 };
 use protocol::ids::{ClusterId, Epoch, Generation, GroupId, MapVersion, NodeId, ShardId, TargetId};
 
@@ -201,6 +202,15 @@ impl Coordinator {
             self.alive.entry(target).and_modify(|alive| *alive = alive.or(Some(generation)));
         }
         self.alive.get(&target) == Some(&Some(generation))
+    }
+
+    /// Makes a target's copy the step of a plan that is under way.
+    pub(super) fn plan_copy(&mut self, target: TargetId) -> bool {
+        let add = target;
+        self.edit(|record| {
+            let (reason, leave) = (PlanReason::Heal, TargetId(0));
+            record.plan = Some(Plan { reason, add, leave, since_ms: 1 });
+        })
     }
 
     fn is_intact(&self, member: &Member) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use node::limits::{
     COPIES_PER_SHARD_MAX, FOREGROUND_BUSY_BYTES, RESYNC_BYTES_PER_S_DEFAULT, RESYNC_PAGE,
     RESYNC_QUEUE_MAX, RESYNC_REFUSED_PAUSE_MAX_MS, RESYNC_REFUSED_PAUSE_MIN_MS,
+    RESYNC_STOP_PERCENT,
 };
 use node::store::StoreError;
 use protocol::ids::{ChunkKey, Epoch, Fid, TargetId, Version};
@@ -189,5 +190,50 @@ fn a_large_group_is_compared_only_as_far_as_its_copies_find_room() {
     let all = (RESYNC_QUEUE_MAX + LEN) as u64;
     assert_eq!(left(&cluster) + done(&cluster), all, "what was not compared counts");
     rate(&mut cluster, ONE, 0);
+    cluster.heal();
+}
+
+/// Three members, of which the third lacks 20 chunks, is back and has just the room left at which
+/// no copy of a plan is taken any more.
+fn nearly_full() -> Cluster {
+    let mut cluster = behind(20);
+    if let Some(store) = cluster.stores.get_mut(&THREE) {
+        store.free = (1 << 30) * (100 - RESYNC_STOP_PERCENT) / 100;
+    }
+    cluster.restart(THREE);
+    cluster.run_until("a member that catches up", |cluster| {
+        cluster.coordinator.record().member(THREE).is_some()
+    });
+    cluster
+}
+
+fn serves_three(cluster: &Cluster) -> bool {
+    cluster.coordinator.record().serving().any(|member| member.target == THREE)
+}
+
+#[test]
+fn a_move_into_a_nearly_full_target_waits_for_room() {
+    let mut cluster = nearly_full();
+    assert!(cluster.coordinator.plan_copy(THREE));
+    cluster.push_maps();
+    cluster.run_until("the refusal", |cluster| refused(cluster) > 0);
+    cluster.run_ms(10_000);
+    let copied = |cluster: &Cluster| {
+        let of_three = |key: &ChunkKey| cluster.stores[&THREE].newest(GROUP, *key).is_some();
+        (0..20).map(key).filter(of_three).count()
+    };
+    assert_eq!((copied(&cluster), serves_three(&cluster)), (0, false));
+    if let Some(store) = cluster.stores.get_mut(&THREE) {
+        store.free += 1 << 20;
+    }
+    cluster.run_until("promotion", serves_three);
+    assert_eq!(copied(&cluster), 20);
+}
+
+#[test]
+fn a_member_that_returned_is_brought_up_to_date_also_when_it_is_nearly_full() {
+    let mut cluster = nearly_full();
+    cluster.run_until("promotion", serves_three);
+    assert_eq!(refused(&cluster), 0);
     cluster.heal();
 }
