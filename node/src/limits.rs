@@ -163,6 +163,12 @@ pub const SPACE_CHECK_ENTRIES: usize = 4096;
 pub const CENSUS_PERIOD_MS: u64 = 3_600_000;
 /// Chunks that are set aside, looked at between two turns of other tasks.
 pub const CENSUS_PAGE: usize = 1024;
+/// Time that a target keeps a group's chunks after the group goes on without it, in milliseconds.
+pub const FORGET_AFTER_MS: u64 = 5000;
+/// Time between two batches of files that one shard frees in groups it left, in milliseconds.
+pub const FORGET_EVERY_MS: u64 = 100;
+/// Files of one such batch: as many records of the journal.
+pub const FORGET_FILES_MAX: usize = 256;
 /// Time whose unused budget background work may make up for at once, in milliseconds.
 pub const PACE_BURST_MS: u64 = 250;
 /// Chunks of an inventory page that one resync compares at a time.

@@ -137,6 +137,8 @@ guards! {
     UnheldPending,
     /// A frozen pending is not dropped before everybody who may have it has answered.
     UnheldEverywhere,
+    /// A target frees a group it left only while the group is whole and waits for nothing of it.
+    KeptUntilWhole,
     /// A target that is nearly full takes no copies of a planned move.
     ResyncRoom,
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::cluster_map::{GroupRecord, Member, Role};
-use protocol::ids::{Fid, GroupId, Ino, SessionId};
+use protocol::ids::{Fid, GroupId, Ino, SessionId, TargetId};
 use protocol::limits::{GROUP_MEMBERS_MAX, SESSION_WINDOW};
 
 use super::State;
@@ -247,6 +247,11 @@ impl<K: Kv> State<K> {
         let serves = |member: &Member| self.serves(member);
         if group.serving().any(serves) && !group.serving().any(whole) {
             wrong.push(format!("group {id} is served by targets that lack something"));
+        }
+        // A target that left relies on this when it frees what it has of the group.
+        let outside = |target: &TargetId| !group.serving().any(|it| it.target == *target);
+        if group.writable() && self.ledger.whole.get(&id).is_some_and(|it| it.iter().any(outside)) {
+            wrong.push(format!("group {id} may be written without a target that could revive it"));
         }
         if group.last_writable_epoch > group.epoch {
             wrong.push(format!("group {id} was writable in a later epoch"));

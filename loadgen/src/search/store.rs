@@ -190,6 +190,11 @@ impl ChunkIndex for Store {
         (newest.map(entry).into_iter().collect(), false)
     }
 
+    fn files(&self, group: GroupId, limit: usize) -> Vec<Fid> {
+        let here = group == GROUP && !self.held.is_empty() && self.aside.is_empty();
+        Vec::from_iter((here && limit > 0).then_some(KEY.fid))
+    }
+
     fn free(&self) -> u64 {
         FREE
     }

@@ -220,6 +220,19 @@ impl SimCluster {
         Rc::clone(&self.stores)
     }
 
+    /// Groups that some target which may write holds files of although the map does not name it.
+    pub fn left_over(&self) -> Vec<(NodeId, GroupId)> {
+        let map = self.coordinator.map();
+        let mut left = Vec::new();
+        for (node, store) in self.stores.borrow().iter().filter(|(_, store)| !store.fenced()) {
+            let target = target_of(*node);
+            let elsewhere = map.groups.values().filter(|group| group.member(target).is_none());
+            let holds = elsewhere.filter(|group| !store.files(group.id, 1).is_empty());
+            left.extend(holds.map(|group| (*node, group.id)));
+        }
+        left
+    }
+
     /// What each live node holds of a group.
     pub fn inventories(&self, group: GroupId) -> BTreeMap<NodeId, Vec<InventoryEntry>> {
         let stores = self.stores.borrow();

@@ -60,6 +60,7 @@ pub const EXPECTED: &[&str] = &[
     "F21 client cut off from primary",
     "F22 primary cut off from backup",
     "F23 reader older than overwrite",
+    "space of a left group freed",
     "class Retry",
     "class Refresh",
     "class Elsewhere",

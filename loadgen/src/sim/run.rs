@@ -114,6 +114,7 @@ impl Plan {
         settle(cluster, &workload, "checks");
         if self.mode == Mode::Liveness {
             ledger.check_inventories(cluster);
+            settle_space(cluster);
             ledger.check_space();
         }
         executor.finish();
@@ -145,6 +146,21 @@ fn settle_overwriters(cluster: &SimCluster, overwriters: &Rc<Overwriters>, clien
     let stop = cluster.executor().run_until(SETTLING, ended);
     assert_eq!(stop, Stop::Reached, "leased reads end in time");
     overwriters.check();
+}
+
+/// Waits until targets have given back what they hold of groups that they left.
+fn settle_space(cluster: &SimCluster) {
+    if cluster.left_over().is_empty() {
+        return;
+    }
+    for _ in 0..SETTLING.as_secs() {
+        cluster.executor().run_until(Duration::from_secs(1), || false);
+        if cluster.left_over().is_empty() {
+            cluster.watch().hit("space of a left group freed");
+            return;
+        }
+    }
+    panic!("space of groups that were left comes back: {:?}", cluster.left_over());
 }
 
 fn settle_namers(cluster: &SimCluster, namers: &Namers) {

@@ -55,6 +55,8 @@ pub struct Member<P> {
     pub reported: Nanos,
     /// After the store refused a task: when to try again.
     pub store_retry_at: Nanos,
+    /// No member: since when the map says that nothing here is needed.
+    pub unneeded: Option<Nanos>,
 }
 
 /// How far the adoption of the newest epoch has come.
@@ -209,6 +211,7 @@ impl<P> Member<P> {
             contacts: BTreeMap::new(),
             reported: Nanos(0),
             store_retry_at: Nanos(0),
+            unneeded: None,
         }
     }
 

@@ -18,7 +18,8 @@
 //! A member that cannot verify its old cell says so and is sent the whole chunk.
 //!
 //! Start at [`member::Member`], then `fence` (how an epoch is adopted), `write` and `replicate`
-//! (the normal case), `follow` (the receiving side), `activate`, `resync`, `read`, `dead`, `files`.
+//! (the normal case), `follow` (the receiving side), `activate`, `resync`, `read`, `dead`, `files`,
+//! `forget`.
 
 pub mod activate;
 pub mod calls;
@@ -27,6 +28,7 @@ pub mod dead;
 pub mod fence;
 pub mod files;
 pub mod follow;
+pub mod forget;
 pub mod member;
 pub mod pace;
 pub mod read;
@@ -36,7 +38,7 @@ pub mod resync;
 pub mod scrub;
 pub mod write;
 
-use protocol::ids::{ChunkKey, GroupId, Version};
+use protocol::ids::{ChunkKey, Fid, GroupId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending};
 
 use crate::io::Disk;
@@ -60,6 +62,9 @@ pub trait ChunkIndex {
         after: Option<ChunkKey>,
         limit: usize,
     ) -> (Vec<InventoryEntry>, bool);
+    /// Files of a group with chunks that are served here, ascending, up to a number of them; those
+    /// with chunks that are set aside are left out.
+    fn files(&self, group: GroupId, limit: usize) -> Vec<Fid>;
     /// Free bytes of the target.
     fn free(&self) -> u64;
     /// Bytes the target can hold.
@@ -100,6 +105,10 @@ impl<D: Disk> ChunkIndex for Store<D> {
         limit: usize,
     ) -> (Vec<InventoryEntry>, bool) {
         Store::inventory(self, group, after, limit)
+    }
+
+    fn files(&self, group: GroupId, limit: usize) -> Vec<Fid> {
+        Store::files(self, group, limit)
     }
 
     fn free(&self) -> u64 {

@@ -22,7 +22,7 @@ use crate::store::GroupInfo;
 pub struct ShardState<P> {
     /// What the groups share.
     pub core: Core,
-    /// Groups this incarnation was ever a member of.
+    /// Groups this incarnation was ever a member of, and those the store knew at the start.
     pub groups: BTreeMap<GroupId, Member<P>>,
     /// What the store knew of each group at the start.
     pub known: BTreeMap<GroupId, GroupInfo>,
@@ -89,6 +89,8 @@ pub enum Job {
     FallBack(GroupId, Epoch),
     /// The primary deletes dead files.
     LocalDrop(GroupId, Epoch),
+    /// Free files of a group that this target left.
+    Forget(GroupId),
     /// A version that the primary sent; `u32` is the payload's length.
     Follow(GroupId, ChunkKey, Version, Epoch, u32),
     /// Good bytes for a damaged version.
@@ -184,6 +186,7 @@ impl Job {
             | Job::LocalDiscard(group, _)
             | Job::LocalDrop(group, _)
             | Job::FallBack(group, _)
+            | Job::Forget(group)
             | Job::Follow(group, ..)
             | Job::Repair(group, ..)
             | Job::Answer(group, ..) => group,

@@ -15,7 +15,8 @@ use super::state::{Job, ShardState};
 use crate::group::calls::{self, CallKind};
 use crate::group::member::{Cx, Member};
 use crate::group::{
-    ChunkIndex, activate, dead, fence, files, follow, read, repair, replicate, resync, write,
+    ChunkIndex, activate, dead, fence, files, follow, forget, read, repair, replicate, resync,
+    write,
 };
 use crate::io::Nanos;
 use crate::store::{Durable, GroupInfo, StoreError};
@@ -225,6 +226,7 @@ fn on_stored<P: Clone>(
                 dead::on_local(member, cx, result.is_ok());
             }
         }
+        Job::Forget(_) => forget::on_forgotten(member, cx, result.is_ok()),
         Job::Follow(_, key, version, epoch, _) => {
             follow::on_stored(member, cx, epoch, key, version, result);
         }
@@ -308,7 +310,8 @@ fn on_map<P: Clone>(
     let me = cx.core.me();
     for record in &delta.groups {
         let names_me = record.member(me).is_some();
-        if !names_me && !groups.contains_key(&record.id) {
+        let known_here = groups.contains_key(&record.id) || known.contains_key(&record.id);
+        if !names_me && !known_here {
             continue;
         }
         let member = groups.entry(record.id).or_insert_with(|| {
@@ -340,6 +343,7 @@ fn on_tick<P: Clone>(groups: &mut BTreeMap<GroupId, Member<P>>, cx: &mut Cx<'_, 
         repair::tick(member, cx);
         resync::tick(member, cx);
         follow::tick(member, cx);
+        forget::tick(member, cx);
         settle(member, cx);
     }
 }

@@ -24,6 +24,8 @@ pub struct Upkeep {
     pub rechecks: usize,
     /// When the coordinator is asked next about what is set aside.
     pub census_at: Option<Nanos>,
+    /// When files of groups that were left are freed next.
+    pub forget_at: Nanos,
     /// What happened since the start.
     pub counts: UpkeepCounts,
 }
@@ -39,6 +41,8 @@ pub struct UpkeepCounts {
     pub cells_repaired: u64,
     /// Times that two replicas held other bytes under one version, each with good checksums.
     pub divergent: u64,
+    /// Files freed in groups that this target left; one with a failed batch counts again.
+    pub files_forgotten: u64,
 }
 
 impl Default for Upkeep {
@@ -50,6 +54,7 @@ impl Default for Upkeep {
             looked: Nanos(0),
             rechecks: 0,
             census_at: None,
+            forget_at: Nanos(0),
             counts: UpkeepCounts::default(),
         }
     }

@@ -1,6 +1,6 @@
 //! What the store knows without touching the device.
 
-use protocol::ids::{ChunkKey, GroupId, Lsn, OpId, Version};
+use protocol::ids::{ChunkKey, Fid, GroupId, Lsn, OpId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending};
 
 use super::Store;
@@ -54,6 +54,23 @@ impl<D: Disk> Store<D> {
         });
         let entries = served.by_ref().take(limit).collect();
         (entries, served.next().is_some())
+    }
+
+    /// Files of a group with chunks here, ascending, up to a number of them; those with chunks that
+    /// are set aside are left out.
+    pub fn files(&self, group: GroupId, limit: usize) -> Vec<Fid> {
+        let index = self.index.borrow();
+        let (mut files, mut after) = (Vec::new(), None);
+        while files.len() < limit {
+            let Some((ChunkKey { fid, .. }, _)) = index.group_entries(group, after).next() else {
+                break;
+            };
+            if index.quarantined_of(group, fid, u64::MAX) == 0 {
+                files.push(fid);
+            }
+            after = Some(ChunkKey { fid, index: u32::MAX });
+        }
+        files
     }
 
     /// Durable versions of a group that are not known to be committed, ascending by key and

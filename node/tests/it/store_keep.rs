@@ -225,6 +225,22 @@ fn the_check_of_space_is_exact_while_the_store_works() {
 }
 
 #[test]
+fn files_of_a_group_are_told_a_few_at_a_time_without_those_set_aside() {
+    let (disk, store) = fresh(51);
+    with_store(&store, async {
+        for fid in 1..=5 {
+            put(&store, &disk, fid, fid as u32, 16_384).await;
+        }
+        store.quarantine(GROUP, &[key(3)], NOW_S).await.unwrap();
+        assert_eq!(store.files(GROUP, 2), [Fid(1), Fid(2)]);
+        assert_eq!(store.files(GROUP, 10), [Fid(1), Fid(2), Fid(4), Fid(5)]);
+        assert_eq!(store.files(GroupId(77), 10), []);
+        store.drop_fids(GROUP, &store.files(GROUP, 10)).await.unwrap();
+        assert_eq!((store.files(GROUP, 10), allocated(&store)), (vec![], 16_384));
+    });
+}
+
+#[test]
 fn device_times_are_taken_with_the_clock_that_the_store_was_given() {
     let (disk, store) = fresh(52);
     with_store(&store, async {

@@ -204,6 +204,14 @@ impl Coordinator {
         self.alive.get(&target) == Some(&Some(generation))
     }
 
+    /// The group is to have no more replicas than it has, and waits for nothing of a target.
+    pub(super) fn go_on_without(&mut self, target: TargetId) -> bool {
+        self.new_epoch(|record| {
+            record.replicas = record.serving().count() as u8;
+            record.evicted.retain(|other| *other != target);
+        })
+    }
+
     /// Makes a target's copy the step of a plan that is under way.
     pub(super) fn plan_copy(&mut self, target: TargetId) -> bool {
         let add = target;

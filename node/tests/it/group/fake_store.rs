@@ -6,7 +6,7 @@ use std::rc::Rc;
 use node::group::ChunkIndex;
 use node::shard::effect::{Task, WriteTask};
 use node::store::{ChunkInfo, Damage, Durable, GroupInfo, StoreError};
-use protocol::ids::{ChunkKey, Epoch, GroupId, Lsn, OpId, Version};
+use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, Lsn, OpId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending, WriteClass};
 
 use super::rot::Rot;
@@ -290,6 +290,13 @@ impl ChunkIndex for FakeStore {
             .collect();
         let more = entries.len() > limit;
         (entries.into_iter().take(limit).collect(), more)
+    }
+
+    fn files(&self, group: GroupId, limit: usize) -> Vec<Fid> {
+        let of_group = |(of, key): &(GroupId, ChunkKey)| (*of == group).then_some(key.fid);
+        let aside: BTreeSet<Fid> = self.aside.keys().filter_map(of_group).collect();
+        let served: BTreeSet<Fid> = self.chunks.keys().filter_map(of_group).collect();
+        served.difference(&aside).copied().take(limit).collect()
     }
 
     fn free(&self) -> u64 {

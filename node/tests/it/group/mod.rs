@@ -14,6 +14,7 @@ mod coordinator;
 mod doubts;
 mod fake_store;
 mod files;
+mod forget;
 mod repair;
 mod resync;
 mod rot;
