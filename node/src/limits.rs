@@ -163,6 +163,14 @@ pub const SPACE_CHECK_ENTRIES: usize = 4096;
 pub const CENSUS_PERIOD_MS: u64 = 3_600_000;
 /// Chunks that are set aside, looked at between two turns of other tasks.
 pub const CENSUS_PAGE: usize = 1024;
+/// Time between two comparisons of a group's members unless a scrub is ordered, in seconds: a day.
+pub const COMPARE_PERIOD_S: u64 = 24 * 3600;
+/// Time before members that differed are compared again, in milliseconds.
+pub const COMPARE_AGAIN_MS: u64 = 5000;
+/// Time between two groups that one shard begins to compare, in milliseconds.
+pub const COMPARE_EVERY_MS: u64 = 50;
+/// Chunks of one group that are known to differ at a time; who lacks one is copied to anew anyway.
+pub const COMPARE_CHUNKS_MAX: usize = 256;
 /// Time that a target keeps a group's chunks after the group goes on without it, in milliseconds.
 pub const FORGET_AFTER_MS: u64 = 5000;
 /// Time between two batches of files that one shard frees in groups it left, in milliseconds.

@@ -141,6 +141,8 @@ guards! {
     KeptUntilWhole,
     /// A target that is nearly full takes no copies of a planned move.
     ResyncRoom,
+    /// Members that differ although nothing is on its way are found and made equal.
+    DigestCompare,
 
     // The coordinator: names and membership.
 

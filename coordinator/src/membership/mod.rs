@@ -191,7 +191,7 @@ impl Membership {
         let primary = group.primary()?;
         let entitled = primary.target == request.reporter && placement::serves(view.map, primary);
         let member = group.member(request.target)?;
-        if group.epoch != request.epoch || !entitled || request.target == request.reporter {
+        if group.epoch != request.epoch || !entitled {
             return None;
         }
         let (start, count) = self.reports.entry(request.reporter).or_insert((now, 0));
@@ -202,6 +202,13 @@ impl Membership {
             return None;
         }
         *count += 1;
+        let until = now.after(READMIT_AFTER);
+        if request.target == request.reporter {
+            // Who finds that it lacks something itself is believed, unless nobody else serves.
+            let lead = successor(view, group, member.target)?;
+            self.accused.insert((group.id, member.target), (member.generation, until));
+            return Some(group::evict(group, member.target, lead));
+        }
         let node = |target| view.map.targets.get(&target).map(|record| record.node);
         let (accuser, accused) = (node(request.reporter)?, node(request.target)?);
         self.witnesses.note(request.target, Witness::Node(accuser), now);
@@ -210,7 +217,6 @@ impl Membership {
             false => member,
         };
         let lead = successor(view, group, guilty.target)?;
-        let until = now.after(READMIT_AFTER);
         self.accused.insert((group.id, guilty.target), (guilty.generation, until));
         if guilty == primary {
             // Nobody else said anything against those it had removed.

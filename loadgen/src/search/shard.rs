@@ -256,6 +256,7 @@ impl Shards {
             Ok(ReplyBody::Replicate(reply)) => Answer::Replicate(reply),
             Ok(ReplyBody::Adopt(reply)) => Answer::Adopt(reply),
             Ok(ReplyBody::Inventory(reply)) => Answer::Inventory(reply),
+            Ok(ReplyBody::Digest(reply)) => Answer::Digest(reply),
             Ok(_) => Answer::Done,
             Err(refusal) => Answer::Refused(refusal.status),
         };
@@ -328,6 +329,7 @@ fn request_event(node: NodeId, conn: ConnId, sent: Sent) -> Event<Bytes> {
         PeerMessage::Adopt(body) => (Kind::Adopt, Request::Adopt(body)),
         PeerMessage::Discard(body) => (Kind::Discard, Request::Discard(body)),
         PeerMessage::Inventory(body) => (Kind::Inventory, Request::Inventory(body)),
+        PeerMessage::Digest(body) => (Kind::Digest, Request::Digest(body)),
         PeerMessage::Quarantine(body) => (Kind::Quarantine, Request::Quarantine(body)),
         PeerMessage::Drop(body) => (Kind::Drop, Request::Drop(body)),
         PeerMessage::Fetch(_) => return Event::Tick { fenced: false },

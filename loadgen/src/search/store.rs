@@ -2,7 +2,7 @@
 
 use node::group::ChunkIndex;
 use node::shard::effect::{Task, WriteTask};
-use node::store::{ChunkInfo, Damage, Durable, GroupInfo, StoreError};
+use node::store::{ChunkInfo, Damage, Durable, GroupDigest, GroupInfo, StoreError};
 use protocol::checksum::sum64;
 use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, Lsn, OpId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending};
@@ -188,6 +188,18 @@ impl ChunkIndex for Store {
             suspect: false,
         };
         (newest.map(entry).into_iter().collect(), false)
+    }
+
+    fn digest(&self, _: GroupId) -> GroupDigest {
+        let newest = self.newest().map_or(0, |held| sum64(&held.bytes));
+        let pendings = self.held.iter().filter(|held| held.version > self.mark).count();
+        GroupDigest {
+            chunks: u64::from(!self.held.is_empty()),
+            bytes: self.bytes().len() as u64,
+            hash: u128::from(newest),
+            committed_through: self.mark,
+            pendings: pendings as u64,
+        }
     }
 
     fn files(&self, group: GroupId, limit: usize) -> Vec<Fid> {

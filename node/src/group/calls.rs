@@ -11,6 +11,7 @@ use protocol::message::chunk::{
     AdoptRequest, CommittedNotice, DiscardRequest, DropRequest, InventoryRequest, QuarantineRequest,
 };
 use protocol::message::cluster::EvictRequest;
+use protocol::message::heal::DigestRequest;
 
 use super::member::{Contact, Cx, Member};
 use super::replicate;
@@ -58,6 +59,10 @@ pub enum CallKind {
     Discard(Vec<(ChunkKey, Version)>, Option<Version>),
     /// List what is there after a key.
     Inventory(Option<ChunkKey>),
+    /// Say what the group amounts to there.
+    Digest,
+    /// List what is there after a key, to find where members differ.
+    List(Option<ChunkKey>),
     /// Set chunks aside.
     Quarantine(Vec<ChunkKey>),
     /// Delete dead files.
@@ -294,7 +299,8 @@ fn order<P: Clone>(
         CallKind::Discard(items, _) => {
             PeerMessage::Discard(DiscardRequest { group, items: items.clone() })
         }
-        CallKind::Inventory(after) => {
+        CallKind::Digest => PeerMessage::Digest(DigestRequest { group }),
+        CallKind::Inventory(after) | CallKind::List(after) => {
             let limit = u32::try_from(RESYNC_PAGE).unwrap_or(u32::MAX);
             PeerMessage::Inventory(InventoryRequest { group, after: *after, limit })
         }

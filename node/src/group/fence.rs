@@ -13,7 +13,7 @@ use protocol::message::chunk::AdoptReply;
 use protocol::status::Status;
 
 use super::member::{Cx, Follow, Member, Phase, Writes};
-use super::{activate, calls, files, repair};
+use super::{activate, calls, compare, files, repair};
 use crate::shard::effect::{ReplyBody, Task};
 use crate::shard::state::Job;
 use crate::store::StoreError;
@@ -117,6 +117,7 @@ fn leave<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     member.activation = Default::default();
     member.resync.clear();
     repair::restart(member, cx.core);
+    compare::leave(&mut member.compare);
     member.contacts.clear();
     member.reported = Default::default();
     files::leave(&mut member.files);

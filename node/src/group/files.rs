@@ -53,6 +53,13 @@ pub struct TrimWork {
     pub cutting: BTreeSet<ChunkKey>,
 }
 
+impl FileOrders {
+    /// True when nothing is to be done.
+    pub fn is_idle(&self) -> bool {
+        self.trims.is_empty() && self.measures.is_empty()
+    }
+}
+
 /// Takes over orders; what does not fit is left to the coordinator, who repeats it.
 pub fn on_orders<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, orders: GroupOrders) {
     if !member.is_primary() {

@@ -305,6 +305,15 @@ fn check_sender<P>(
     Ok(())
 }
 
+/// Checks that the primary of the adopted epoch asks.
+///
+/// # Errors
+/// The refusal to answer with.
+pub fn check_asked<P>(member: &Member<P>, cx: &Cx<'_, P>, asked: &Asked) -> Result<(), Refusal> {
+    check_sender(member, cx, asked, None)?;
+    check_adopted(member, asked)
+}
+
 fn check_adopted<P>(member: &Member<P>, asked: &Asked) -> Result<(), Refusal> {
     let adopted = member.adopted == asked.epoch || !guard::holds(Guard::EpochCheck);
     if member.phase != Phase::Ready || !adopted {

@@ -7,6 +7,7 @@ use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, OpId, RequestId, TargetId, Ve
 use protocol::limits::PENDINGS_PER_GROUP_MAX;
 
 use super::ChunkIndex;
+use super::compare::Compare;
 use super::files::FileOrders;
 use super::repair::Repairs;
 use super::replicate::InFlight;
@@ -49,6 +50,8 @@ pub struct Member<P> {
     pub dead: VecDeque<DeadFiles>,
     /// As primary: what the coordinator wants done with single files.
     pub files: FileOrders,
+    /// As primary: how equal the members are.
+    pub compare: Compare,
     /// As primary: what is known of the other members' liveness.
     pub contacts: BTreeMap<TargetId, Contact>,
     /// As primary: when the activation was last reported.
@@ -208,6 +211,7 @@ impl<P> Member<P> {
             repairs: Repairs::default(),
             dead: VecDeque::new(),
             files: FileOrders::default(),
+            compare: Compare::default(),
             contacts: BTreeMap::new(),
             reported: Nanos(0),
             store_retry_at: Nanos(0),

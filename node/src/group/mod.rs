@@ -19,11 +19,12 @@
 //!
 //! Start at [`member::Member`], then `fence` (how an epoch is adopted), `write` and `replicate`
 //! (the normal case), `follow` (the receiving side), `activate`, `resync`, `read`, `dead`, `files`,
-//! `forget`.
+//! `forget`, `compare`.
 
 pub mod activate;
 pub mod calls;
 pub mod census;
+pub mod compare;
 pub mod dead;
 pub mod fence;
 pub mod files;
@@ -43,7 +44,7 @@ use protocol::message::chunk::{InventoryEntry, Pending};
 
 use crate::io::Disk;
 use crate::limits::RESYNC_PAGE;
-use crate::store::{ChunkInfo, Damage, DamagedPart, Store};
+use crate::store::{ChunkInfo, Damage, DamagedPart, GroupDigest, Store};
 
 /// Facts about the chunks of this target, looked up in memory.
 pub trait ChunkIndex {
@@ -62,6 +63,8 @@ pub trait ChunkIndex {
         after: Option<ChunkKey>,
         limit: usize,
     ) -> (Vec<InventoryEntry>, bool);
+    /// What a group amounts to here.
+    fn digest(&self, group: GroupId) -> GroupDigest;
     /// Files of a group with chunks that are served here, ascending, up to a number of them; those
     /// with chunks that are set aside are left out.
     fn files(&self, group: GroupId, limit: usize) -> Vec<Fid>;
@@ -105,6 +108,10 @@ impl<D: Disk> ChunkIndex for Store<D> {
         limit: usize,
     ) -> (Vec<InventoryEntry>, bool) {
         Store::inventory(self, group, after, limit)
+    }
+
+    fn digest(&self, group: GroupId) -> GroupDigest {
+        Store::digest(self, group)
     }
 
     fn files(&self, group: GroupId, limit: usize) -> Vec<Fid> {

@@ -186,8 +186,11 @@ pub fn tick<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
 }
 
 fn pump<P: Clone>(member: &Member<P>, cx: &mut Cx<'_, P>, target: TargetId, resync: &mut Resync) {
+    if resync.quarantining {
+        return; // Some of what is set aside is copied anew.
+    }
     send_copies(member, cx, target, resync);
-    if resync.listing || resync.quarantining {
+    if resync.listing {
         return;
     }
     if !resync.listed {
@@ -307,9 +310,11 @@ fn compare<P>(
     let (ours, theirs) = (by_key(&ours), by_key(&theirs.entries));
     let open = |own: &InventoryEntry| member.writes.is_flying(own.key);
     let copies = ours.values().filter(|own| differs(own, theirs.get(&own.key)) || open(own));
-    // A chunk of this epoch came from this primary, whose own copy may still be on its way.
+    // A chunk of this epoch came from this primary, whose own copy may still be on its way. Other
+    // bytes under the same version are kept for whoever wants to know why, and copied anew.
     let is_extra = |entry: &&InventoryEntry| {
-        !ours.contains_key(&entry.key) && entry.version.epoch < member.epoch()
+        let strange = ours.get(&entry.key).is_none_or(|own| is_twin(own, entry));
+        strange && entry.version.epoch < member.epoch()
     };
     Page {
         bytes: ours.values().map(|own| u64::from(own.chunk_len)).sum(),
@@ -318,6 +323,12 @@ fn compare<P>(
         cursor: reach.or(after),
         end: reach.is_none(),
     }
+}
+
+/// True when both trust other bytes under one version.
+fn is_twin(own: &InventoryEntry, theirs: &InventoryEntry) -> bool {
+    let trusted = !own.suspect && !theirs.suspect;
+    trusted && theirs.version == own.version && theirs.hash != own.hash
 }
 
 fn differs(own: &InventoryEntry, theirs: Option<&InventoryEntry>) -> bool {

@@ -27,6 +27,15 @@ impl<E: Env, C: Control> Driver<E, C> {
                 suppressed,
                 "syncing member has no room, copies to it wait; free space there or drain it"
             ),
+            Alert::Differs { group, key, target } => tracing::error!(
+                target_id,
+                group = group.0,
+                %key,
+                member = target.0,
+                suppressed,
+                "a member silently holds a chunk otherwise than the others and is copied to anew; \
+                 check its device"
+            ),
             Alert::Divergent { group, key, target } => tracing::error!(
                 target_id,
                 group = group.0,

@@ -13,6 +13,7 @@ use protocol::message::cluster::{
 use protocol::message::heal::{CensusRequest, FileReportsRequest, GroupOrders};
 
 use crate::io::Nanos;
+use crate::limits::COMPARE_PERIOD_S;
 
 /// What a shard is, fixed for the life of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Timeouts {
     pub report: Duration,
     /// Time between two reports of the target's health.
     pub health: Duration,
+    /// Time between two comparisons of a group's members.
+    pub compare: Duration,
     /// First pause before a broken connection is made again; it doubles up to `silence`.
     pub reconnect: Duration,
     /// Longest wait for writes in flight at shutdown.
@@ -131,6 +134,7 @@ impl Default for Timeouts {
             working: ms(100),
             report: ms(250),
             health: ms(250),
+            compare: Duration::from_secs(COMPARE_PERIOD_S),
             reconnect: ms(20),
             drain: ms(3000),
         }

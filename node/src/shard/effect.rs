@@ -11,7 +11,7 @@ use protocol::message::chunk::{
     InventoryRequest, QuarantineRequest, ReplicateReply, ReplicateRequest, WorkingNotice,
     WriteClass, WriteReply,
 };
-use protocol::message::heal::FetchRequest;
+use protocol::message::heal::{DigestReply, DigestRequest, FetchRequest};
 use protocol::status::Status;
 
 use super::control::ShardReport;
@@ -129,6 +129,15 @@ pub enum Alert {
         /// How long it is left in peace.
         pause: Duration,
     },
+    /// A member that serves holds a chunk otherwise than the others, and calls it good.
+    Differs {
+        /// The group.
+        group: GroupId,
+        /// The chunk.
+        key: ChunkKey,
+        /// The member that is wrong.
+        target: TargetId,
+    },
     /// Two replicas hold other bytes under one version, each with good checksums.
     Divergent {
         /// The group.
@@ -231,6 +240,8 @@ pub enum PeerMessage {
     Discard(DiscardRequest),
     /// What do you hold?
     Inventory(InventoryRequest),
+    /// What does the group amount to?
+    Digest(DigestRequest),
     /// Set these chunks aside.
     Quarantine(QuarantineRequest),
     /// Delete these files.
@@ -286,6 +297,8 @@ pub enum ReplyBody {
     Adopt(AdoptReply),
     /// One page of what is here.
     Inventory(InventoryReply),
+    /// What the group amounts to here.
+    Digest(DigestReply),
     /// The pendings are gone.
     Discard,
     /// The chunks are set aside.

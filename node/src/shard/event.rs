@@ -9,7 +9,7 @@ use protocol::message::chunk::{
     InventoryRequest, QuarantineRequest, ReadRequest, ReplicateReply, ReplicateRequest,
     VerifyRequest, WorkingNotice, WriteRequest,
 };
-use protocol::message::heal::{FetchRequest, ReportCorruptRequest};
+use protocol::message::heal::{DigestReply, DigestRequest, FetchRequest, ReportCorruptRequest};
 use protocol::status::Status;
 
 use super::control::ControlEvent;
@@ -64,6 +64,8 @@ pub enum Request<P> {
     Discard(DiscardRequest),
     /// A primary asks what is here.
     Inventory(InventoryRequest),
+    /// A primary asks what the group amounts to here.
+    Digest(DigestRequest),
     /// A primary asks to set chunks aside.
     Quarantine(QuarantineRequest),
     /// A primary asks to delete files.
@@ -85,6 +87,8 @@ pub enum Answer {
     Adopt(AdoptReply),
     /// One page of what is there.
     Inventory(InventoryReply),
+    /// What the group amounts to there.
+    Digest(DigestReply),
     /// `Discard`, `Quarantine` or `Drop` is durable there.
     Done,
     /// It was refused.
@@ -180,6 +184,7 @@ impl<P> Request<P> {
             Request::Adopt(request) => request.group,
             Request::Discard(request) => request.group,
             Request::Inventory(request) => request.group,
+            Request::Digest(request) => request.group,
             Request::Quarantine(request) => request.group,
             Request::Drop(request) => request.group,
             Request::Verify(request) => request.group,

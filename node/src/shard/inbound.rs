@@ -12,7 +12,7 @@ use protocol::message::chunk::{
     AdoptRequest, CommittedNotice, DiscardRequest, DropRequest, InventoryRequest,
     QuarantineRequest, ReadRequest, ReplicateRequest, VerifyRequest, WriteRequest,
 };
-use protocol::message::heal::{FetchRequest, ReportCorruptRequest};
+use protocol::message::heal::{DigestRequest, FetchRequest, ReportCorruptRequest};
 use protocol::message::{Kind, Message, MessageError};
 use protocol::status::Status;
 
@@ -123,6 +123,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             Kind::Inventory => {
                 Request::Inventory(InventoryRequest::decode(body).map_err(malformed)?)
             }
+            Kind::Digest => Request::Digest(DigestRequest::decode(body).map_err(malformed)?),
             Kind::Quarantine => {
                 Request::Quarantine(QuarantineRequest::decode(body).map_err(malformed)?)
             }
@@ -199,10 +200,21 @@ fn reply_to(conn: ConnId, header: &Header) -> ReplyTo {
 }
 
 fn is_for_nodes(kind: Kind) -> bool {
-    use Kind::{Adopt, Committed, Discard, Drop, Fetch, Inventory, Quarantine, Replicate, Working};
+    use Kind::{
+        Adopt, Committed, Digest, Discard, Drop, Fetch, Inventory, Quarantine, Replicate, Working,
+    };
     matches!(
         kind,
-        Fetch | Replicate | Adopt | Discard | Inventory | Quarantine | Drop | Committed | Working
+        Fetch
+            | Replicate
+            | Adopt
+            | Digest
+            | Discard
+            | Inventory
+            | Quarantine
+            | Drop
+            | Committed
+            | Working
     )
 }
 

@@ -11,7 +11,7 @@ use protocol::message::chunk::{
     AdoptReply, DiscardReply, DropReply, InventoryReply, QuarantineReply, ReplicateReply,
     WorkingNotice,
 };
-use protocol::message::heal::FetchReply;
+use protocol::message::heal::{DigestReply, FetchReply};
 use protocol::message::{Kind, Message, MessageError};
 use protocol::status::Status;
 
@@ -191,6 +191,7 @@ fn answer_event<P, D: Disk>(
             Kind::Replicate => Answer::Replicate(ReplicateReply::decode(&frame.body)?),
             Kind::Adopt => Answer::Adopt(AdoptReply::decode(&frame.body)?),
             Kind::Inventory => Answer::Inventory(InventoryReply::decode(&frame.body)?),
+            Kind::Digest => Answer::Digest(DigestReply::decode(&frame.body)?),
             Kind::Discard => DiscardReply::decode(&frame.body).map(|_| Answer::Done)?,
             Kind::Quarantine => QuarantineReply::decode(&frame.body).map(|_| Answer::Done)?,
             Kind::Drop => DropReply::decode(&frame.body).map(|_| Answer::Done)?,

@@ -15,8 +15,8 @@ use super::state::{Job, ShardState};
 use crate::group::calls::{self, CallKind};
 use crate::group::member::{Cx, Member};
 use crate::group::{
-    ChunkIndex, activate, dead, fence, files, follow, forget, read, repair, replicate, resync,
-    write,
+    ChunkIndex, activate, compare, dead, fence, files, follow, forget, read, repair, replicate,
+    resync, write,
 };
 use crate::io::Nanos;
 use crate::store::{Durable, GroupInfo, StoreError};
@@ -144,6 +144,7 @@ fn admit<P: Clone>(
         Request::Adopt(request) => follow::on_adopt(member, cx, asked, &request),
         Request::Discard(request) => follow::on_discard(member, cx, asked, request),
         Request::Inventory(request) => follow::on_inventory(member, cx, asked, &request),
+        Request::Digest(_) => compare::on_asked(member, cx, asked),
         Request::Quarantine(request) => follow::on_quarantine(member, cx, asked, request),
         Request::Drop(request) => follow::on_drop(member, cx, asked, request),
         Request::Fetch(_) => Err(Status::Internal.into()),
@@ -183,6 +184,8 @@ fn on_answered<P: Clone>(
             *answer == Answer::Done
         }
         CallKind::Inventory(_) => resync::on_inventory(member, cx, target, answer),
+        CallKind::Digest => compare::on_digest(member, cx, target, answer),
+        CallKind::List(after) => compare::on_list(member, cx, target, *after, answer),
         CallKind::Quarantine(_) => resync::on_quarantined(member, target, answer),
         CallKind::Drop(fids) => dead::on_answer(member, cx, target, fids, answer),
     };
@@ -344,6 +347,7 @@ fn on_tick<P: Clone>(groups: &mut BTreeMap<GroupId, Member<P>>, cx: &mut Cx<'_, 
         resync::tick(member, cx);
         follow::tick(member, cx);
         forget::tick(member, cx);
+        compare::tick(member, cx);
         settle(member, cx);
     }
 }

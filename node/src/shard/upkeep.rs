@@ -26,6 +26,8 @@ pub struct Upkeep {
     pub census_at: Option<Nanos>,
     /// When files of groups that were left are freed next.
     pub forget_at: Nanos,
+    /// When the next group may be compared with its members.
+    pub compare_at: Nanos,
     /// What happened since the start.
     pub counts: UpkeepCounts,
 }
@@ -41,6 +43,8 @@ pub struct UpkeepCounts {
     pub cells_repaired: u64,
     /// Times that two replicas held other bytes under one version, each with good checksums.
     pub divergent: u64,
+    /// Chunks that members hold differently although each calls its own good.
+    pub differing: u64,
     /// Files freed in groups that this target left; one with a failed batch counts again.
     pub files_forgotten: u64,
 }
@@ -55,6 +59,7 @@ impl Default for Upkeep {
             rechecks: 0,
             census_at: None,
             forget_at: Nanos(0),
+            compare_at: Nanos(0),
             counts: UpkeepCounts::default(),
         }
     }

@@ -14,6 +14,8 @@ use crate::io::Disk;
 pub struct GroupDigest {
     /// Committed chunks; those in quarantine are left out.
     pub chunks: u64,
+    /// Sum of their lengths, in bytes.
+    pub bytes: u64,
     /// Sum over those chunks of a hash of key, version, length and content: no order matters.
     pub hash: u128,
     /// Everything at or below is committed.
@@ -32,6 +34,7 @@ impl<D: Disk> Store<D> {
         let tally = index.tally(group);
         GroupDigest {
             chunks: tally.committed,
+            bytes: tally.bytes,
             hash: tally.hash,
             committed_through: index.group(group).committed_through,
             pendings: tally.pendings,

@@ -19,6 +19,8 @@ pub(super) struct Tally {
     pub(super) units: u64,
     /// Chunks with a committed version that are served.
     pub(super) committed: u64,
+    /// Sum of their lengths.
+    pub(super) bytes: u64,
     /// Wrapping sum over those chunks of a hash of name, version, length and content.
     pub(super) hash: u128,
     /// Versions that are not committed.
@@ -48,6 +50,7 @@ impl Tally {
         Tally {
             units,
             committed: u64::from(committed.is_some()),
+            bytes: committed.map_or(0, |state| u64::from(state.len)),
             hash: committed.map_or(0, |state| content_hash(name, state)),
             pendings,
             ..Tally::default()
@@ -57,6 +60,7 @@ impl Tally {
     fn change(&mut self, before: &Tally, after: &Tally) {
         self.units = self.units - before.units + after.units;
         self.committed = self.committed - before.committed + after.committed;
+        self.bytes = self.bytes - before.bytes + after.bytes;
         self.hash = self.hash.wrapping_sub(before.hash).wrapping_add(after.hash);
         self.pendings = self.pendings - before.pendings + after.pendings;
         self.quarantined = self.quarantined - before.quarantined + after.quarantined;

@@ -109,3 +109,18 @@ fn f22_a_primary_that_finds_everybody_unreachable_goes_itself() {
     assert_eq!(role(&after, others[0] / 100), Some(Role::Syncing), "it was accused by nobody else");
     assert_eq!(role(&after, 1), None);
 }
+
+#[test]
+fn a_primary_that_finds_that_it_lacks_something_goes_and_the_last_one_stays() {
+    let mut cluster = Cluster::new(3);
+    let group = group_of(&cluster);
+    assert_eq!(cluster.accuse(group.id, 100), 1);
+    let after = cluster.group(group.id);
+    assert_eq!((role(&after, 1), &after.evicted[..]), (None, &[TargetId(100)][..]));
+    assert_eq!(serving(&after).len(), 2);
+    assert!(!cluster.state.ledger().holds_everything(group.id, TargetId(100)));
+    let next = after.primary().unwrap().target.0;
+    assert_eq!(cluster.accuse(group.id, next), 1);
+    let last = cluster.group(group.id).primary().unwrap().target.0;
+    assert_eq!(cluster.accuse(group.id, last), 0, "nobody else serves");
+}

@@ -212,6 +212,11 @@ impl Coordinator {
         })
     }
 
+    /// The group may be written only with this many serving members.
+    pub(super) fn needs(&mut self, min_write: u8) -> bool {
+        self.edit(|record| record.min_write = min_write)
+    }
+
     /// Makes a target's copy the step of a plan that is under way.
     pub(super) fn plan_copy(&mut self, target: TargetId) -> bool {
         let add = target;

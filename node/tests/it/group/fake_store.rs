@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use node::group::ChunkIndex;
 use node::shard::effect::{Task, WriteTask};
-use node::store::{ChunkInfo, Damage, Durable, GroupInfo, StoreError};
+use node::store::{ChunkInfo, Damage, Durable, GroupDigest, GroupInfo, StoreError};
 use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, Lsn, OpId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending, WriteClass};
 
@@ -290,6 +290,20 @@ impl ChunkIndex for FakeStore {
             .collect();
         let more = entries.len() > limit;
         (entries.into_iter().take(limit).collect(), more)
+    }
+
+    fn digest(&self, group: GroupId) -> GroupDigest {
+        let mark = self.mark(group);
+        let mut digest = GroupDigest { committed_through: mark, ..GroupDigest::default() };
+        for ((_, key), held) in self.chunks.iter().filter(|((of, _), _)| *of == group) {
+            digest.pendings += held.iter().filter(|held| held.version > mark).count() as u64;
+            let Some(held) = held.iter().rev().find(|held| held.version <= mark) else { continue };
+            digest.chunks += 1;
+            digest.bytes += held.bytes.len() as u64;
+            let facts = format!("{key} {} {}", held.version, hash(&held.bytes));
+            digest.hash = digest.hash.wrapping_add(u128::from(hash(facts.as_bytes())));
+        }
+        digest
     }
 
     fn files(&self, group: GroupId, limit: usize) -> Vec<Fid> {

@@ -10,6 +10,7 @@ mod changes;
 mod checks;
 mod clients;
 mod cluster;
+mod compare;
 mod coordinator;
 mod doubts;
 mod fake_store;

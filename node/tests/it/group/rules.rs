@@ -14,7 +14,7 @@ use node::shard::event::{Asked, ConnId, Event, ReplyTo, Request};
 use node::shard::heal::HealOrder;
 use node::shard::state::ShardState;
 use node::shard::step::step;
-use node::store::{ChunkInfo, Damage, Durable};
+use node::store::{ChunkInfo, Damage, Durable, GroupDigest};
 use protocol::cluster_map::Role;
 use protocol::ids::{
     ChunkKey, ClusterId, Epoch, Fid, Generation, GroupId, Handle, Lsn, NodeId, OpId, RequestId,
@@ -49,6 +49,10 @@ impl ChunkIndex for Facts {
 
     fn inventory(&self, _: GroupId, _: Option<ChunkKey>, _: usize) -> (Vec<InventoryEntry>, bool) {
         (Vec::new(), false)
+    }
+
+    fn digest(&self, _: GroupId) -> GroupDigest {
+        GroupDigest::default()
     }
 
     fn files(&self, _: GroupId, limit: usize) -> Vec<Fid> {

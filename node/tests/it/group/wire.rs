@@ -109,6 +109,7 @@ impl Cluster {
             PeerMessage::Adopt(body) => (Kind::Adopt, Request::Adopt(body)),
             PeerMessage::Discard(body) => (Kind::Discard, Request::Discard(body)),
             PeerMessage::Inventory(body) => (Kind::Inventory, Request::Inventory(body)),
+            PeerMessage::Digest(body) => (Kind::Digest, Request::Digest(body)),
             PeerMessage::Quarantine(body) => (Kind::Quarantine, Request::Quarantine(body)),
             PeerMessage::Drop(body) => (Kind::Drop, Request::Drop(body)),
             PeerMessage::Fetch(body) => (Kind::Fetch, Request::Fetch(body)),
@@ -210,6 +211,7 @@ impl Cluster {
             Ok(ReplyBody::Replicate(reply)) => Answer::Replicate(reply),
             Ok(ReplyBody::Adopt(reply)) => Answer::Adopt(reply),
             Ok(ReplyBody::Inventory(reply)) => Answer::Inventory(reply),
+            Ok(ReplyBody::Digest(reply)) => Answer::Digest(reply),
             Ok(_) => Answer::Done,
             Err(refusal) => Answer::Refused(refusal.status),
         };

@@ -1,0 +1,141 @@
+//! Members that differ silently: found by their digests, proved by their lists, made equal.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use node::limits::{COMPARE_AGAIN_MS, COMPARE_CHUNKS_MAX, COMPARE_EVERY_MS, COMPARE_PERIOD_S};
+use node::shard::control::Timeouts;
+use protocol::ids::{ChunkKey, Epoch, Fid, TargetId, Version};
+use protocol::message::chunk::WriteClass;
+
+use super::cluster::Cluster;
+use super::coordinator::GROUP;
+use super::fake_store::Held;
+use super::scenarios::{ONE, THREE, TWO, evicted, quiet};
+
+/// A cluster at rest with one chunk that all members have.
+fn at_rest() -> (Cluster, ChunkKey) {
+    let (mut cluster, key) = quiet();
+    cluster.ask_change(ONE, key, 1, (WriteClass::Growth, 0, b"the same"));
+    cluster.run_until("an answer", |cluster| !cluster.answers.is_empty());
+    cluster.run_ms(500);
+    (cluster, key)
+}
+
+/// An ordered scrub, which begins with a comparison.
+fn order(cluster: &mut Cluster) {
+    for proc in cluster.procs.values_mut() {
+        proc.state.core.orders.scrub_pass += 1;
+    }
+}
+
+/// Puts other bytes under the newest version of a chunk.
+fn change(cluster: &mut Cluster, target: TargetId, key: ChunkKey) {
+    let store = cluster.stores.get_mut(&target).unwrap();
+    let held = store.chunks.get_mut(&(GROUP, key)).unwrap();
+    held.last_mut().unwrap().bytes = Rc::new(b"no other".to_vec());
+}
+
+fn lose(cluster: &mut Cluster, target: TargetId, key: ChunkKey) {
+    cluster.stores.get_mut(&target).unwrap().chunks.remove(&(GROUP, key)).unwrap();
+}
+
+fn bytes(cluster: &Cluster, target: TargetId, key: ChunkKey) -> Vec<u8> {
+    cluster.stores[&target].newest(GROUP, key).map(|held| held.bytes.to_vec()).unwrap_or_default()
+}
+
+#[test]
+fn a_backup_with_other_bytes_is_found_and_made_equal() {
+    let (mut cluster, key) = at_rest();
+    change(&mut cluster, TWO, key);
+    order(&mut cluster);
+    cluster.run_ms(COMPARE_AGAIN_MS);
+    assert!(!evicted(&cluster, ONE, TWO), "once is not enough");
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, TWO));
+    cluster.run_ms(200);
+    assert!(cluster.coordinator.record().member(TWO).is_none());
+    cluster.heal();
+    assert_eq!(bytes(&cluster, TWO, key), b"the same");
+    let aside = &cluster.stores[&TWO].aside[&(GROUP, key)];
+    assert_eq!(*aside[0].bytes, b"no other", "kept for whoever wants to know why");
+}
+
+#[test]
+fn a_chunk_that_a_backup_lost_comes_back() {
+    let (mut cluster, key) = at_rest();
+    lose(&mut cluster, THREE, key);
+    order(&mut cluster);
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, THREE));
+    cluster.heal();
+    assert_eq!(bytes(&cluster, THREE, key), b"the same");
+}
+
+#[test]
+fn a_primary_that_lost_a_chunk_has_itself_removed() {
+    let (mut cluster, key) = at_rest();
+    lose(&mut cluster, ONE, key);
+    order(&mut cluster);
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, ONE));
+    assert!(!evicted(&cluster, ONE, TWO) && !evicted(&cluster, ONE, THREE));
+    cluster.heal();
+    assert_eq!(bytes(&cluster, ONE, key), b"the same", "nothing acknowledged is lost");
+}
+
+#[test]
+fn a_difference_that_goes_away_is_no_difference() {
+    let (mut cluster, key) = at_rest();
+    change(&mut cluster, TWO, key);
+    order(&mut cluster);
+    cluster.run_ms(3 * COMPARE_AGAIN_MS / 2);
+    let store = cluster.stores.get_mut(&TWO).unwrap();
+    store.chunks.get_mut(&(GROUP, key)).unwrap()[0].bytes = Rc::new(b"the same".to_vec());
+    cluster.run_ms(10 * COMPARE_AGAIN_MS);
+    assert!(!evicted(&cluster, ONE, TWO));
+    assert_eq!(cluster.procs[&ONE].state.core.upkeep.counts.differing, 0);
+}
+
+#[test]
+fn nobody_is_removed_from_a_group_that_needs_everybody() {
+    let (mut cluster, key) = at_rest();
+    cluster.coordinator.needs(3);
+    cluster.push_maps();
+    change(&mut cluster, TWO, key);
+    order(&mut cluster);
+    cluster.run_ms(10 * COMPARE_AGAIN_MS);
+    assert!(cluster.procs[&ONE].state.core.upkeep.counts.differing > 0, "it is reported");
+    assert!(!evicted(&cluster, ONE, TWO));
+}
+
+#[test]
+fn without_an_order_groups_are_compared_once_a_period() {
+    assert_eq!(Timeouts::default().compare, Duration::from_secs(COMPARE_PERIOD_S));
+    let (mut cluster, key) = at_rest();
+    change(&mut cluster, TWO, key);
+    let next = |cluster: &Cluster| cluster.procs[&ONE].state.core.upkeep.compare_at;
+    let before = next(&cluster);
+    cluster.run_ms(60_000);
+    assert_eq!(next(&cluster), before, "a day has not passed");
+    for proc in cluster.procs.values_mut() {
+        proc.state.core.config.timeouts.compare = Duration::from_secs(30);
+    }
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, TWO));
+    assert!(next(&cluster).as_ms() < cluster.now / 1_000_000 + COMPARE_EVERY_MS);
+}
+
+#[test]
+fn a_group_with_more_differences_than_are_remembered_is_made_equal_too() {
+    let (mut cluster, _) = at_rest();
+    for target in [ONE, TWO] {
+        let store = cluster.stores.get_mut(&target).unwrap();
+        for number in 0..2 * COMPARE_CHUNKS_MAX as u64 {
+            let key = ChunkKey { fid: Fid(10_000 + number), index: 0 };
+            let version = Version { epoch: Epoch(1), counter: 1 };
+            let held = Held { version, bytes: Rc::new(vec![1]), ..Held::default() };
+            store.chunks.insert((GROUP, key), vec![held]);
+        }
+    }
+    order(&mut cluster);
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, THREE));
+    assert_eq!(cluster.procs[&ONE].state.core.upkeep.counts.differing, COMPARE_CHUNKS_MAX as u64);
+    cluster.heal();
+}
