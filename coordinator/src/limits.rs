@@ -175,8 +175,14 @@ pub const RESTART_GRACE: Duration = Duration::from_secs(5);
 pub const EVICTS_PER_PRIMARY_MAX: u32 = 256;
 /// Window of [`EVICTS_PER_PRIMARY_MAX`].
 pub const EVICT_WINDOW: Duration = Duration::from_secs(10);
-/// Time before a target that was evicted on a report, and did not restart, is re-admitted.
-pub const READMIT_AFTER: Duration = Duration::from_secs(30);
+/// Time before a target that was evicted on a report, and did not restart, is re-admitted; doubled
+/// each time it is evicted again before it was back for as long as it was out, and at least
+/// [`READMIT_CALM`].
+pub const READMIT_MIN: Duration = Duration::from_secs(2);
+/// The longest such time.
+pub const READMIT_MAX: Duration = Duration::from_secs(30);
+/// Shortest time after its return before an eviction counts as the first one again.
+pub const READMIT_CALM: Duration = Duration::from_secs(10);
 
 /// Time between two looks at the speed of targets.
 pub const JUDGE_EVERY: Duration = Duration::from_secs(1);

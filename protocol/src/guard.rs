@@ -184,6 +184,8 @@ guards! {
     Damping,
     /// Evictions of slow targets are limited in number and time.
     EvictionRate,
+    /// A target that is evicted again and again stays out for longer each time.
+    Flapping,
 
     // The client and the edges.
 

@@ -18,6 +18,7 @@
 //!
 //! Start at [`Membership::plan`].
 
+mod accused;
 mod group;
 mod witness;
 
@@ -33,11 +34,10 @@ use protocol::message::cluster::EvictRequest;
 use protocol::message::command::Command;
 use protocol::time::Nanos;
 
-use crate::limits::{
-    EVICT_WINDOW, EVICTS_PER_PRIMARY_MAX, MOVE_PRIMARY_EVERY, READMIT_AFTER, RESTART_GRACE,
-};
+use crate::limits::{EVICT_WINDOW, EVICTS_PER_PRIMARY_MAX, MOVE_PRIMARY_EVERY, RESTART_GRACE};
 use crate::placement;
 use crate::state::{Ledger, Settings};
+use accused::Accused;
 use group::Standing;
 pub use witness::Witness;
 use witness::Witnesses;
@@ -83,8 +83,8 @@ pub struct View<'a> {
 pub struct Membership {
     /// Groups without a living serving member, and when the first of them was seen restarted.
     waiting: BTreeMap<GroupId, Nanos>,
-    /// Targets evicted on a report: the generation that was evicted, and until when it stays out.
-    accused: BTreeMap<(GroupId, TargetId), (protocol::ids::Generation, Nanos)>,
+    /// Targets evicted on a report, and until when they stay out.
+    accused: Accused,
     /// Evictions each primary asked for in its current window: start of the window, count.
     reports: BTreeMap<TargetId, (Nanos, u32)>,
     /// Who accuses whom.
@@ -139,11 +139,11 @@ impl Membership {
     /// When `plan` has something new to say although nothing happened; `None` for never.
     pub fn next_deadline(&self) -> Option<Nanos> {
         let graces = self.waiting.values().map(|since| since.after(RESTART_GRACE));
-        graces.chain(self.accused.values().map(|(_, until)| *until)).min()
+        graces.chain(self.accused.ends()).min()
     }
 
     fn groups(&mut self, view: View<'_>, now: Nanos, gone: Option<NodeId>) -> Vec<Command> {
-        self.accused.retain(|_, (_, until)| now < *until);
+        self.accused.forget(now);
         self.waiting.retain(|group, _| view.map.groups.contains_key(group));
         let mut given_up = BTreeSet::new();
         let mut changes = Vec::new();
@@ -169,7 +169,7 @@ impl Membership {
         let standing = Standing::of(view, gone, group);
         if standing.one_serves() {
             self.waiting.remove(&group.id);
-            let accused = |target| self.is_accused(view, group.id, target);
+            let accused = |target| self.is_accused(view, group.id, target, now);
             return standing.without_the_dead(accused);
         }
         let nobody = standing.restarted == 0 && standing.silent.is_empty();
@@ -202,11 +202,10 @@ impl Membership {
             return None;
         }
         *count += 1;
-        let until = now.after(READMIT_AFTER);
         if request.target == request.reporter {
             // Who finds that it lacks something itself is believed, unless nobody else serves.
             let lead = successor(view, group, member.target)?;
-            self.accused.insert((group.id, member.target), (member.generation, until));
+            self.accused.note(group.id, member.target, member.generation, now);
             return Some(group::evict(group, member.target, lead));
         }
         let node = |target| view.map.targets.get(&target).map(|record| record.node);
@@ -217,12 +216,11 @@ impl Membership {
             false => member,
         };
         let lead = successor(view, group, guilty.target)?;
-        self.accused.insert((group.id, guilty.target), (guilty.generation, until));
         if guilty == primary {
             // Nobody else said anything against those it had removed.
-            self.accused.retain(|(of, _), _| *of != group.id);
-            self.accused.insert((group.id, guilty.target), (guilty.generation, until));
+            self.accused.absolve(group.id);
         }
+        self.accused.note(group.id, guilty.target, guilty.generation, now);
         Some(group::evict(group, guilty.target, lead))
     }
 
@@ -289,10 +287,9 @@ impl Membership {
     }
 
     /// True while a target stays out of a group because its primary had it removed.
-    fn is_accused(&self, view: View<'_>, group: GroupId, target: TargetId) -> bool {
-        let generation = view.map.targets.get(&target).map(|record| record.generation);
-        let accused = self.accused.get(&(group, target));
-        accused.is_some_and(|(evicted, _)| Some(*evicted) == generation)
+    fn is_accused(&self, view: View<'_>, group: GroupId, target: TargetId, now: Nanos) -> bool {
+        let record = view.map.targets.get(&target);
+        record.is_some_and(|it| self.accused.stays_out(group, target, it.generation, now))
     }
 }
 

@@ -13,6 +13,7 @@ use protocol::message::command::{Caller, Stamp};
 use super::*;
 
 use crate::kv::Memory;
+use crate::limits::READMIT_MIN;
 use crate::state::{Outcome, State};
 
 const LEASE: Duration = Duration::from_secs(2);
@@ -177,11 +178,21 @@ fn mutations_wait_for_the_end_of_a_dead_members_lease() {
 #[test]
 fn mutations_wait_for_a_living_member_to_know_that_it_is_out() {
     let mut cluster = Cluster::new(3);
-    let group = cluster.groups().remove(0);
-    let reporter = group.primary().unwrap().target;
-    let target = group.serving().nth(1).unwrap().target;
-    let request = EvictRequest { group: group.id, epoch: group.epoch, target, reporter };
-    cluster.step(&Event::Evict(request));
+    let target = cluster.groups()[0].serving().nth(1).unwrap().target;
+    let evict = |cluster: &mut Cluster| {
+        let group = cluster.groups().remove(0);
+        let reporter = group.primary().unwrap().target;
+        let request = EvictRequest { group: group.id, epoch: group.epoch, target, reporter };
+        cluster.step(&Event::Evict(request));
+    };
+    // The third time in a row it stays out for longer than several leases.
+    for pause in [READMIT_MIN, READMIT_MIN * 2] {
+        evict(&mut cluster);
+        cluster.run(pause + BEAT);
+        assert!(cluster.mutations());
+    }
+    assert!(READMIT_MIN * 4 > LEASE * 3);
+    evict(&mut cluster);
     assert!(!cluster.mutations());
     cluster.run_with(LEASE * 3, false);
     assert!(!cluster.mutations(), "its lease is renewed and it has not heard of the change");

@@ -14,6 +14,7 @@ use protocol::status::Status;
 
 use super::*;
 use crate::kv::Memory;
+use crate::limits::{READMIT_MAX, READMIT_MIN};
 use crate::state::{Outcome, State};
 
 /// A cluster of one target a node: the state, the membership rules and a clock.
@@ -247,7 +248,7 @@ fn f4_the_primary_is_believed_and_the_evicted_stays_out_for_a_while() {
     assert_eq!((after.evicted.clone(), after.last_writable_epoch), (vec![target], Epoch(2)));
     assert_eq!(cluster.event(&evict), [], "the report is for an older epoch");
     assert_eq!(cluster.plan(), []);
-    cluster.after(READMIT_AFTER);
+    cluster.after(READMIT_MIN);
     cluster.settle();
     assert_eq!(role(&cluster.groups()[0], target.0 / 100), Some(Role::Syncing));
     cluster.sync();
@@ -647,7 +648,7 @@ proptest! {
         for node in 1..=4 {
             cluster.restart(node, true);
         }
-        cluster.after(READMIT_AFTER);
+        cluster.after(READMIT_MAX);
         for _ in 0..6 {
             cluster.settle();
             cluster.sync();
