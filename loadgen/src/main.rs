@@ -43,6 +43,8 @@ enum Command {
     Faults(loadgen::faults::Options),
     /// Measures how long clients notice that a node is gone.
     Gaps(loadgen::faults::gaps::Options),
+    /// Measures the bars of healing, each on a cluster of its own.
+    HealBars(loadgen::faults::heal::Options),
     /// Removes one guard at a time and wants its killing test to fail.
     Mutants {
         /// Root of the repository.
@@ -89,6 +91,7 @@ fn run() -> ExitCode {
         Some(Command::SimWorker(worker)) => return exit(worker.run()),
         Some(Command::Faults(options)) => loadgen::faults::run(&options),
         Some(Command::Gaps(options)) => loadgen::faults::gaps::run(&options),
+        Some(Command::HealBars(options)) => loadgen::faults::heal::run(&options),
         Some(Command::Mutants { root, released, guards }) => {
             return exit(loadgen::mutants::run(&root, released.as_deref(), &guards));
         }

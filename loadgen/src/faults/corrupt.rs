@@ -2,6 +2,7 @@
 //!
 //! Finds cells by the stamps that the workload put in them, so it needs no knowledge of the format.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -43,10 +44,36 @@ pub fn flip(
     count: usize,
     dice: &mut Dice,
 ) -> Result<Vec<Flip>, StepError> {
+    flip_owned(container, ledger, run, count, dice, |_, _| true)
+}
+
+/// The same, among the cells that `wanted` says yes to, by file and cell.
+///
+/// A cell of which the container holds two copies is left alone: one of them belongs to nobody any
+/// more, and nothing here tells which.
+///
+/// # Errors
+/// [`StepError`] when the container cannot be read or written.
+pub fn flip_owned(
+    container: &Path,
+    ledger: &Ledger,
+    run: u64,
+    count: usize,
+    dice: &mut Dice,
+    wanted: impl Fn(u64, u32) -> bool,
+) -> Result<Vec<Flip>, StepError> {
     let failed = || file_error(container);
     let file = open(container).map_err(failed())?;
     let mut cells =
         cells(&file, |stamp| stamp.run == run && ledger.is_live(stamp.file)).map_err(failed())?;
+    let mut copies: BTreeMap<(u64, u32), u32> = BTreeMap::new();
+    for (_, stamp) in &cells {
+        *copies.entry((stamp.file, stamp.cell)).or_default() += 1;
+    }
+    cells.retain(|(_, stamp)| {
+        let cell = (stamp.file, stamp.cell);
+        copies.get(&cell) == Some(&1) && wanted(stamp.file, stamp.cell)
+    });
     let mut flips = Vec::new();
     while flips.len() < count && !cells.is_empty() {
         let chosen = usize::try_from(dice.below(cells.len() as u64)).unwrap_or(0);
@@ -155,5 +182,12 @@ mod tests {
         assert_eq!(differing, [usize::try_from(flips[0].at).unwrap()]);
         flip_back(&path, &flips).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), content);
+        assert!(
+            flip_owned(&path, &ledger, 7, 9, &mut Dice::new(1), |_, _| false).unwrap().is_empty()
+        );
+        live.stamp(7, 3).fill(&mut content[11 * CELL_BYTES..12 * CELL_BYTES]);
+        std::fs::write(&path, &content).unwrap();
+        let twice = flip(&path, &ledger, 7, 9, &mut Dice::new(1)).unwrap();
+        assert!(twice.is_empty(), "nobody knows which of two copies is in use: {twice:?}");
     }
 }

@@ -4,22 +4,22 @@
 //! silence, again and again. What counts is the longest time any one task went without success.
 //! Start at [`run`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use client::Client;
 use protocol::cluster_map::ClusterMap;
 use protocol::ids::{Generation, TargetId};
 use rustix::process::Signal;
-use tokio::runtime::Runtime;
 
-use super::bar::Bar;
+use super::bar::{self, Bar};
+use super::inject::seconds;
 use super::lab::network::Place;
 use super::lab::{Lab, Plan};
 use super::menu::Fault;
 use super::workload::{Pace, Workload};
-use super::{health, is_root, judge};
-use crate::cluster::{StepError, file_error, now};
+use super::{health, is_root, judge, stage};
+use crate::cluster::{StepError, now};
 
 /// Nodes of the lab.
 const NODES: u32 = 4;
@@ -27,6 +27,8 @@ const NODES: u32 = 4;
 const TARGET_SIZE: u64 = 1 << 30;
 /// How long a node stays away: longer than every limit.
 const WINDOW: Duration = Duration::from_secs(4);
+/// The lease under which the gap of changes is measured.
+const LEASE: &str = "lease_ms = 2000\n";
 /// Rest between two repetitions, so that one does not disturb the next.
 const SETTLE: Duration = Duration::from_millis(500);
 /// Time between two looks at the map of the one who watches what the coordinator does.
@@ -59,8 +61,10 @@ enum Away {
 struct Seen {
     reads: Duration,
     writes: Duration,
+    changes: Duration,
     evicted: Duration,
     active: Duration,
+    healed: Duration,
 }
 
 /// Measures every gap and prints its distribution.
@@ -68,6 +72,17 @@ struct Seen {
 /// # Errors
 /// [`StepError::Different`] when a bar was missed or an error reached the client.
 pub fn run(options: &Options) -> Result<(), StepError> {
+    if bar::print(&bars(&options.parent, options.repetitions)?) {
+        return Ok(());
+    }
+    Err(StepError::Different("not every bar was met".to_owned()))
+}
+
+/// Measures every gap.
+///
+/// # Errors
+/// [`StepError::Different`] when an error reached a client, or bytes were lost or wrong.
+pub(super) fn bars(parent: &Path, repetitions: u32) -> Result<Vec<Bar>, StepError> {
     let plan = Plan {
         nodes: NODES,
         target_size: TARGET_SIZE,
@@ -75,30 +90,9 @@ pub fn run(options: &Options) -> Result<(), StepError> {
         faulty_from: None,
         small_disk: None,
         seed: u64::from(std::process::id()),
+        settings: LEASE.to_owned(),
     };
-    let root = options.parent.join(format!("lanefs-gaps-{}", std::process::id()));
-    std::fs::create_dir(&root).map_err(file_error(&root))?;
-    let network = Lab::network(&plan)?;
-    let runtime = Runtime::new()
-        .map_err(|source| StepError::Start { program: "the runtime".to_owned(), source })?;
-    let outcome = runtime.block_on(async {
-        let lab = Lab::start(&root, plan, network)?;
-        tokio::select! {
-            outcome = measure(lab, options.repetitions) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(StepError::Different("interrupted".to_owned())),
-        }
-    });
-    drop(runtime);
-    std::fs::remove_dir_all(&root).map_err(file_error(&root))?;
-    let bars = outcome?;
-    bars.iter().for_each(|bar| println!("{}", bar.line()));
-    let judged = || bars.iter().filter(|bar| bar.almost_all.is_some() || bar.all.is_some());
-    let met = judged().filter(|bar| bar.met()).count();
-    println!("{met} of {} bars met", judged().count());
-    if met == judged().count() {
-        return Ok(());
-    }
-    Err(StepError::Different("not every bar was met".to_owned()))
+    stage::run(parent, "gaps", plan, async |lab| measure(lab, repetitions).await)
 }
 
 async fn measure(mut lab: Lab, repetitions: u32) -> Result<Vec<Bar>, StepError> {
@@ -106,7 +100,7 @@ async fn measure(mut lab: Lab, repetitions: u32) -> Result<Vec<Bar>, StepError> 
     let client = Client::connect(&config).await.map_err(judge::failed)?;
     health::healthy(&mut lab, &client).await?;
     let own = Client::connect(&config).await.map_err(judge::failed)?;
-    let workload = Workload::start(own, lab.plan().seed, pace()).await?;
+    let mut workload = Workload::start(own, lab.plan().seed, pace()).await?;
     tokio::time::sleep(WINDOW).await;
     let mut bars = away(&mut lab, &client, &workload, Away::Killed, repetitions).await?;
     if lab.cuts().is_some() {
@@ -117,6 +111,7 @@ async fn measure(mut lab: Lab, repetitions: u32) -> Result<Vec<Bar>, StepError> 
     let restarts = (repetitions * RESTARTS_PERCENT / 100).max(1);
     bars.push(restart_all(&mut lab, &client, &workload, restarts).await?);
     workload.stop().await;
+    judge::surfaced(&workload, Fault::KillNode)?;
     lab.end()?;
     Ok(bars)
 }
@@ -132,22 +127,31 @@ async fn away(
         Away::Killed => ("kill -9", (50, 200), 500),
         Away::Cut => ("silent partition", (300, 1_000), 1_500),
     };
+    let overwrite = format!("overwrite gap, {what}, lease 2 s");
+    let mut changes = Bar::new(&overwrite, None, Some(2_500));
     let mut reads = Bar::new(&format!("read gap, {what}"), Some(read.0), Some(read.1));
     let mut writes = Bar::new(&format!("growth-write gap, {what}"), None, Some(write));
     let mut evicted = Bar::new(&format!("  out of every group after, {what}"), None, None);
     let mut active = Bar::new(&format!("  every group active after, {what}"), None, None);
+    let mut healed = Bar::new(&format!("  healthy after its return, {what}"), None, None);
     for repetition in 0..repetitions {
         let node = repetition % NODES + 1;
         let seen = once(lab, client, workload, away, node).await?;
-        let shown = [seen.reads, seen.writes, seen.evicted, seen.active]
+        let shown = [seen.reads, seen.writes, seen.changes, seen.evicted, seen.active]
             .map(|time| format!("{:.0}", time.as_secs_f64() * 1e3));
-        println!("{what} of node {node}: {} ms (reads, writes, evicted, active)", shown.join(" "));
-        reads.values.push(seen.reads);
-        writes.values.push(seen.writes);
-        evicted.values.push(seen.evicted);
-        active.values.push(seen.active);
+        println!(
+            "{what} of node {node}: {} ms (reads, writes, overwrites, evicted, active); healthy after {}",
+            shown.join(" "),
+            seconds(seen.healed)
+        );
+        reads.push(seen.reads);
+        writes.push(seen.writes);
+        changes.push(seen.changes);
+        evicted.push(seen.evicted);
+        active.push(seen.active);
+        healed.push(seen.healed);
     }
-    Ok(vec![reads, writes, evicted, active])
+    Ok(vec![reads, writes, changes, evicted, active, healed])
 }
 
 async fn once(
@@ -168,6 +172,7 @@ async fn once(
     let at = now();
     seen.reads = workload.reads().gaps(at).worst_task;
     seen.writes = workload.writes().gaps(at).worst_task;
+    seen.changes = workload.changes().gaps(at).worst_task;
     match away {
         Away::Killed => {
             lab.node(node)?.kill()?;
@@ -175,7 +180,7 @@ async fn once(
         }
         Away::Cut => lab.cuts().map_or(Ok(()), super::lab::network::Network::mend)?,
     }
-    health::healthy(lab, client).await?;
+    seen.healed = health::healthy(lab, client).await?;
     judge::surfaced(workload, Fault::KillNode)?;
     Ok(seen)
 }
@@ -220,24 +225,34 @@ async fn restart_all(
 ) -> Result<Bar, StepError> {
     let mut bar = Bar::new("restart of all nodes at once, serving", None, Some(10_000));
     for _ in 0..repetitions {
-        let before = client.refresh_map().await.map_err(judge::failed)?;
-        for node in 1..=NODES {
-            lab.node(node)?.signal(Signal::KILL)?;
-        }
-        for node in 1..=NODES {
-            lab.node(node)?.kill()?;
-            lab.start_node(node)?;
-        }
-        let serves = |map: &ClusterMap| serves_anew(&before, map);
-        let took = health::wait(lab, client, "every group to serve", SERVES_WITHIN, serves).await?;
+        let took = restart_once(lab, client).await?;
         println!("restart of all nodes: serving after {:.0} ms", took.as_secs_f64() * 1e3);
-        bar.values.push(took);
-        // They have all registered anew, as the map that was waited for shows.
-        lab.take_started();
+        bar.push(took);
         health::healthy(lab, client).await?;
         judge::verify(lab, workload, Fault::KillAll).await?;
     }
     Ok(bar)
+}
+
+/// Kills every node at once and starts all again; how long until every group takes writes.
+///
+/// # Errors
+/// [`StepError`] when that takes too long.
+pub(super) async fn restart_once(lab: &mut Lab, client: &Client) -> Result<Duration, StepError> {
+    let nodes = 1..=lab.plan().nodes;
+    let before = client.refresh_map().await.map_err(judge::failed)?;
+    for node in nodes.clone() {
+        lab.node(node)?.signal(Signal::KILL)?;
+    }
+    for node in nodes {
+        lab.node(node)?.kill()?;
+        lab.start_node(node)?;
+    }
+    let serves = |map: &ClusterMap| serves_anew(&before, map);
+    let took = health::wait(lab, client, "every group to serve", SERVES_WITHIN, serves).await?;
+    // They have all registered anew, as the map that was waited for shows.
+    lab.take_started();
+    Ok(took)
 }
 
 /// True when every group takes writes with incarnations that started after `before`.
@@ -260,5 +275,7 @@ fn pace() -> Pace {
         read_rest: Duration::from_millis(1),
         file_bytes_max: 64 << 10,
         live_bytes_max: 32 << 20,
+        fill_bytes: 0,
+        changers: 4,
     }
 }

@@ -14,12 +14,14 @@ pub mod corrupt;
 pub mod dice;
 pub mod filler;
 pub mod gaps;
+pub mod heal;
 pub mod health;
 pub mod inject;
 pub mod judge;
 pub mod lab;
 pub mod menu;
 mod rot;
+mod stage;
 pub mod workload;
 
 use std::path::{Path, PathBuf};
@@ -90,6 +92,7 @@ pub fn run(options: &Options) -> Result<(), StepError> {
         faulty_from: Some(FAULTY_FROM),
         small_disk: is_root().then_some(SMALL_DISK_NODE),
         seed: options.seed,
+        settings: String::new(),
     };
     let allowed = allowed(&plan, &options.only)?;
     if !plan.namespaces {
@@ -169,7 +172,7 @@ async fn rounds(mut lab: Lab, options: &Options, allowed: &[Fault]) -> Result<Su
         lab.order(node, &inject::unflushed(dice.draw()))?;
     }
     let own = Client::connect(&config).await.map_err(judge::failed)?;
-    let workload = Workload::start(own, options.seed, pace()).await?;
+    let mut workload = Workload::start(own, options.seed, pace()).await?;
     let end = options.minutes.map(|minutes| now() + Duration::from_secs(60 * u64::from(minutes)));
     let special = Special { faulty_from: FAULTY_FROM, small_disk: SMALL_DISK_NODE };
     let mut sums = Sums::default();
@@ -183,6 +186,7 @@ async fn rounds(mut lab: Lab, options: &Options, allowed: &[Fault]) -> Result<Su
     }
     println!("faults: at the end {}", lab.footprint());
     workload.stop().await;
+    judge::surfaced(&workload, Fault::KillNode)?;
     lab.end()?;
     Ok(sums)
 }
@@ -233,6 +237,7 @@ fn pace() -> Pace {
         read_rest: Duration::from_millis(4),
         file_bytes_max: 12 << 20,
         live_bytes_max: 96 << 20,
+        ..Pace::default()
     }
 }
 
@@ -300,6 +305,7 @@ mod tests {
             faulty_from: Some(2),
             small_disk: namespaces.then_some(4),
             seed: 1,
+            settings: String::new(),
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Plan {
     pub small_disk: Option<u32>,
     /// Decides the cluster's identity.
     pub seed: u64,
+    /// Lines of the coordinator's configuration beside those that `lanefs dev` writes.
+    pub settings: String,
 }
 
 /// A running cluster; ended when dropped.
@@ -100,6 +102,9 @@ impl Lab {
         if network.is_some() {
             set_addresses(&folder, plan.nodes)?;
         }
+        // Before the rest of the file: what follows a table would belong to it.
+        let coordinator_file = folder.coordinator(1).join("coordinator.toml");
+        edit(&coordinator_file, |text| format!("{}{text}", plan.settings))?;
         let coordinator = coordinator(&folder, network.as_ref())?;
         let nodes = (1..=plan.nodes).map(|number| node(&folder, &plan, network.as_ref(), number));
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;

@@ -4,6 +4,7 @@
 //! reaches a task and every byte that is not as written is noted, none is forgiven here. Start at
 //! [`Workload::start`].
 
+pub mod changer;
 pub mod ledger;
 pub mod reader;
 pub mod stamp;
@@ -20,13 +21,16 @@ use protocol::message::namespace::{NamespaceOp, SetAttributes};
 use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::task::JoinSet;
 
-use self::ledger::Ledger;
+use self::ledger::{Ledger, Totals};
 use self::watch::Watch;
 use super::dice::{Dice, mix};
 use crate::cluster::{StepError, now};
 
+/// Time between two looks at how much was written.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// How much is done at once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pace {
     /// Tasks that write and remove.
     pub writers: u32,
@@ -40,6 +44,10 @@ pub struct Pace {
     pub file_bytes_max: u64,
     /// Bytes of live files above which writers remove their oldest.
     pub live_bytes_max: u64,
+    /// Bytes that are written without any rest before the pace is kept to.
+    pub fill_bytes: u64,
+    /// Tasks that change bytes of files of their own, in place.
+    pub changers: u32,
 }
 
 /// What the tasks share.
@@ -51,6 +59,7 @@ pub(super) struct Shared {
     pub(super) reads: Watch,
     pub(super) lookups: Watch,
     pub(super) writes: Watch,
+    pub(super) changes: Watch,
     /// Held for reading by every operation, for writing while everything rests.
     pub(super) gate: RwLock<()>,
     pub(super) folders: Vec<Ino>,
@@ -81,12 +90,18 @@ impl Workload {
             reads: Watch::new(now()),
             lookups: Watch::new(now()),
             writes: Watch::new(now()),
+            changes: Watch::new(now()),
             gate: RwLock::new(()),
             folders,
             stop: AtomicBool::new(false),
         });
         let mut tasks = JoinSet::new();
         let mut dice = Dice::new(seed);
+        // First: opening their files may take as long as a reader may rely on a word.
+        for changer in 0..shared.pace.changers {
+            let changer = changer::Changer::make(&shared, changer).await?;
+            tasks.spawn(changer.run(Arc::clone(&shared), Dice::new(dice.draw())));
+        }
         for (writer, &folder) in (0..).zip(&shared.folders) {
             tasks.spawn(writer::run(Arc::clone(&shared), writer, folder, Dice::new(dice.draw())));
         }
@@ -114,7 +129,7 @@ impl Workload {
     /// Starts counting gaps anew.
     pub fn restart_watches(&self) {
         let at = now();
-        for watch in [self.reads(), self.lookups(), self.writes()] {
+        for watch in [self.reads(), self.lookups(), self.writes(), self.changes()] {
             watch.restart(at);
         }
     }
@@ -134,6 +149,25 @@ impl Workload {
         &self.shared.writes
     }
 
+    /// Successes of those who change files in place.
+    pub fn changes(&self) -> &Watch {
+        &self.shared.changes
+    }
+
+    /// Waits until so many files have been written.
+    ///
+    /// # Errors
+    /// [`StepError::Different`] quotes an error that reached a writer.
+    pub async fn written(&self, enough: impl Fn(Totals) -> bool) -> Result<(), StepError> {
+        while !enough(self.ledger().totals()) {
+            if let Some(error) = self.ledger().take_errors().pop() {
+                return Err(StepError::Different(error.text));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
     /// Lets every task finish its operation and rest until the result is dropped.
     ///
     /// # Cancel safety
@@ -143,7 +177,7 @@ impl Workload {
     }
 
     /// Ends every task after its operation.
-    pub async fn stop(mut self) {
+    pub async fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended {

@@ -42,7 +42,9 @@ pub(super) async fn run(shared: Arc<Shared>, writer: u32, folder: Ino, mut dice:
         }
         remove_oldest(&shared, writer, folder).await;
         drop(pass);
-        tokio::time::sleep(shared.pace.write_rest).await;
+        if shared.ledger.totals().written_bytes >= shared.pace.fill_bytes {
+            tokio::time::sleep(shared.pace.write_rest).await;
+        }
     }
 }
 

@@ -1,0 +1,265 @@
+//! What healing costs those who read and write meanwhile.
+//!
+//! Operations come at fixed times, whatever the cluster does, at 30 % of what it can take; a
+//! latency counts from the time an operation was due. Windows alternate: all replicas there; then a
+//! node comes back with an empty device, so that two of three are left in each of its groups and
+//! everything is copied to it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::{Client, FileReader};
+use protocol::ids::Ino;
+use protocol::message::namespace::{NamespaceOp, SetAttributes};
+use tokio::task::JoinSet;
+
+use super::load::{self, NODE_BYTES, NODES};
+use super::plan_of;
+use crate::bars::fio;
+use crate::cluster::{StepError, file_error, now};
+use crate::faults::bar::{Bar, Limit, quantile};
+use crate::faults::dice::Dice;
+use crate::faults::inject::seconds;
+use crate::faults::lab::Lab;
+use crate::faults::menu::Fault;
+use crate::faults::workload::Pace;
+use crate::faults::{health, judge, stage};
+
+/// Length of a window.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Size of each target.
+const TARGET_SIZE: u64 = 4 << 30;
+/// How long everything that an emptied node held takes to copy.
+const COPY_TIME: Duration = Duration::from_secs(15);
+/// Most bytes that a node holds.
+const NODE_BYTES_MAX: u64 = 3 << 30;
+/// Length of one step in which the knee is looked for.
+const STEP: Duration = Duration::from_secs(2);
+/// Operations at once in those steps.
+const STEPS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+/// Part of the knee that the windows ask for, in percent.
+const LOAD_PERCENT: f64 = 30.0;
+/// Part of fio's write rate that healing may use.
+const BUDGET_OF_FIO: f64 = 0.1;
+/// Pairs of windows for each hundred repetitions of a time.
+const PAIRS_PERCENT: u32 = 25;
+/// Bytes that fio writes.
+const FIO_BYTES: u64 = 1 << 30;
+/// Files that are read.
+const FILES: usize = 64;
+/// Length of each of them, and of each new file.
+const FILE_BYTES: usize = 256 << 10;
+/// Bytes of one read.
+const READ_BYTES: usize = 64 << 10;
+/// Of a hundred operations, those that write a new file.
+const WRITE_PERCENT: u64 = 20;
+/// A copy that has not begun after this never will.
+const BEGINS_WITHIN: Duration = Duration::from_secs(30);
+
+/// What operations need.
+struct Stage {
+    client: Client,
+    readers: Vec<FileReader>,
+}
+
+pub(super) fn bars(parent: &Path, repetitions: u32) -> Result<Vec<Bar>, StepError> {
+    let file = parent.join(format!("lanefs-fio-{}", std::process::id()));
+    let rate = fio::write(&file, FIO_BYTES);
+    std::fs::remove_file(&file).map_err(file_error(&file))?;
+    let rate = rate?;
+    let share = f64::from(u32::try_from(coordinator::limits::BAND_HEAL_PERCENT).unwrap_or(100));
+    // The budget is that of all who send: every node but the one that is copied to.
+    let each = rate * BUDGET_OF_FIO / f64::from(NODES - 1) * 100.0 / share;
+    let mib = (each / 1_048_576.0).max(1.0);
+    println!("fio writes {:.0} MiB/s; recovery = {mib:.0} MiB/s", rate / 1_048_576.0);
+    let plan = plan_of(NODES, TARGET_SIZE, format!("recovery = \"{mib:.0}MiB\"\n"));
+    let pairs = (repetitions * PAIRS_PERCENT / 100).max(1);
+    // Copying must outlast its window.
+    let copied = rate * BUDGET_OF_FIO * COPY_TIME.as_secs_f64();
+    let node_bytes = whole(copied).clamp(NODE_BYTES, NODE_BYTES_MAX);
+    stage::run(parent, "foreground", plan, async |lab| measure(lab, node_bytes, pairs).await)
+}
+
+async fn measure(mut lab: Lab, node_bytes: u64, pairs: u32) -> Result<Vec<Bar>, StepError> {
+    // The load that filled the cluster ends: only what is measured goes on.
+    let fill = Pace { readers: 0, ..load::light(node_bytes) };
+    let (client, mut workload) = load::loaded(&mut lab, fill).await?;
+    workload.stop().await;
+    judge::surfaced(&workload, Fault::KillNode)?;
+    let stage = Arc::new(Stage::make(&lab).await?);
+    let rate = knee(&stage).await? * LOAD_PERCENT / 100.0;
+    println!("windows of {rate:.0} operations per second");
+    let mut healthy = Bar::of("  p99 of a healthy window", "ms");
+    let mut healing = Bar::of("  p99 of a healing window", "ms");
+    let mut ratio =
+        Bar::of("foreground p99 while healing / healthy", "times").median(Limit::AtMost(1.5));
+    for pair in 0..pairs {
+        let before = p99(&open_loop(&stage, rate, WINDOW).await?);
+        empty(&mut lab, &client, pair % NODES + 1).await?;
+        let copied = load::copied(&client.status().await.map_err(judge::failed)?);
+        let during = p99(&open_loop(&stage, rate, WINDOW).await?);
+        let status = client.status().await.map_err(judge::failed)?;
+        let map = client.refresh_map().await.map_err(judge::failed)?;
+        if health::is_healthy(&map) {
+            let what = "healing ended before its window: it has to be longer".to_owned();
+            return Err(StepError::Different(what));
+        }
+        let moved = (load::copied(&status).saturating_sub(copied)) >> 20;
+        println!(
+            "pair {pair}: healthy {before:.2} ms, healing {during:.2} ms, {:.2} times; {moved} MiB copied meanwhile",
+            during / before
+        );
+        healthy.values.push(before);
+        healing.values.push(during);
+        ratio.values.push(during / before);
+        health::healthy(&mut lab, &client).await?;
+    }
+    lab.end()?;
+    Ok(vec![ratio, healthy, healing])
+}
+
+/// Restarts a node with an empty device and waits until it is being copied to.
+async fn empty(lab: &mut Lab, client: &Client, node: u32) -> Result<(), StepError> {
+    lab.node(node)?.kill()?;
+    let container = lab.container(node);
+    std::fs::remove_file(&container).map_err(file_error(&container))?;
+    let before = load::copied(&client.status().await.map_err(judge::failed)?);
+    lab.start_node(node)?;
+    lab.take_started();
+    let begun = now();
+    while load::copied(&client.status().await.map_err(judge::failed)?) <= before {
+        if begun.elapsed() > BEGINS_WITHIN {
+            let what = format!("copies to the emptied node {node}");
+            return Err(StepError::Timeout { seconds: BEGINS_WITHIN.as_secs(), what });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("node {node} came back empty; copies began after {}", seconds(begun.elapsed()));
+    Ok(())
+}
+
+impl Stage {
+    async fn make(lab: &Lab) -> Result<Stage, StepError> {
+        let client = Client::connect(&lab.client_config()?).await.map_err(judge::failed)?;
+        let mut dice = Dice::new(lab.plan().seed);
+        let mut readers = Vec::new();
+        for number in 0..FILES {
+            let mut writer =
+                client.create(Ino::ROOT, FILE_BYTES as u64).await.map_err(judge::failed)?;
+            let mut bytes = vec![0; FILE_BYTES];
+            bytes.chunks_mut(8).for_each(|word| word.copy_from_slice(&dice.draw().to_le_bytes()));
+            writer.write(bytes).await.map_err(judge::failed)?;
+            let name = format!("read-{number}");
+            let attributes = SetAttributes::default();
+            let entry = writer.publish(Ino::ROOT, name.as_bytes(), attributes, false).await;
+            readers.push(client.reader(&entry.map_err(judge::failed)?).map_err(judge::failed)?);
+        }
+        Ok(Stage { client, readers })
+    }
+
+    /// One operation: a read of a piece of a file, or a new file that is removed at once.
+    async fn operate(&self, draw: u64) -> Result<(), StepError> {
+        let mut dice = Dice::new(draw);
+        if dice.below(100) >= WRITE_PERCENT {
+            let Some(reader) = dice.one_of(&self.readers) else { return Ok(()) };
+            let mut within = Dice::new(!draw);
+            let at = within.below((FILE_BYTES - READ_BYTES) as u64);
+            return reader.read_at(at, READ_BYTES).await.map(drop).map_err(judge::failed);
+        }
+        let mut writer =
+            self.client.create(Ino::ROOT, READ_BYTES as u64).await.map_err(judge::failed)?;
+        writer.write(vec![7; READ_BYTES]).await.map_err(judge::failed)?;
+        let name = format!("new-{draw:x}").into_bytes();
+        let attributes = SetAttributes::default();
+        writer.publish(Ino::ROOT, &name, attributes, false).await.map_err(judge::failed)?;
+        let op = NamespaceOp::Unlink { parent: Ino::ROOT, name };
+        self.client.mutate(op).await.map(drop).map_err(judge::failed)
+    }
+}
+
+/// Operations per second at the best ratio of throughput to latency.
+async fn knee(stage: &Arc<Stage>) -> Result<f64, StepError> {
+    let mut best = (0.0, 0.0);
+    for at_once in STEPS {
+        let times = closed_loop(stage, at_once).await?;
+        let count = f64::from(u32::try_from(times.len()).unwrap_or(u32::MAX));
+        let (rate, mean) = (count / STEP.as_secs_f64(), times.iter().sum::<f64>() / count);
+        println!(
+            "{at_once} at once: {rate:.0} operations/s, mean {mean:.2} ms, p99 {:.2} ms",
+            p99(&times)
+        );
+        let power = rate / mean;
+        if power > best.0 {
+            best = (power, rate);
+        }
+    }
+    Ok(best.1)
+}
+
+/// So many operations at once, each followed by the next; their times in milliseconds.
+async fn closed_loop(stage: &Arc<Stage>, at_once: usize) -> Result<Vec<f64>, StepError> {
+    let mut tasks = JoinSet::new();
+    let end = now() + STEP;
+    for task in 0..at_once as u64 {
+        let stage = Arc::clone(stage);
+        tasks.spawn(async move {
+            let mut dice = Dice::new(task ^ 0x9e37_79b9);
+            let mut times = Vec::new();
+            while now() < end {
+                let begun = now();
+                stage.operate(dice.draw()).await?;
+                times.push(begun.elapsed().as_secs_f64() * 1e3);
+            }
+            Ok(times)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(ended) = tasks.join_next().await {
+        let times: Result<Vec<f64>, StepError> = ended.map_err(judge::failed)?;
+        all.extend(times?);
+    }
+    Ok(all)
+}
+
+/// Operations at fixed times; how long after it was due each ended, in milliseconds.
+async fn open_loop(stage: &Arc<Stage>, rate: f64, window: Duration) -> Result<Vec<f64>, StepError> {
+    let begun = now();
+    let mut tasks: JoinSet<Result<Duration, StepError>> = JoinSet::new();
+    let mut dice = Dice::new(u64::from(begun.elapsed().subsec_nanos()) ^ rate.to_bits());
+    let mut number = 0_u32;
+    let mut all = Vec::new();
+    loop {
+        let after = Duration::from_secs_f64(f64::from(number) / rate.max(1.0));
+        if after >= window {
+            break;
+        }
+        let due: Instant = begun + after;
+        tokio::time::sleep_until(due.into()).await;
+        let (stage, draw) = (Arc::clone(stage), dice.draw());
+        tasks.spawn(async move { stage.operate(draw).await.map(|()| due.elapsed()) });
+        number += 1;
+        while let Some(ended) = tasks.try_join_next() {
+            all.push(ended.map_err(judge::failed)??.as_secs_f64() * 1e3);
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        all.push(ended.map_err(judge::failed)??.as_secs_f64() * 1e3);
+    }
+    Ok(all)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "bytes that a device writes in some seconds"
+)]
+fn whole(bytes: f64) -> u64 {
+    bytes.max(0.0) as u64
+}
+
+fn p99(times: &[f64]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    quantile(&sorted, 99)
+}
