@@ -7,8 +7,11 @@ BINDIR := $(TARGET_DIR)/release
 TOOLS := $(CURDIR)/.tools
 APT := $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 
+# Runs a recipe and says how long it took.
+step = from=$$(date +%s); $(MAKE) $(1) && echo "ci: $(1): $$(( $$(date +%s) - from )) s"
+
 .DEFAULT_GOAL := help
-.PHONY: help build bindir demo test mutants search ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps soak fault-disk nft sim sim-night
+.PHONY: help build bindir demo test mutants search ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps heal-bars kills soak fault-disk lab sim sim-night
 
 help: ## lists the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -41,24 +44,38 @@ sim-night: build ## runs new seeds for MINUTES in each mode (MINUTES=240), from 
 mutants: build ## removes each guard in turn and wants the test of docs/guards.md to fail
 	@CARGO="$(CARGO)" $(BINDIR)/lanefs-loadgen mutants --released $(BINDIR)
 
-ci: fmt-check lint deny schema-check docs cpu-check ## everything a change must pass
-	@$(MAKE) test NEXTEST_PROFILE=ci
-	@$(MAKE) mutants
-	@$(MAKE) search MINUTES=3
-	@$(MAKE) demo
+ci: ## everything a change must pass, with the time each step took
+	@$(call step,fmt-check)
+	@$(call step,lint)
+	@$(call step,deny)
+	@$(call step,schema-check)
+	@$(call step,docs)
+	@$(call step,test NEXTEST_PROFILE=ci)
+	@$(call step,mutants)
+	@$(call step,cpu-check)
+	@$(call step,search MINUTES=3)
+	@$(call step,sim SEEDS=500)
+	@$(call step,faults MINUTES=5)
+	@$(call step,demo)
 
 bench: build fio ## measures the bars against the limits of this machine, in one run
 	@$(BINDIR)/lanefs-loadgen bars
 
-faults: build fault-disk nft ## breaks real processes: ROUNDS=n, or MINUTES=n, with SEED=n
+faults: build fault-disk lab ## breaks real processes: ROUNDS=n, or MINUTES=n, with SEED=n
 	@$(BINDIR)/lanefs-loadgen faults --rounds $(or $(ROUNDS),$(if $(MINUTES),0,50)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-gaps: build nft ## measures how long clients notice that a node is gone
+gaps: build lab ## measures how long clients notice that a node is gone
 	@$(BINDIR)/lanefs-loadgen gaps
 
-soak: build fault-disk nft ## breaks real processes for MINUTES=n (8 hours), then measures the gaps
+heal-bars: build lab fio ## measures the bars of healing: REPETITIONS=n (20), ONLY=name
+	@$(BINDIR)/lanefs-loadgen heal-bars --repetitions $(or $(REPETITIONS),20) $(addprefix --only ,$(ONLY))
+
+kills: build lab ## kills nodes KILLS times (500) and verifies what was acknowledged
+	@$(BINDIR)/lanefs-loadgen heal-bars --only kills --kills $(or $(KILLS),500)
+
+soak: build fault-disk lab ## breaks real processes for MINUTES=n (8 hours), then kills and gaps
 	@$(BINDIR)/lanefs-loadgen faults --rounds 0 --minutes $(or $(MINUTES),480) $(if $(SEED),--seed $(SEED))
-	@$(BINDIR)/lanefs-loadgen gaps
+	@$(BINDIR)/lanefs-loadgen heal-bars --only kills --only gaps
 
 fmt-check: ## fails when a file is not formatted
 	@$(CARGO) fmt --all -- --check
@@ -92,11 +109,14 @@ cpu-check: ## proves that an older processor gets one clear line
 nextest:
 	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install cargo-nextest --locked --quiet
 
+# The whole workspace is named so that other crates keep the features, and the units, of `build`.
 fault-disk:
-	@$(CARGO) build --release -p node --features fault-disk --bin lanefs-node-fault-disk
+	@$(CARGO) build --release --workspace --features node/fault-disk --bin lanefs-node-fault-disk
 
-nft:
-	@command -v nft >/dev/null || test "$$(id -u)" != 0 || ($(APT) update -qq && $(APT) install -y -qq nftables >/dev/null)
+# What the faults break real processes with.
+lab:
+	@test "$$(id -u)" != 0 || (command -v nft && command -v ip && command -v mkfs.ext4) >/dev/null \
+	  || ($(APT) update -qq && $(APT) install -y -qq nftables iproute2 e2fsprogs >/dev/null)
 
 fio:
 	@command -v fio >/dev/null || ($(APT) update -qq && $(APT) install -y -qq fio >/dev/null)
