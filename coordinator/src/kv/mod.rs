@@ -6,10 +6,12 @@
 
 mod engine;
 mod memory;
+mod noted;
 mod overlay;
 
 pub use engine::{Redb, RedbSnapshot};
 pub use memory::{Memory, MemorySnapshot};
+pub use noted::{Noted, Touched};
 pub use overlay::Overlay;
 
 /// A row: key and value.

@@ -149,21 +149,22 @@ pub(super) mod key {
 
     pub(crate) const COUNTERS: &[u8] = b"C";
     pub(crate) const SETTINGS: &[u8] = b"c";
-    const DENTRY: u8 = b'D';
-    const GROUP: u8 = b'G';
-    const INODE: u8 = b'I';
-    const DURABLE: u8 = b'L';
-    const NODE: u8 = b'N';
+    pub(crate) const DENTRY: u8 = b'D';
+    pub(crate) const GROUP: u8 = b'G';
+    pub(crate) const INODE: u8 = b'I';
+    pub(crate) const DURABLE: u8 = b'L';
+    pub(crate) const NODE: u8 = b'N';
+    pub(crate) const WISHES: u8 = b'O';
     /// What operators want.
-    pub(crate) const ORDERS: &[u8] = b"O";
+    pub(crate) const ORDERS: &[u8] = &[WISHES];
     const MEASURED: u8 = b'M';
-    const OPENED: u8 = b'F';
-    const ORDER: u8 = b'P';
-    const RESERVED: u8 = b'R';
+    pub(crate) const OPENED: u8 = b'F';
+    pub(crate) const ORDER: u8 = b'P';
+    pub(crate) const RESERVED: u8 = b'R';
     const SESSION: u8 = b'S';
-    const TARGET: u8 = b'T';
-    const WINDOW: u8 = b'W';
-    const DEAD: u8 = b'X';
+    pub(crate) const TARGET: u8 = b'T';
+    pub(crate) const WINDOW: u8 = b'W';
+    pub(crate) const DEAD: u8 = b'X';
 
     /// Keys of a whole table or of a part of it: first key, first key after it.
     pub(crate) type Span = (Vec<u8>, Vec<u8>);
@@ -235,28 +236,21 @@ pub(super) mod key {
         narrow(DURABLE, target.0)
     }
 
-    pub(crate) fn inodes() -> Span {
-        table(INODE)
+    /// The table of a row: the first byte of its key; 0 for a key that has none.
+    pub(crate) fn table_of(key: &[u8]) -> u8 {
+        key.first().copied().unwrap_or(0)
     }
 
-    pub(crate) fn dentries() -> Span {
-        table(DENTRY)
+    pub(crate) fn inodes() -> Span {
+        table(INODE)
     }
 
     pub(crate) fn dentries_of(parent: Ino) -> Span {
         below(wide(DENTRY, parent.0))
     }
 
-    pub(crate) fn all_reserved() -> Span {
-        table(RESERVED)
-    }
-
     pub(crate) fn reserved_of(session: SessionId) -> Span {
         below(wide(RESERVED, session.0))
-    }
-
-    pub(crate) fn all_opened() -> Span {
-        table(OPENED)
     }
 
     pub(crate) fn opened_of(session: SessionId) -> Span {
@@ -269,10 +263,6 @@ pub(super) mod key {
 
     pub(crate) fn measured_of(fid: Fid) -> Span {
         below(wide(MEASURED, fid.0))
-    }
-
-    pub(crate) fn windows() -> Span {
-        table(WINDOW)
     }
 
     pub(crate) fn window_of(session: SessionId) -> Span {
@@ -301,6 +291,11 @@ pub(super) mod key {
 
     pub(crate) fn durables() -> Span {
         table(DURABLE)
+    }
+
+    /// The one row of what operators want.
+    pub(crate) fn orders_row() -> Span {
+        (ORDERS.to_vec(), [ORDERS, &[0]].concat())
     }
 
     pub(crate) fn everything() -> Span {

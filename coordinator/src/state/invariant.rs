@@ -1,31 +1,96 @@
 //! What must hold after every command; tests ask after each one.
+//!
+//! [`State::violations`] looks at everything. [`Audit`] says the same and looks only at what can
+//! have changed since it last found everything sound: at rows that were touched, at what depends on
+//! them, and always at memory, which has to equal the rows. What is neither touched nor different
+//! in memory is as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::cluster_map::{GroupRecord, Member, Role};
-use protocol::ids::{Fid, GroupId, Ino, SessionId, TargetId};
+use protocol::ids::{Fid, Ino, MapVersion, SessionId, TargetId};
 use protocol::limits::{GROUP_MEMBERS_MAX, SESSION_WINDOW};
 
-use super::State;
-use super::codec::{damaged, key};
-use super::inode::{self, Body, Inode};
-use super::map_rows::{self, for_each};
+use super::inode::Body;
+use super::rows::{Rows, Scope, Tree};
 use super::settling::FileOrder;
 use super::tally::Tally;
+use super::{Session, State};
 use crate::kv::{Kv, KvError};
 
-/// Everything the rows of the namespace say, gathered by one walk.
+/// Looks for violations again and again.
 #[derive(Default)]
-struct Tree {
-    inodes: BTreeMap<Ino, Inode>,
-    /// Directory, name and what it points to.
-    dentries: Vec<(Ino, Vec<u8>, Ino)>,
-    reserved: BTreeMap<Ino, SessionId>,
-    opened: BTreeSet<(Ino, SessionId)>,
-    /// Orders by file: how many groups have to cut it, how many to measure it.
-    orders: BTreeMap<Fid, (u32, u32)>,
-    dead: BTreeSet<(GroupId, Fid)>,
-    windows: BTreeMap<SessionId, usize>,
+pub struct Audit {
+    /// What the rows say; `None` before they were read.
+    rows: Option<Rows>,
+    /// What the last look found sound, if it did.
+    sound: Option<Sound>,
+}
+
+/// What the namespace depends on beside its rows.
+#[derive(PartialEq, Eq)]
+struct Sound {
+    initialized: bool,
+    counted: (u64, u64, u64, u64),
+    sessions: BTreeMap<SessionId, Session>,
+    version: MapVersion,
+}
+
+impl Audit {
+    /// Everything that is wrong with the state, as [`State::violations`] has it, when `touched` are
+    /// the keys of all rows that were set or removed since the last look; the first look needs none.
+    pub fn look<K: Kv>(
+        &mut self,
+        state: &State<K>,
+        touched: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Vec<String> {
+        let mut sound = self.sound.take();
+        let scope = match &mut self.rows {
+            Some(rows) => rows.update(state, touched),
+            none => Rows::of(state).map(|rows| {
+                *none = Some(rows);
+                sound = None;
+                Scope::default()
+            }),
+        };
+        let (scope, rows) = match (scope, &mut self.rows) {
+            (Ok(scope), Some(rows)) => (scope, rows),
+            (Err(error), _) => {
+                self.rows = None;
+                return vec![error.to_string()];
+            }
+            (Ok(_), None) => return Vec::new(),
+        };
+        let wrong = state.wrong_within(rows, &scope, sound.as_ref());
+        if wrong.is_empty() {
+            self.sound = Some(Sound::of(state, sound));
+        }
+        wrong
+    }
+}
+
+impl Sound {
+    /// The state as it is now; `last` is how it was, to be used again.
+    fn of<K: Kv>(state: &State<K>, last: Option<Sound>) -> Sound {
+        let sessions = match last {
+            Some(last) if last.sessions == state.sessions => last.sessions,
+            _ => state.sessions.clone(),
+        };
+        Sound {
+            initialized: state.settings.is_some(),
+            counted: state.counted(),
+            sessions,
+            version: state.map.version,
+        }
+    }
+
+    /// True when the namespace is as sound as it was if its rows are the same.
+    fn covers<K: Kv>(&self, state: &State<K>) -> bool {
+        self.initialized == state.settings.is_some()
+            && self.counted == state.counted()
+            && self.sessions == state.sessions
+            && self.version <= state.map.version
+    }
 }
 
 impl<K: Kv> State<K> {
@@ -34,68 +99,54 @@ impl<K: Kv> State<K> {
     /// # Cost
     /// Reads the whole table into memory: for tests and for an operator's check.
     pub fn violations(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
-        match self.gather() {
-            Ok(tree) => {
-                if self.settings.is_some() {
-                    self.check_tree(&tree, &mut wrong);
-                }
-                self.check_owners(&tree, &mut wrong);
-            }
-            Err(error) => wrong.push(error.to_string()),
+        Audit::default().look(self, [])
+    }
+
+    /// What is wrong now; of what lies outside the scope only when it was not `sound` before.
+    fn wrong_within(&self, rows: &mut Rows, scope: &Scope, sound: Option<&Sound>) -> Vec<String> {
+        let mut memory = Vec::new();
+        if let Err(error) = self.check_memory(rows, &mut memory) {
+            memory.push(error.to_string());
         }
-        for group in self.map.groups.values() {
+        let mut wrong = Vec::new();
+        // Memory that differs from its rows may have changed anywhere.
+        let sound = sound.filter(|_| memory.is_empty());
+        let same = sound.is_some_and(|sound| sound.covers(self));
+        if scope.tree || scope.cluster || !same {
+            self.check_namespace(rows, &mut wrong);
+        }
+        let changed = |group: &&GroupRecord| {
+            sound.is_none() || scope.cluster || scope.groups.contains(&group.id)
+        };
+        for group in self.map.groups.values().filter(changed) {
             self.check_group(group, &mut wrong);
         }
-        if let Err(error) = self.check_memory(&mut wrong) {
-            wrong.push(error.to_string());
-        }
+        wrong.append(&mut memory);
         wrong
     }
 
-    fn gather(&self) -> Result<Tree, KvError> {
-        let mut tree = Tree::default();
-        let number = |key: &[u8], at| key::number(key, at).ok_or_else(|| damaged(key, "short"));
-        for_each(&self.kv, key::inodes(), |(key, value)| {
-            tree.inodes.insert(Ino(number(key, 1)?), inode::from_row(key, value)?);
-            Ok(())
-        })?;
-        for_each(&self.kv, key::dentries(), |(key, value)| {
-            let dentry = inode::dentry_from_row(key, value)?;
-            let name = key.get(9..).unwrap_or_default().to_vec();
-            tree.dentries.push((Ino(number(key, 1)?), name, dentry.ino));
-            Ok(())
-        })?;
-        for_each(&self.kv, key::all_reserved(), |(key, _)| {
-            tree.reserved.insert(Ino(number(key, 9)?), SessionId(number(key, 1)?));
-            Ok(())
-        })?;
-        for_each(&self.kv, key::all_opened(), |(key, _)| {
-            tree.opened.insert((Ino(number(key, 9)?), SessionId(number(key, 1)?)));
-            Ok(())
-        })?;
-        for (_, order) in self.file_orders(usize::MAX)? {
-            match order {
-                FileOrder::Trim(trim, _) => tree.orders.entry(trim.fid).or_default().0 += 1,
-                FileOrder::Measure(measure) => tree.orders.entry(measure.fid).or_default().1 += 1,
+    fn check_namespace(&self, rows: &Rows, wrong: &mut Vec<String>) {
+        match rows.damaged_tree.values().next() {
+            Some(error) => wrong.push(error.to_string()),
+            None => {
+                if self.settings.is_some() {
+                    self.check_tree(&rows.tree, wrong);
+                }
+                self.check_owners(&rows.tree, wrong);
             }
         }
-        for_each(&self.kv, key::deads(), |(key, _)| {
-            let group = key::small_number(key).ok_or_else(|| damaged(key, "short"))?;
-            tree.dead.insert((GroupId(group), Fid(number(key, 5)?)));
-            Ok(())
-        })?;
-        for_each(&self.kv, key::windows(), |(key, _)| {
-            *tree.windows.entry(SessionId(number(key, 1)?)).or_default() += 1;
-            Ok(())
-        })?;
-        Ok(tree)
+    }
+
+    /// Linked inodes, their bytes, dead files and orders, as they are counted.
+    fn counted(&self) -> (u64, u64, u64, u64) {
+        let tally = &self.tally;
+        (tally.inodes, tally.file_bytes, tally.dead_files, tally.file_orders)
     }
 
     fn check_tree(&self, tree: &Tree, wrong: &mut Vec<String>) {
         let mut names: BTreeMap<Ino, u32> = BTreeMap::new();
         let mut inside: BTreeMap<Ino, (u64, u32)> = BTreeMap::new();
-        for (parent, name, ino) in &tree.dentries {
+        for ((parent, name), ino) in &tree.dentries {
             let name = String::from_utf8_lossy(name);
             let Some(inode) = tree.inodes.get(ino) else {
                 wrong.push(format!("name {name} of directory {parent} points to no inode {ino}"));
@@ -146,6 +197,10 @@ impl<K: Kv> State<K> {
 
     fn check_files(&self, tree: &Tree, wrong: &mut Vec<String>) {
         let dead: BTreeSet<_> = tree.dead.iter().map(|(_, fid)| *fid).collect();
+        let reserved: BTreeSet<Ino> = tree.reserved.iter().map(|(_, ino)| *ino).collect();
+        let mut writers_of: BTreeMap<Ino, usize> = BTreeMap::new();
+        tree.opened.iter().for_each(|(_, ino)| *writers_of.entry(*ino).or_default() += 1);
+        let orders_of = tree.orders_of();
         let mut fids = BTreeSet::new();
         let (mut linked, mut bytes) = (0, 0);
         for (ino, inode) in &tree.inodes {
@@ -162,11 +217,11 @@ impl<K: Kv> State<K> {
                     wrong.push(format!("inode {ino} lies on unknown group {group}"));
                 }
             }
-            let writers = tree.opened.iter().filter(|(opened, _)| opened == ino).count();
+            let writers = writers_of.get(ino).copied().unwrap_or_default();
             if file.writers as usize != writers || (file.exclusive && writers > 1) {
                 wrong.push(format!("inode {ino} counts {} writers, has {writers}", file.writers));
             }
-            let orders = tree.orders.get(&file.fid).copied().unwrap_or_default();
+            let orders = orders_of.get(&file.fid).copied().unwrap_or_default();
             if (file.trims, file.measures) != orders {
                 let counted = (file.trims, file.measures);
                 wrong.push(format!("inode {ino} counts orders {counted:?}, has {orders:?}"));
@@ -177,23 +232,24 @@ impl<K: Kv> State<K> {
             if file.stamp > self.map.version {
                 wrong.push(format!("inode {ino} has a stamp of the future"));
             }
-            let owned = tree.reserved.contains_key(ino);
+            let owned = reserved.contains(ino);
             if owned != (inode.nlink == 0) {
                 wrong.push(format!("inode {ino}: nlink {}, reserved {owned}", inode.nlink));
             }
         }
-        let orders = tree.orders.values().map(|(trims, measures)| u64::from(trims + measures));
-        let counted = (linked, bytes, tree.dead.len() as u64, orders.sum::<u64>());
-        let tally = &self.tally;
-        let said = (tally.inodes, tally.file_bytes, tally.dead_files, tally.file_orders);
+        let counted = (linked, bytes, tree.dead.len() as u64, tree.orders.len() as u64);
+        let said = self.counted();
         if counted != said {
             wrong.push(format!("counters say {said:?}, counted {counted:?}"));
         }
     }
 
     fn check_owners(&self, tree: &Tree, wrong: &mut Vec<String>) {
+        // A file that two sessions have is counted for the later one.
+        let reserved: BTreeMap<Ino, SessionId> =
+            tree.reserved.iter().map(|(session, ino)| (*ino, *session)).collect();
         let mut held: BTreeMap<SessionId, usize> = BTreeMap::new();
-        for (ino, session) in &tree.reserved {
+        for (ino, session) in &reserved {
             *held.entry(*session).or_default() += 1;
             if !tree.inodes.contains_key(ino) || !self.sessions.contains_key(session) {
                 wrong.push(format!("file {ino} of session {session}: one of them is gone"));
@@ -206,17 +262,19 @@ impl<K: Kv> State<K> {
             }
         }
         for (id, session) in &self.sessions {
-            let opened = tree.opened.iter().filter(|(_, owner)| owner == id).count();
+            let opened = tree.opened.range((*id, Ino(0))..=(*id, Ino(u64::MAX))).count();
             if session.opened != opened {
                 wrong.push(format!("session {id} counts {} opened, has {opened}", session.opened));
             }
         }
-        for (ino, session) in &tree.opened {
+        for (session, ino) in &tree.opened {
             if !self.sessions.contains_key(session) {
                 wrong.push(format!("inode {ino} is open in session {session}, which is gone"));
             }
         }
-        for (session, outcomes) in &tree.windows {
+        let mut windows: BTreeMap<SessionId, usize> = BTreeMap::new();
+        tree.windows.iter().for_each(|(id, _)| *windows.entry(*id).or_default() += 1);
+        for (session, outcomes) in &windows {
             if !self.sessions.contains_key(session) || *outcomes > SESSION_WINDOW {
                 wrong.push(format!("{outcomes} outcomes kept for session {session}"));
             }
@@ -262,8 +320,13 @@ impl<K: Kv> State<K> {
     }
 
     /// Checks that memory equals the rows.
-    fn check_memory(&self, wrong: &mut Vec<String>) -> Result<(), KvError> {
-        let loaded = map_rows::load(&self.kv, self.settings, self.tally.map_version)?;
+    fn check_memory(&self, rows: &mut Rows, wrong: &mut Vec<String>) -> Result<(), KvError> {
+        if let Some(error) = rows.damaged_map.values().next() {
+            return Err(error.clone());
+        }
+        let loaded = &mut rows.loaded;
+        loaded.map.cluster = self.settings.map(|settings| settings.cluster).unwrap_or_default();
+        loaded.map.version = self.tally.map_version;
         if loaded.map != self.map {
             wrong.push("the map in memory differs from its rows".to_owned());
         }
@@ -279,3 +342,20 @@ impl<K: Kv> State<K> {
         Ok(())
     }
 }
+
+impl Tree {
+    /// How many groups have to cut each file, and how many to measure it.
+    fn orders_of(&self) -> BTreeMap<Fid, (u32, u32)> {
+        let mut orders: BTreeMap<Fid, (u32, u32)> = BTreeMap::new();
+        for order in self.orders.values() {
+            match order {
+                FileOrder::Trim(trim, _) => orders.entry(trim.fid).or_default().0 += 1,
+                FileOrder::Measure(measure) => orders.entry(measure.fid).or_default().1 += 1,
+            }
+        }
+        orders
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use protocol::cluster_map::{
 };
 use protocol::ids::{Epoch, Generation, GroupId, Lsn, MapVersion, NodeId, ShardId, TargetId};
 
-use super::codec::{Reader, Writer, key};
+use super::codec::{Reader, Writer, damaged, key};
 use super::history::Changed;
 use super::ledger::Ledger;
 use super::{Settings, State};
@@ -26,6 +26,7 @@ pub(super) struct NodeInfo {
 }
 
 /// What the rows of the map hold.
+#[derive(Default)]
 pub(super) struct Loaded {
     pub(super) map: ClusterMap,
     pub(super) nodes: BTreeMap<NodeId, NodeInfo>,
@@ -41,41 +42,82 @@ pub(super) fn load<R: KvRead>(
 ) -> Result<Loaded, KvError> {
     let cluster = settings.map(|settings| settings.cluster).unwrap_or_default();
     let map = ClusterMap { cluster, version, ..ClusterMap::default() };
-    let mut loaded = Loaded {
-        map,
-        nodes: BTreeMap::new(),
-        ledger: orders_from(view)?,
-        durables: BTreeMap::new(),
-    };
-    for_each(view, key::nodes(), |row| {
-        let (record, info) = node_from(row)?;
-        loaded.nodes.insert(record.id, info);
-        loaded.map.nodes.insert(record.id, record);
-        Ok(())
-    })?;
-    for_each(view, key::targets(), |row| {
-        let (record, trust) = target_from(row)?;
-        if trust.distrusted {
-            loaded.ledger.distrusted.insert(record.id);
-        }
-        if trust.rolled_back {
-            loaded.ledger.rolled_back.insert(record.id);
-        }
-        loaded.map.targets.insert(record.id, record);
-        Ok(())
-    })?;
-    for_each(view, key::groups(), |row| {
-        let (record, whole) = group_from(row)?;
-        loaded.ledger.whole.insert(record.id, whole);
-        loaded.map.groups.insert(record.id, record);
-        Ok(())
-    })?;
-    for_each(view, key::durables(), |row| {
-        let (target, durable) = durable_from(row)?;
-        loaded.durables.insert(target, durable);
-        Ok(())
-    })?;
+    let mut loaded = Loaded { map, ..Loaded::default() };
+    for table in [key::nodes(), key::targets(), key::groups(), key::durables(), key::orders_row()] {
+        for_each(view, table, |row| loaded.put(row))?;
+    }
     Ok(loaded)
+}
+
+impl Loaded {
+    /// Takes in a row of the map.
+    ///
+    /// # Errors
+    /// [`KvError::Damaged`] when it is not what was written.
+    pub(super) fn put(&mut self, row: &Row) -> Result<(), KvError> {
+        self.forget(&row.0)?;
+        match key::table_of(&row.0) {
+            key::NODE => {
+                let (record, info) = node_from(row)?;
+                self.nodes.insert(record.id, info);
+                self.map.nodes.insert(record.id, record);
+            }
+            key::TARGET => {
+                let (record, trust) = target_from(row)?;
+                if trust.distrusted {
+                    self.ledger.distrusted.insert(record.id);
+                }
+                if trust.rolled_back {
+                    self.ledger.rolled_back.insert(record.id);
+                }
+                self.map.targets.insert(record.id, record);
+            }
+            key::GROUP => {
+                let (record, whole) = group_from(row)?;
+                self.ledger.whole.insert(record.id, whole);
+                self.map.groups.insert(record.id, record);
+            }
+            key::DURABLE => {
+                let (target, durable) = durable_from(row)?;
+                self.durables.insert(target, durable);
+            }
+            _ => (self.ledger.rebalance, self.ledger.scrub_pass) = orders_from(row)?,
+        }
+        Ok(())
+    }
+
+    /// Forgets a row of the map.
+    ///
+    /// # Errors
+    /// [`KvError::Damaged`] when its key is not one of the map's.
+    pub(super) fn forget(&mut self, key: &[u8]) -> Result<(), KvError> {
+        let table = key::table_of(key);
+        if key == key::ORDERS {
+            (self.ledger.rebalance, self.ledger.scrub_pass) = <(bool, u32)>::default();
+            return Ok(());
+        }
+        let number = key::small_number(key).ok_or_else(|| damaged(key, "short key"))?;
+        match table {
+            key::NODE => {
+                self.nodes.remove(&NodeId(number));
+                self.map.nodes.remove(&NodeId(number));
+            }
+            key::TARGET => {
+                self.ledger.distrusted.remove(&TargetId(number));
+                self.ledger.rolled_back.remove(&TargetId(number));
+                self.map.targets.remove(&TargetId(number));
+            }
+            key::GROUP => {
+                self.ledger.whole.remove(&GroupId(number));
+                self.map.groups.remove(&GroupId(number));
+            }
+            key::DURABLE => {
+                self.durables.remove(&TargetId(number));
+            }
+            _ => return Err(damaged(key, "not of the map")),
+        }
+        Ok(())
+    }
 }
 
 /// Calls `visit` for each row of a span, ascending.
@@ -200,13 +242,12 @@ fn orders_row(ledger: &Ledger) -> Row {
     (key::ORDERS.to_vec(), row.seal(key::ORDERS))
 }
 
-/// Reads what operators want; the rest of the ledger is empty.
-fn orders_from<R: KvRead>(view: &R) -> Result<Ledger, KvError> {
-    let Some(value) = view.get(key::ORDERS)? else { return Ok(Ledger::default()) };
-    let mut row = Reader::open(key::ORDERS, &value)?;
-    let (rebalance, scrub_pass) = (row.u8()? != 0, row.u32()?);
+/// What operators want: whether data is being spread, and the scrub pass.
+fn orders_from((key, value): &Row) -> Result<(bool, u32), KvError> {
+    let mut row = Reader::open(key, value)?;
+    let orders = (row.u8()? != 0, row.u32()?);
     row.end()?;
-    Ok(Ledger { rebalance, scrub_pass, ..Ledger::default() })
+    Ok(orders)
 }
 
 fn durable_from((key, value): &Row) -> Result<(TargetId, (Generation, Lsn)), KvError> {

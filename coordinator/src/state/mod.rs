@@ -31,6 +31,7 @@ mod inode;
 mod invariant;
 mod map_rows;
 mod outcome;
+mod rows;
 mod tally;
 
 pub use settling::FileOrder;
@@ -46,6 +47,7 @@ use protocol::status::Status;
 use crate::kv::{Kv, KvError};
 pub use gc::DeadFiles;
 use history::{Changed, History};
+pub use invariant::Audit;
 pub use ledger::Ledger;
 use map_rows::NodeInfo;
 use tally::Tally;

@@ -276,6 +276,12 @@ fn reach(size: u64, chunk_log2: u8, lengths: &BTreeMap<u32, u32>) -> u64 {
     end
 }
 
+/// The order that a row holds.
+pub(super) fn order_from_row(key: &[u8], value: &[u8]) -> Result<FileOrder, KvError> {
+    key::small_number(key).ok_or_else(|| damaged(key, "short key"))?;
+    Ok(read_row(key, value)?.order)
+}
+
 fn read_row(key: &[u8], value: &[u8]) -> Result<Row, KvError> {
     let mut row = Reader::open(key, value)?;
     let fid = Fid(key::number(key, 5).ok_or_else(|| row.bad("short key"))?);

@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use coordinator::kv::{Kv, Memory, Redb};
-use coordinator::state::{Outcome, State};
+use coordinator::kv::{Kv, Memory, Noted, Redb, Touched};
+use coordinator::state::{Audit, Outcome, State};
 use proptest::prelude::*;
 use protocol::cluster_map::{GroupRecord, Member, Role};
 use protocol::ids::{
@@ -105,7 +105,9 @@ impl Model {
 
 /// The state under test, its twin, and everything they were told.
 struct Pair {
-    state: State<Memory>,
+    state: State<Noted<Memory>>,
+    touched: Touched,
+    audit: Audit,
     twin: State<Memory>,
     log: Vec<(Stamp, Command)>,
     model: Model,
@@ -113,9 +115,15 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let state = || State::open(Memory::default()).unwrap();
-        let (state, twin) = (state(), state());
-        let mut pair = Pair { state, twin, log: Vec::new(), model: Model::default() };
+        let (table, touched) = Noted::new(Memory::default());
+        let mut pair = Pair {
+            state: State::open(table).unwrap(),
+            touched,
+            audit: Audit::default(),
+            twin: State::open(Memory::default()).unwrap(),
+            log: Vec::new(),
+            model: Model::default(),
+        };
         let initialize = Command::Initialize {
             cluster: ClusterId(7),
             replicas: 3,
@@ -140,6 +148,8 @@ impl Pair {
         let outcome = self.state.apply(stamp, &command);
         self.model.judge(&before, &self.state.map().groups, &command);
         assert_eq!(self.state.violations(), Vec::<String>::new(), "{command:?}");
+        let found = self.audit.look(&self.state, self.touched.take());
+        assert_eq!(found, Vec::<String>::new(), "{command:?}");
         let inert = Command::Activated { group: GroupId(u32::MAX), epoch: Epoch(1) };
         let refused = matches!(outcome, Outcome::Refused(_));
         let told = if refused { &inert } else { &command };
