@@ -27,6 +27,30 @@ pub(super) struct Standing<'a> {
     pub(super) present: Vec<&'a TargetRecord>,
 }
 
+/// True when every member serves, or catches up, where the map has it and nobody who left can come
+/// back: most groups at most times, told without a closer look.
+pub(super) fn at_rest(view: View<'_>, gone: Option<NodeId>, group: &GroupRecord) -> bool {
+    let rests = |member: &Member| {
+        let record = view.map.targets.get(&member.target);
+        record.is_some_and(|record| {
+            record.generation == member.generation
+                && placement::up(view.map, member.target)
+                && view.live.contains(&record.node)
+                && !view.held.contains(&record.node)
+                && gone != Some(record.node)
+        })
+    };
+    let away = |(turn, target): (usize, &TargetId)| {
+        !placement::up(view.map, *target) && !group.evicted[..turn].contains(target)
+    };
+    !group.down
+        && group.plan.is_none()
+        && group.primary().is_some()
+        && group.members.iter().all(rests)
+        && group.evicted.len() <= GROUP_EVICTED_MAX
+        && group.evicted.iter().enumerate().all(away)
+}
+
 impl<'a> Standing<'a> {
     /// Looks at a group as if node `gone` were down.
     pub(super) fn of(view: View<'a>, gone: Option<NodeId>, group: &'a GroupRecord) -> Standing<'a> {

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::cluster_map::{ClusterMap, GroupRecord, Member, NodeState, Role, TargetState};
 use protocol::guard::{self, Guard};
-use protocol::ids::{GroupId, NodeId, TargetId};
+use protocol::ids::{GroupId, MapVersion, NodeId, TargetId};
 use protocol::message::cluster::EvictRequest;
 use protocol::message::command::Command;
 use protocol::time::Nanos;
@@ -91,6 +91,17 @@ pub struct Membership {
     witnesses: Witnesses,
     /// When a group's primary was moved on accusations.
     moved: BTreeMap<GroupId, Nanos>,
+    /// What the last plan that asked for nothing was made from.
+    quiet: Option<Quiet>,
+}
+
+/// What a plan depends on beside time and what is remembered: the ledger changes only together
+/// with the map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Quiet {
+    version: MapVersion,
+    live: BTreeSet<NodeId>,
+    held: BTreeSet<NodeId>,
 }
 
 impl Membership {
@@ -98,6 +109,7 @@ impl Membership {
     ///
     /// A suspicion comes with the new epochs of all groups it touches, so that one commit is enough.
     pub fn handle(&mut self, view: View<'_>, now: Nanos, event: &Event) -> Vec<Command> {
+        self.quiet = None;
         match event {
             Event::NodeSuspected(node) => {
                 if !view.map.nodes.contains_key(node) {
@@ -125,6 +137,9 @@ impl Membership {
         if view.map.groups.is_empty() {
             return first_groups(view).into_iter().collect();
         }
+        if self.is_quiet(view, now) {
+            return Vec::new();
+        }
         let spoke = |node: &&NodeId| {
             let record = view.map.nodes.get(*node);
             record.is_some_and(|record| record.state == NodeState::Down)
@@ -133,7 +148,22 @@ impl Membership {
         let mut commands: Vec<_> =
             back.map(|node| Command::SetNodeState { node: *node, up: true }).collect();
         commands.extend(self.groups(view, now, None));
+        self.quiet = commands.is_empty().then(|| Quiet {
+            version: view.map.version,
+            live: view.live.clone(),
+            held: view.held.clone(),
+        });
         commands
+    }
+
+    /// True when a plan asked for nothing and nothing that it depends on has changed since.
+    fn is_quiet(&self, view: View<'_>, now: Nanos) -> bool {
+        let same = self.quiet.as_ref().is_some_and(|quiet| {
+            quiet.version == view.map.version
+                && quiet.live == *view.live
+                && quiet.held == *view.held
+        });
+        same && self.next_deadline().is_none_or(|at| now < at)
     }
 
     /// When `plan` has something new to say although nothing happened; `None` for never.
@@ -166,6 +196,11 @@ impl Membership {
         group: &GroupRecord,
         given_up: &mut BTreeSet<NodeId>,
     ) -> Option<Command> {
+        if group::at_rest(view, gone, group) {
+            debug_assert_eq!(Standing::of(view, gone, group).without_the_dead(|_| false), None);
+            self.waiting.remove(&group.id);
+            return None;
+        }
         let standing = Standing::of(view, gone, group);
         if standing.one_serves() {
             self.waiting.remove(&group.id);

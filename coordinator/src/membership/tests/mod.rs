@@ -667,3 +667,13 @@ proptest! {
         prop_assert!(groups.iter().filter(lost).all(|group| group.down));
     }
 }
+
+#[test]
+fn a_plan_that_asked_for_nothing_is_made_again_when_somebody_speaks() {
+    let mut cluster = Cluster::new(3);
+    cluster.kill(3);
+    cluster.settle();
+    assert_eq!(cluster.plan(), []);
+    cluster.live.insert(NodeId(3));
+    assert_eq!(cluster.plan(), [Command::SetNodeState { node: NodeId(3), up: true }]);
+}
