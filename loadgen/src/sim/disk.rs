@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use node::io::memory::MemoryDisk;
-use node::io::memory::disk::{Faults, MemoryBuffer};
+use node::io::memory::disk::{Faults, MemoryBuffer, MemoryRead};
 use node::io::{Disk, DiskError};
 
 use super::executor::Executor;
@@ -178,7 +178,7 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     type Buffer = MemoryBuffer;
-    type Read = Rc<[u8]>;
+    type Read = MemoryRead;
 
     fn capacity(&self) -> u64 {
         self.device.capacity()
@@ -188,7 +188,7 @@ impl Disk for SimDisk {
         self.device.allocate(len)
     }
 
-    async fn read(&self, offset: u64, len: usize) -> Result<Rc<[u8]>, DiskError> {
+    async fn read(&self, offset: u64, len: usize) -> Result<MemoryRead, DiskError> {
         self.take_time().await;
         let bytes = self.device.read(offset, len).await;
         self.take_time().await;

@@ -215,8 +215,11 @@ pub fn oldest(core: &Core) -> BTreeMap<GroupId, BTreeMap<TargetId, Oldest>> {
 
 /// Tells members what is committed, where they were not told with other messages.
 pub fn announce<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    if !member.is_primary() {
+        return;
+    }
     let through = member.mark_for_members();
-    if !member.is_primary() || through <= member.writes.announced {
+    if through <= member.writes.announced {
         return;
     }
     member.writes.announced = through;

@@ -359,6 +359,9 @@ fn look<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
 }
 
 fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+    if member.repairs.works.is_empty() {
+        return;
+    }
     let candidates = candidates(&member.record, cx.core.me());
     let (group, epoch, me) = (member.group, member.record.epoch, cx.core.me());
     for (&(key, version), repair) in &mut member.repairs.works {

@@ -75,6 +75,9 @@ pub fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if !member.is_primary() || member.phase != Phase::Ready || !member.record.active {
         return;
     }
+    if !member.record.members.iter().any(|entry| entry.role == Role::Syncing) {
+        return;
+    }
     let others = member.others(cx.core.me());
     for entry in others.iter().filter(|entry| entry.role == Role::Syncing) {
         let mut resync = member.resync.remove(&entry.target).unwrap_or_default();

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -25,6 +26,10 @@ pub struct MemoryDisk {
 
 /// Memory of a [`MemoryDisk`].
 pub struct MemoryBuffer(Vec<u8>);
+
+/// Bytes that a read of a [`MemoryDisk`] returned; clones share them.
+#[derive(Clone, Debug)]
+pub struct MemoryRead(Rc<Vec<u8>>);
 
 /// What the simulated container will do wrong, each counted down from the next operation: 1 is
 /// the next one, 0 is never.
@@ -200,7 +205,7 @@ impl MemoryDisk {
 
 impl Disk for MemoryDisk {
     type Buffer = MemoryBuffer;
-    type Read = Rc<[u8]>;
+    type Read = MemoryRead;
 
     fn capacity(&self) -> u64 {
         self.device.borrow().capacity
@@ -211,14 +216,14 @@ impl Disk for MemoryDisk {
         MemoryBuffer(vec![0xa5; len.next_multiple_of(PAGE)])
     }
 
-    async fn read(&self, offset: u64, len: usize) -> Result<Rc<[u8]>, DiskError> {
+    async fn read(&self, offset: u64, len: usize) -> Result<MemoryRead, DiskError> {
         self.device.borrow_mut().begin("read", offset, len)?;
         self.pause().await;
         let mut device = self.device.borrow_mut();
         device.check_power()?;
         let place =
             if strikes(&mut device.faults.misdirected_read) { device.astray(len) } else { offset };
-        Ok(device.copy_out(place, len).into())
+        Ok(MemoryRead(Rc::new(device.copy_out(place, len))))
     }
 
     async fn write(
@@ -254,6 +259,14 @@ impl Disk for MemoryDisk {
         device.check_power()?;
         device.settle(&started);
         Ok(())
+    }
+}
+
+impl Deref for MemoryRead {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -354,13 +367,12 @@ impl Device {
     fn copy_out(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len);
         let first = offset / PAGE as u64;
-        for page in first..first + len.div_ceil(PAGE) as u64 {
-            match self.live.get(&page) {
-                Some(page) => bytes.extend_from_slice(page),
-                None => bytes.resize(bytes.len() + PAGE, 0),
-            }
+        for (page, content) in self.live.range(first..first + len.div_ceil(PAGE) as u64) {
+            let at = usize::try_from(page - first).unwrap_or(0) * PAGE;
+            bytes.resize(at, 0);
+            bytes.extend_from_slice(content);
         }
-        bytes.truncate(len);
+        bytes.resize(len, 0);
         bytes
     }
 
