@@ -8,6 +8,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use loadgen::sim::command;
 
+/// A simulated cluster allocates as much as it computes: `docs/design/0004-the-speed-of-simulation.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "lanefs-loadgen", about = "Puts lanefs under test and measures it.")]
 #[command(disable_version_flag = true, arg_required_else_help = true)]

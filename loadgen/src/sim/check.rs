@@ -26,6 +26,8 @@ pub struct Ledger {
     mode: Mode,
     min_write: usize,
     chunks: RefCell<BTreeMap<(GroupId, ChunkKey), Chunk>>,
+    /// Those of them that have acknowledged bytes, ascending.
+    told: RefCell<Vec<(GroupId, ChunkKey)>>,
     /// Acknowledged writes.
     pub acknowledged: Cell<u64>,
     /// Reads whose bytes were checked.
@@ -53,6 +55,7 @@ impl Ledger {
             mode,
             min_write,
             chunks: RefCell::default(),
+            told: RefCell::default(),
             acknowledged: Cell::new(0),
             read: Cell::new(0),
             lost: Cell::new(0),
@@ -74,6 +77,10 @@ impl Ledger {
         self.acknowledged.set(self.acknowledged.get() + 1);
         if let Some(chunk) = self.chunks.borrow_mut().get_mut(&(group, key)) {
             chunk.acknowledged = chunk.submitted.len();
+            let mut told = self.told.borrow_mut();
+            if let Err(place) = told.binary_search(&(group, key)) {
+                told.insert(place, (group, key));
+            }
         }
         let serving = self.coordinator.served(group, epoch);
         assert!(
@@ -107,6 +114,18 @@ impl Ledger {
     /// What faults may do in this run.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// One of the chunks that have acknowledged bytes, and how many it has; `choose` gets the
+    /// number of chunks. `None` when there are none.
+    pub fn any_chunk(
+        &self,
+        choose: impl FnOnce(usize) -> usize,
+    ) -> Option<(GroupId, ChunkKey, usize)> {
+        let told = self.told.borrow();
+        let (group, key) = *told.get(if told.is_empty() { 0 } else { choose(told.len()) })?;
+        let acknowledged = self.chunks.borrow().get(&(group, key))?.acknowledged;
+        Some((group, key, acknowledged))
     }
 
     /// Chunks that have acknowledged bytes, and how many.

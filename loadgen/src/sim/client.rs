@@ -54,7 +54,7 @@ pub struct SimClient {
     disk: Rc<SimDisk>,
     coordinator: super::coordinator::SimCoordinator,
     session: SessionId,
-    map: RefCell<ClusterMap>,
+    map: RefCell<Rc<ClusterMap>>,
     conditions: Rc<RefCell<Conditions>>,
     errands: Errands,
 }
@@ -81,7 +81,7 @@ impl SimClient {
             session,
             conditions: Rc::clone(&conditions),
         };
-        let map = RefCell::new(ClusterMap::default());
+        let map = RefCell::default();
         Rc::new(SimClient {
             executor,
             rng,

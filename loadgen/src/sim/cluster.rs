@@ -241,6 +241,17 @@ impl SimCluster {
     }
 }
 
+impl Drop for SimCluster {
+    /// The coordinator and the nodes' control cores hold each other, and a store holds the wires
+    /// that are watched by who knows all stores: with them goes every device.
+    fn drop(&mut self) {
+        self.executor.finish();
+        self.coordinator.forget();
+        let stores = self.stores.take();
+        drop(stores);
+    }
+}
+
 /// The process of a node.
 pub fn process_of(node: NodeId) -> ProcessId {
     ProcessId(node.0)

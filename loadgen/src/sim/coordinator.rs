@@ -1,19 +1,19 @@
 //! The coordinator of a simulated cluster: production state and decisions over a table
 //! in memory, with commands applied at once instead of through a log.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use coordinator::control::{Control, Event, Seen, Tuning};
-use coordinator::kv::Memory;
+use coordinator::kv::{Memory, Noted, Touched};
 use coordinator::limits::{NODE_LEASE, RECOVERY_BYTES_PER_S};
 use coordinator::membership::Witness;
-use coordinator::state::{Outcome, State, read};
+use coordinator::state::{Audit, Outcome, State, read};
 use node::io::Nanos;
 use node::shard::{ControlEvent, ShardReport};
-use protocol::cluster_map::{ClusterMap, Member, TargetState};
+use protocol::cluster_map::{ClusterMap, GroupRecord, Member, TargetState};
 use protocol::ids::{Epoch, GroupId, Ino, MapVersion, NodeId, SessionId, TargetId};
 use protocol::message::cluster::{TargetHealth, TargetReport};
 use protocol::message::command::{Caller, Command, Stamp};
@@ -32,6 +32,8 @@ pub const COORDINATOR: ProcessId = ProcessId(0);
 /// Nodes are killed often here, so frequent restarts keep nobody out.
 const TUNING: Tuning =
     Tuning { lease: NODE_LEASE, recovery_bytes_per_s: RECOVERY_BYTES_PER_S, storm_restarts: 0 };
+/// Commands after which the state is looked at as a whole, not only where it can have changed.
+const LOOK_EVERY: u64 = 64;
 /// Time between two looks at timers.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -40,10 +42,21 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct SimCoordinator {
     inner: Rc<RefCell<Inner>>,
     executor: Executor,
+    newest: Rc<Newest>,
+}
+
+/// The newest map, for many readers, and what is known of it.
+#[derive(Default)]
+struct Newest {
+    map: RefCell<Option<Rc<ClusterMap>>>,
+    healthy: Cell<Option<(MapVersion, bool)>>,
 }
 
 struct Inner {
-    state: State<Memory>,
+    state: State<Noted<Memory>>,
+    touched: Touched,
+    audit: Audit,
+    commands: u64,
     control: Control,
     /// Newest report of each target, for the next heartbeat of its node.
     health: BTreeMap<TargetId, TargetHealth>,
@@ -51,6 +64,8 @@ struct Inner {
     pushed: BTreeMap<NodeId, MapVersion>,
     /// Serving members that each epoch of each group had.
     epochs: BTreeMap<(GroupId, Epoch), Vec<Member>>,
+    /// Groups as they were when they were looked at last, in that version of the map.
+    noted: (MapVersion, BTreeMap<GroupId, GroupRecord>),
     starts: u64,
     up: bool,
     stamp_ms: u64,
@@ -61,23 +76,31 @@ struct Inner {
 impl SimCoordinator {
     /// Starts an empty cluster that waits for all nodes of its shape.
     pub fn start(executor: &Executor, rng: SimRng, shape: &Shape) -> Self {
-        let state = State::open(Memory::default());
+        let (table, touched) = Noted::new(Memory::default());
+        let state = State::open(table);
         let state = state.unwrap_or_else(|error| panic!("an empty table is readable: {error}"));
         let inner = Inner {
             control: Control::new(state.map(), TUNING, executor.now()),
             state,
+            touched,
+            audit: Audit::default(),
+            commands: 0,
             health: BTreeMap::new(),
             controls: BTreeMap::new(),
             pushed: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            noted: (MapVersion(0), BTreeMap::new()),
             starts: 1,
             up: true,
             stamp_ms: 1,
             rng,
             watch: None,
         };
-        let coordinator =
-            SimCoordinator { inner: Rc::new(RefCell::new(inner)), executor: executor.clone() };
+        let coordinator = SimCoordinator {
+            inner: Rc::new(RefCell::new(inner)),
+            executor: executor.clone(),
+            newest: Rc::default(),
+        };
         coordinator.propose(&Command::Initialize {
             cluster: CLUSTER,
             replicas: shape.replicas,
@@ -98,7 +121,7 @@ impl SimCoordinator {
 
     /// Applies a command and pushes the map when it changed.
     pub fn propose(&self, command: &Command) -> Outcome {
-        let outcome = {
+        let (outcome, changed) = {
             let inner = &mut *self.inner.borrow_mut();
             inner.stamp_ms = (inner.stamp_ms + 1).max(self.executor.now().0 / 1_000_000);
             let stamp = Stamp { time_ms: inner.stamp_ms, nonce: inner.rng.draw() };
@@ -106,12 +129,11 @@ impl SimCoordinator {
             if let Err(error) = inner.state.commit(false) {
                 panic!("a table in memory cannot fail: {error}");
             }
-            let violations = inner.state.violations();
+            let violations = inner.violations();
             assert!(violations.is_empty(), "after {command:?}: {violations:?}");
-            inner.note_epochs();
-            outcome
+            (outcome, inner.note_groups())
         };
-        self.show_groups(command);
+        self.show_groups(command, &changed);
         self.executor.tell(|| format!("{command:?} {outcome:?}"));
         self.push();
         outcome
@@ -122,7 +144,7 @@ impl SimCoordinator {
         self.inner.borrow_mut().watch = Some(Rc::clone(watch));
     }
 
-    fn show_groups(&self, command: &Command) {
+    fn show_groups(&self, command: &Command, changed: &[GroupId]) {
         let inner = self.inner.borrow();
         let Some(watch) = &inner.watch else { return };
         match command {
@@ -131,11 +153,17 @@ impl SimCoordinator {
             }
             _ => {}
         }
-        let groups = inner.state.map().groups.values();
-        match group_of(command) {
-            Some(one) => groups.filter(|group| group.id == one).for_each(|it| watch.on_group(it)),
-            None => groups.for_each(|group| watch.on_group(group)),
-        }
+        let groups = &inner.state.map().groups;
+        changed.iter().filter_map(|id| groups.get(id)).for_each(|group| watch.on_group(group));
+    }
+
+    /// Looks at the whole state.
+    ///
+    /// # Panics
+    /// When something is wrong with it.
+    pub fn check(&self) {
+        let violations = self.inner.borrow().state.violations();
+        assert!(violations.is_empty(), "in the end: {violations:?}");
     }
 
     /// Ends the process: every connection breaks, and all that is not in the table is forgotten.
@@ -147,6 +175,13 @@ impl SimCoordinator {
         }
         inner.controls.clear();
         inner.pushed.clear();
+    }
+
+    /// Forgets everybody who knows this coordinator, so that its memory can be given back.
+    pub fn forget(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.controls.clear();
+        inner.watch = None;
     }
 
     /// Starts a process on the same table.
@@ -260,7 +295,8 @@ impl SimCoordinator {
                 self.propose(&Command::DropDone { groups: request.groups });
             }
             ShardReport::Health(health) => {
-                let record = self.map().targets.get(&health.target).cloned();
+                let map = self.map();
+                let record = map.targets.get(&health.target);
                 if health.fenced && record.is_some_and(|it| it.state != TargetState::Fenced) {
                     self.propose(&Command::FenceTarget { target: health.target });
                 }
@@ -296,8 +332,8 @@ impl SimCoordinator {
     }
 
     /// The newest map.
-    pub fn map(&self) -> ClusterMap {
-        self.inner.borrow().state.map().clone()
+    pub fn map(&self) -> Rc<ClusterMap> {
+        self.newest.of(self.inner.borrow().state.map())
     }
 
     /// The serving members of an epoch of a group, also of one that has ended.
@@ -308,8 +344,7 @@ impl SimCoordinator {
     /// True when every group has all its replicas and has been activated.
     pub fn healthy(&self) -> bool {
         let inner = self.inner.borrow();
-        let groups = &inner.state.map().groups;
-        !groups.is_empty() && groups.values().all(protocol::cluster_map::GroupRecord::healthy)
+        self.newest.healthy(inner.state.map())
     }
 
     fn tick(&self) {
@@ -345,22 +380,59 @@ impl SimCoordinator {
     }
 }
 
-/// The one group that a command can change; `None` for those that can change many.
-fn group_of(command: &Command) -> Option<GroupId> {
-    match command {
-        Command::ChangeGroup { group, .. }
-        | Command::Activated { group, .. }
-        | Command::SyncDone { group, .. }
-        | Command::AllowMutations { group, .. } => Some(*group),
-        _ => None,
+impl Newest {
+    /// The map, copied once for all who ask for this version.
+    fn of(&self, map: &ClusterMap) -> Rc<ClusterMap> {
+        let mut kept = self.map.borrow_mut();
+        match &*kept {
+            Some(kept) if kept.version == map.version => Rc::clone(kept),
+            _ => Rc::clone(kept.insert(Rc::new(map.clone()))),
+        }
+    }
+
+    /// True when every group of the map has all its replicas and has been activated.
+    fn healthy(&self, map: &ClusterMap) -> bool {
+        if let Some((version, healthy)) = self.healthy.get()
+            && version == map.version
+        {
+            return healthy;
+        }
+        let healthy = !map.groups.is_empty() && map.groups.values().all(GroupRecord::healthy);
+        self.healthy.set(Some((map.version, healthy)));
+        healthy
     }
 }
 
 impl Inner {
-    fn note_epochs(&mut self) {
-        for group in self.state.map().groups.values() {
+    /// What is wrong after a command.
+    fn violations(&mut self) -> Vec<String> {
+        self.commands += 1;
+        let found = self.audit.look(&self.state, self.touched.take());
+        if !self.commands.is_multiple_of(LOOK_EVERY) {
+            return found;
+        }
+        let all = self.state.violations();
+        assert_eq!(found, all, "what can have changed is all that has changed");
+        all
+    }
+
+    /// Keeps the serving members of new epochs; the groups that changed.
+    fn note_groups(&mut self) -> Vec<GroupId> {
+        let map = self.state.map();
+        let (version, known) = &mut self.noted;
+        if std::mem::replace(version, map.version) == map.version {
+            return Vec::new();
+        }
+        let mut changed = Vec::new();
+        for group in map.groups.values() {
+            if known.get(&group.id) == Some(group) {
+                continue;
+            }
             let serving = || group.serving().copied().collect();
             self.epochs.entry((group.id, group.epoch)).or_insert_with(serving);
+            known.insert(group.id, group.clone());
+            changed.push(group.id);
         }
+        changed
     }
 }

@@ -11,7 +11,9 @@ use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use node::io::{Buffer, Disk, Incoming, Link, Nanos, Net, NetError, Outgoing, PeerIdentity};
+use node::io::{
+    Buffer, Disk, Incoming, Link, Nanos, Net, NetError, Outgoing, Payload, PeerIdentity,
+};
 use protocol::frame::Header;
 use protocol::ids::{NodeId, TargetId};
 use protocol::message::Kind;
@@ -79,7 +81,7 @@ pub struct SimLink<D: Disk> {
     peer: PeerIdentity,
     disk: Rc<D>,
     other: RefCell<Weak<SimLink<D>>>,
-    inbox: RefCell<VecDeque<(Nanos, Flight)>>,
+    inbox: RefCell<VecDeque<(Nanos, Flight<D>)>>,
     last_arrival: Cell<Nanos>,
     open: Cell<bool>,
     /// True once this end was closed by its own process.
@@ -89,11 +91,11 @@ pub struct SimLink<D: Disk> {
     waker: RefCell<Option<Waker>>,
 }
 
-/// A frame between two processes.
-struct Flight {
+/// A frame between two processes; its payload lies in the receiver's own memory already.
+struct Flight<D: Disk> {
     header: [u8; protocol::limits::HEADER_LEN],
     body: Vec<u8>,
-    payload: Vec<u8>,
+    payload: Option<Rc<D::Buffer>>,
 }
 
 impl<D: Disk> Fabric<D> {
@@ -292,7 +294,7 @@ impl<D: Disk> SimLink<D> {
         }
     }
 
-    fn arrive(&self, flight: Flight) {
+    fn arrive(&self, flight: Flight<D>) {
         let (low, high) = LATENCY_US;
         let slow = self.cuts.slowness(self.far_process, self.process).as_micros();
         let slow = u64::try_from(slow).unwrap_or(u64::MAX);
@@ -306,17 +308,26 @@ impl<D: Disk> SimLink<D> {
         self.wake();
     }
 
-    fn open_flight(&self, flight: Flight) -> Result<Incoming<D>, NetError> {
+    fn open_flight(flight: Flight<D>) -> Result<Incoming<D>, NetError> {
         let header = Header::decode(&flight.header)?;
         header.check_body(&flight.body)?;
-        let payload = (!flight.payload.is_empty()).then(|| {
-            let mut buffer = self.disk.allocate(flight.payload.len());
-            let bytes = buffer.bytes_mut();
-            bytes[..flight.payload.len()].copy_from_slice(&flight.payload);
-            bytes[flight.payload.len()..].fill(0);
-            Rc::new(buffer)
-        });
-        Ok(Incoming { header, body: flight.body, payload })
+        Ok(Incoming { header, body: flight.body, payload: flight.payload })
+    }
+
+    /// Copies a payload into memory of this end's device.
+    fn take_over(&self, payload: &Payload<D>) -> Option<Rc<D::Buffer>> {
+        if payload.is_empty() {
+            return None;
+        }
+        let mut buffer = self.disk.allocate(payload.len());
+        let mut rest = buffer.bytes_mut();
+        for run in payload.chunks() {
+            let (to, after) = rest.split_at_mut(run.len());
+            to.copy_from_slice(run);
+            rest = after;
+        }
+        rest.fill(0);
+        Some(Rc::new(buffer))
     }
 }
 
@@ -358,7 +369,7 @@ impl<D: Disk> Link<D> for SimLink<D> {
                 body: &frame.body,
             });
         }
-        let payload = frame.payload.to_vec();
+        let payload = other.take_over(&frame.payload);
         other.arrive(Flight { header: frame.header.encode(), body: frame.body, payload });
         Ok(())
     }
@@ -374,7 +385,7 @@ impl<D: Disk> Link<D> for SimLink<D> {
                 Some(at) if at <= self.executor.now() => {
                     let flight = self.inbox.borrow_mut().pop_front();
                     if let Some((_, flight)) = flight {
-                        return self.open_flight(flight);
+                        return Self::open_flight(flight);
                     }
                 }
                 Some(at) => self.executor.until(at).await,

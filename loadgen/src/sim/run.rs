@@ -117,6 +117,7 @@ impl Plan {
             settle_space(cluster);
             ledger.check_space();
         }
+        cluster.coordinator().check();
         executor.finish();
         Outcome {
             hash: executor.event_hash(),

@@ -223,11 +223,8 @@ impl Worker {
 
     /// Reads some acknowledged bytes from whichever replica the plan picks.
     async fn read_once(&self) {
-        let chunks = self.all.ledger.chunks();
-        if chunks.is_empty() {
-            return;
-        }
-        let (group, key, acknowledged) = chunks[self.below(chunks.len())];
+        let chunk = self.all.ledger.any_chunk(|chunks| self.below(chunks));
+        let Some((group, key, acknowledged)) = chunk else { return };
         let offset = self.below(acknowledged);
         let len = 1 + self.below((acknowledged - offset).min(READ_LEN_MAX as usize));
         let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);

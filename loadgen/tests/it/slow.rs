@@ -31,7 +31,7 @@ fn seconds(cluster: &SimCluster, count: u64) {
 }
 
 fn slow(cluster: &SimCluster) -> Vec<TargetId> {
-    let targets = cluster.coordinator().map().targets;
+    let targets = cluster.coordinator().map().targets.clone();
     let slow = targets.values().filter(|target| target.state == TargetState::Slow);
     slow.map(|target| target.id).collect()
 }
