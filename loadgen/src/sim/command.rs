@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "a command prints its results")]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::campaign::{self, Campaign, CampaignError};
@@ -38,6 +39,9 @@ pub struct Sim {
     /// Fails when a situation of the table is met in less than 1 % of the runs.
     #[arg(long)]
     require_coverage: bool,
+    /// Adds a line about the seeds that ran to this list, which is made when it does not exist.
+    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
+    ledger: Option<PathBuf>,
 }
 
 /// The process that runs the seeds which arrive on standard input; started by `sim`.
@@ -78,6 +82,7 @@ impl Sim {
             jobs: self.jobs.max(1),
             coverage_required: self.require_coverage,
             hashes: self.hashes,
+            ledger: self.ledger.clone(),
         };
         campaign.run()
     }

@@ -4,10 +4,12 @@
 //! [`Campaign::run`].
 
 mod child;
+mod ledger;
 mod report;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,8 @@ pub struct Campaign {
     pub coverage_required: bool,
     /// Prints the digest of each seed.
     pub hashes: bool,
+    /// File that lists the campaigns that were run.
+    pub ledger: Option<PathBuf>,
 }
 
 /// Why a campaign failed.
@@ -45,6 +49,9 @@ pub enum CampaignError {
     /// A process for the runs cannot be started or does not answer as it should.
     #[error("a process for simulated runs: {0}")]
     Process(#[from] std::io::Error),
+    /// The list of campaigns cannot be written.
+    #[error("the list of campaigns {0}: {1}; add its line by hand")]
+    Ledger(String, std::io::Error),
     /// Promises were broken.
     #[error("{0} of the seeds are red; each line above names the command that repeats one")]
     Red(usize),
@@ -87,10 +94,20 @@ struct Totals {
     acknowledged: u64,
     read: u64,
     polls: u64,
-    profiles: BTreeMap<String, u64>,
+    profiles: BTreeMap<String, Share>,
+    /// Sum over the green runs; the same code and the same seeds give the same.
+    digest: u64,
     /// Runs that met each situation, and how often all together.
     marks: BTreeMap<String, (u64, u64)>,
     red: Vec<u64>,
+}
+
+/// Runs of one profile.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    seeds: u64,
+    simulated: Duration,
+    busy: Duration,
 }
 
 impl Campaign {
@@ -98,7 +115,8 @@ impl Campaign {
     ///
     /// # Errors
     /// [`CampaignError::Red`] when a promise was broken, [`CampaignError::Coverage`] when that is
-    /// asked for and a situation was met too rarely.
+    /// asked for and a situation was met too rarely, [`CampaignError::Ledger`] when the list that
+    /// was asked for cannot be written.
     #[expect(clippy::disallowed_methods, reason = "real time is the budget of the runs")]
     pub fn run(&self) -> Result<(), CampaignError> {
         let begin = Instant::now();
@@ -127,6 +145,10 @@ impl Campaign {
             Ok::<_, CampaignError>(())
         })?;
         report::print(&totals, begin.elapsed());
+        if let Some(path) = &self.ledger {
+            let added = ledger::append(path, self, &totals);
+            added.map_err(|error| CampaignError::Ledger(path.display().to_string(), error))?;
+        }
         self.judge(&totals)
     }
 
@@ -168,7 +190,11 @@ impl Totals {
         self.acknowledged += green.acknowledged;
         self.read += green.read;
         self.polls += green.polls;
-        *self.profiles.entry(green.profile.clone()).or_default() += 1;
+        let share = self.profiles.entry(green.profile.clone()).or_default();
+        share.seeds += 1;
+        share.simulated += green.simulated;
+        share.busy += green.busy;
+        self.digest = self.digest.wrapping_add(ledger::part_of_digest(green.seed, green.hash));
         for (name, count) in green.marks.iter() {
             let (runs, all) = self.marks.entry(name.to_owned()).or_default();
             *runs += 1;

@@ -32,16 +32,29 @@ pub(super) fn print(totals: &Totals, real: Duration) {
     println!(
         "{:.0} simulated s, {:.0} times real time on one processor, {:.2} M events/s",
         totals.simulated.as_secs_f64(),
-        totals.simulated.as_secs_f64() / busy,
+        rate(totals.simulated, totals.busy),
         as_f64(totals.polls) / busy / 1e6
     );
     println!("{} acknowledged writes, {} checked reads", totals.acknowledged, totals.read);
-    let profiles = totals.profiles.iter().map(|(name, count)| format!("{name} {count}"));
-    println!("profiles: {}", profiles.collect::<Vec<_>>().join(", "));
+    print_profiles(totals);
     print_marks(totals);
     if !totals.red.is_empty() {
         println!("red seeds: {:?}", totals.red);
     }
+}
+
+/// The bar for the speed is stated for the standard profile.
+fn print_profiles(totals: &Totals) {
+    println!("{:<28} {:>8} {:>22}", "profile", "runs", "times real time");
+    for (name, share) in &totals.profiles {
+        let rate = rate(share.simulated, share.busy);
+        println!("{name:<28} {:>8} {rate:>22.0}", share.seeds);
+    }
+}
+
+/// Simulated seconds for each second of processor time.
+fn rate(simulated: Duration, busy: Duration) -> f64 {
+    simulated.as_secs_f64() / busy.as_secs_f64().max(0.001)
 }
 
 fn print_marks(totals: &Totals) {
