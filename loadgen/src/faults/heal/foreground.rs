@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::{Client, FileReader};
+use protocol::cluster_map::ClusterMap;
 use protocol::ids::Ino;
 use protocol::message::namespace::{NamespaceOp, SetAttributes};
 use tokio::task::JoinSet;
@@ -56,6 +57,11 @@ const READ_BYTES: usize = 64 << 10;
 const WRITE_PERCENT: u64 = 20;
 /// A copy that has not begun after this never will.
 const BEGINS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Starts of an emptied node until it is taken; each pair of windows needs one more.
+const STARTS_MAX: u32 = 8;
+/// How long a start that will be taken takes at most.
+const TAKEN_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// What operations need.
 struct Stage {
@@ -125,9 +131,8 @@ async fn empty(lab: &mut Lab, client: &Client, node: u32) -> Result<(), StepErro
     let container = lab.container(node);
     std::fs::remove_file(&container).map_err(file_error(&container))?;
     let before = load::copied(&client.status().await.map_err(judge::failed)?);
-    lab.start_node(node)?;
-    lab.take_started();
     let begun = now();
+    join(lab, client, node).await?;
     while load::copied(&client.status().await.map_err(judge::failed)?) <= before {
         if begun.elapsed() > BEGINS_WITHIN {
             let what = format!("copies to the emptied node {node}");
@@ -137,6 +142,27 @@ async fn empty(lab: &mut Lab, client: &Client, node: u32) -> Result<(), StepErro
     }
     println!("node {node} came back empty; copies began after {}", seconds(begun.elapsed()));
     Ok(())
+}
+
+/// Starts a node with an empty device until it is taken.
+///
+/// A new container counts its starts from one, and the coordinator takes no generation that is not
+/// newer than the one it knows: it could be an old copy of a target that has moved on.
+async fn join(lab: &mut Lab, client: &Client, node: u32) -> Result<(), StepError> {
+    let target = load::target_of(node);
+    let map = client.refresh_map().await.map_err(judge::failed)?;
+    let generation = |map: &ClusterMap| map.targets.get(&target).map(|it| it.generation);
+    let known = generation(&map);
+    for _ in 0..STARTS_MAX {
+        lab.start_node(node)?;
+        lab.take_started();
+        let taken = |map: &ClusterMap| generation(map) > known;
+        match health::wait(lab, client, "a node to be taken", TAKEN_WITHIN, taken).await {
+            Err(StepError::Timeout { .. }) => lab.node(node)?.kill()?,
+            ended => return ended.map(drop),
+        }
+    }
+    Err(StepError::Different(format!("node {node} was not taken in {STARTS_MAX} starts")))
 }
 
 impl Stage {
