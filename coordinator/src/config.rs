@@ -368,6 +368,17 @@ gid = 100
     }
 
     #[test]
+    fn users_are_bounded() {
+        let users = |count: usize| {
+            let one = |n| FileUser { name: format!("u{n}"), uid: 1, gid: 1 };
+            check_users((0..count).map(one).collect())
+        };
+        assert_eq!(users(USERS_MAX).unwrap().len(), USERS_MAX);
+        let error = users(USERS_MAX + 1).unwrap_err();
+        assert_eq!(error, format!("user: expected at most {USERS_MAX} entries"));
+    }
+
+    #[test]
     fn sizes_have_binary_units() {
         assert_eq!(parse_size("4096"), Some(4096));
         assert_eq!(parse_size("32MiB"), Some(32 << 20));

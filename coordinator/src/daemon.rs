@@ -8,12 +8,12 @@ use protocol::message::command::{Caller, Command};
 use protocol::tls::{TlsError, TlsFiles, server_config};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::kv::{KvError, Redb};
-use crate::limits::{CONTROL_QUEUE_MAX, READERS_MAX, WORKERS};
+use crate::limits::{READERS_MAX, WORKERS};
 use crate::log::{FileLog, LogError};
 use crate::propose::{self, Identity, ProposeError, Proposer, Running};
 use crate::serve::{About, Patience, Sessions, Shared, accept};
@@ -184,7 +184,7 @@ async fn serve(
         tuning: config.tuning,
         patience: Patience::default(),
     };
-    let (control, events) = mpsc::channel(CONTROL_QUEUE_MAX);
+    let (control, events) = timers::channel();
     let shared = Arc::new(Shared::new(about, proposer.clone(), sessions, control));
     tokio::spawn(timers::run(Arc::clone(&shared), events));
     tokio::spawn(accept::run(listener, acceptor, shared));

@@ -42,6 +42,11 @@ pub enum Event {
     },
 }
 
+/// The queue of what the control loop must know; whoever says something waits while it is full.
+pub fn channel() -> (mpsc::Sender<Event>, mpsc::Receiver<Event>) {
+    mpsc::channel(CONTROL_QUEUE_MAX)
+}
+
 /// Runs until every sender of events is gone.
 pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>) {
     let mut timers = Timers::new(shared);
@@ -67,8 +72,9 @@ pub async fn run(shared: Arc<Shared>, mut events: mpsc::Receiver<Event>) {
             _ = ticks.tick() => Woken::Ticked,
         };
         let now = clock::boottime();
-        while let Ok(event) = events.try_recv() {
-            waiting.push(event);
+        // No more than stands there now: who goes on talking must not keep time from being looked at.
+        for _ in 0..events.len() {
+            waiting.extend(events.try_recv());
         }
         for event in waiting.drain(..) {
             timers.on_event(event).await;
@@ -169,7 +175,7 @@ impl Timers {
         self.order_files().await;
         if self.ticks.is_multiple_of(1000 / TICK_MS) {
             self.shared.health.sample(clock::boottime());
-            self.end_sessions().await;
+            self.end_sessions(now).await;
             self.drop_dead_files().await;
         }
     }
@@ -225,8 +231,8 @@ impl Timers {
         });
     }
 
-    async fn end_sessions(&self) {
-        let expired = self.shared.sessions.expired(clock::boottime(), SESSION_EXPIRIES_MAX);
+    async fn end_sessions(&self, now: Nanos) {
+        let expired = self.shared.sessions.expired(now, SESSION_EXPIRIES_MAX);
         for session in &expired {
             tracing::info!(%session, "session was not renewed and ends");
         }
@@ -364,9 +370,119 @@ mod tests {
     use protocol::cluster_map::{
         GroupRecord, Member, NodeRecord, NodeState, Role, TargetRecord, TargetState,
     };
-    use protocol::ids::{Epoch, Generation, ShardId, TargetId};
+    use protocol::ids::{Epoch, Generation, Lsn, ShardId, TargetId};
+    use protocol::message::cluster::TargetReport;
+    use tempfile::TempDir;
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::limits::SESSION_EXPIRY_MS;
+    use crate::serve::fixture;
+
+    struct Loop {
+        timers: Timers,
+        events: mpsc::Receiver<Event>,
+        _dir: TempDir,
+    }
+
+    /// The control loop's parts over a state that knows no node.
+    fn control_loop() -> Loop {
+        let dir = tempfile::tempdir().unwrap();
+        let (control, events) = channel();
+        let (shared, _running) = fixture::shared(dir.path(), control);
+        Loop { timers: Timers::new(shared), events, _dir: dir }
+    }
+
+    impl Loop {
+        async fn register(&self, node: u32, port: u16) {
+            let report = TargetReport {
+                target: TargetId(100 + node),
+                shard: ShardId(0),
+                device: 0,
+                port,
+                generation: Generation(1),
+                recovered_lsn: Lsn(0),
+                intact: true,
+                capacity: 1 << 30,
+                free: 1 << 30,
+                groups: Vec::new(),
+            };
+            let (address, targets) = (IpAddr::V4(Ipv4Addr::LOCALHOST), vec![report]);
+            let node = NodeId(node);
+            let command = Command::RegisterNode { node, incarnation: 1, address, targets };
+            assert_eq!(self.timers.shared.proposer.propose(command).await, Ok(Outcome::Done));
+        }
+
+        async fn refused(&mut self) -> NodeId {
+            match self.events.recv().await {
+                Some(Event::Sign(control::Event::Refused { node })) => node,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_that_nobody_renewed_end_so_many_at_a_time() {
+        let Loop { timers, .. } = control_loop();
+        let open = || Command::OpenSession { caller: fixture::ADMIN, client: "late".into() };
+        let answers: Vec<_> = (0..SESSION_EXPIRIES_MAX + 3)
+            .map(|_| timers.shared.proposer.submit(open()).unwrap())
+            .collect();
+        for answer in answers {
+            assert!(matches!(answer.await, Ok(Outcome::Session(_))));
+        }
+        let late = clock::boottime().after(Duration::from_millis(SESSION_EXPIRY_MS + 1));
+        let left = || timers.shared.proposer.view().counters.sessions;
+        timers.end_sessions(late).await;
+        assert_eq!(left(), 3);
+        timers.end_sessions(late).await;
+        assert_eq!(left(), 0);
+    }
+
+    #[tokio::test]
+    async fn nodes_are_probed_so_many_at_a_time_and_the_next_ones_later() {
+        let mut control = control_loop();
+        let last = u32::try_from(PROBES_MAX).unwrap() + 1;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        for node in 1..=last {
+            control.register(node, port).await;
+        }
+        // No probe moves on before the test waits for something.
+        (1..=last).for_each(|node| control.timers.probe(NodeId(node)));
+        assert_eq!(control.timers.probes.available_permits(), 0);
+        let mut refused = BTreeSet::new();
+        for _ in 1..last {
+            refused.insert(control.refused().await);
+        }
+        assert_eq!(refused, (1..last).map(NodeId).collect());
+        assert_eq!(control.timers.probes.available_permits(), PROBES_MAX);
+        assert!(control.events.is_empty());
+        control.timers.probe(NodeId(last));
+        assert_eq!(control.refused().await, NodeId(last));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_nobody_answers_ends_in_time_and_proves_nothing() {
+        let control = control_loop();
+        // A port whose one place for connections to be accepted is taken, so the next one waits.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = socket.listen(0).unwrap();
+        let address = silent.local_addr().unwrap();
+        let _first = TcpStream::connect(address).await.unwrap();
+        control.register(1, address.port()).await;
+        let begun = Instant::now();
+        control.timers.probe(NodeId(1));
+        assert_eq!(control.timers.probes.available_permits(), PROBES_MAX - 1);
+        let all = u32::try_from(PROBES_MAX).unwrap();
+        let _ended = control.timers.probes.acquire_many(all).await.unwrap();
+        let took = begun.elapsed().as_millis();
+        assert!((PROBE_MS.into()..2 * u128::from(PROBE_MS)).contains(&took), "{took} ms");
+        assert!(control.events.is_empty());
+    }
 
     fn map(targets: u32) -> ClusterMap {
         let mut map = ClusterMap::default();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use protocol::ids::{ClusterId, CoordinatorId};
 
 use super::*;
-use crate::limits::{LOG_BATCH_LEN_MAX, LOG_BATCH_RECORDS_MAX, LOG_PAGE};
+use crate::limits::{LOG_BATCH_LEN_MAX, LOG_BATCH_RECORDS_MAX, LOG_PAGE, LOG_SEGMENT_LEN_MAX};
 
 const CLUSTER: ClusterId = ClusterId(7);
 const PAGE: u64 = LOG_PAGE as u64;
@@ -65,6 +65,25 @@ fn entries_and_votes_survive_reopening_across_segments() {
     assert_eq!(entries(&log, 21), []);
     log.append(&[entry(21, 10), entry(22, 0)]).unwrap();
     assert_eq!(entries(&open(dir.path()).unwrap(), 21), [entry(21, 10), entry(22, 0)]);
+}
+
+#[test]
+fn a_segment_that_has_reached_its_length_is_followed_by_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("00000000000000000001.log");
+    let mut log = open(dir.path()).unwrap();
+    let mut before = 0;
+    while log.segments() == 1 {
+        before = fs::metadata(&path).unwrap().len();
+        log.append(&[entry(log.last().index + 1, 3 << 20)]).unwrap();
+    }
+    let first = fs::metadata(&path).unwrap().len();
+    assert_eq!(first, before, "the batch that found it full went to the next one");
+    let batch = LOG_BATCH_LEN_MAX as u64;
+    assert!((LOG_SEGMENT_LEN_MAX..LOG_SEGMENT_LEN_MAX + batch).contains(&first), "{first} bytes");
+    let last = log.last().index;
+    let log = open(dir.path()).unwrap();
+    assert_eq!((log.segments(), entries(&log, last)), (2, vec![entry(last, 3 << 20)]));
 }
 
 #[test]

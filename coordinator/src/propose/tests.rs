@@ -3,13 +3,17 @@
 use std::sync::{Mutex, mpsc};
 
 use protocol::ids::{ClusterId, Ino, Seq};
-use protocol::message::decode_command;
+use protocol::limits::{BODY_LEN_MAX_LIST, LINK_LEN_MAX, MUTATE_OPS_MAX, NAME_LEN_MAX};
+use protocol::message::command::Stamp;
 use protocol::message::namespace::{NamespaceOp, OpOutcome, SetAttributes};
+use protocol::message::{decode_command, encode_command};
 
 use super::*;
 use crate::kv::Memory;
-use crate::limits::PROPOSAL_QUEUE_MAX;
-use crate::log::{FileLog, MemoryLog, Payload};
+use crate::limits::{
+    COMMAND_LEN_MAX, PROPOSAL_BATCH_BYTES, PROPOSAL_BATCH_MAX, PROPOSAL_QUEUE_MAX,
+};
+use crate::log::{Entry, FileLog, LogId, MemoryLog, Payload, Visit, Vote};
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, admin: true };
 
@@ -70,6 +74,57 @@ fn hold(proposer: &Proposer<Memory>) -> mpsc::Sender<()> {
     proposer.send(Request::Inspect(inspection)).unwrap();
     running.recv().unwrap();
     release
+}
+
+/// A log that notes the records and the command bytes of every batch it took.
+struct Noted<L> {
+    log: L,
+    batches: Batches,
+}
+
+type Batches = Arc<Mutex<Vec<(usize, usize)>>>;
+
+fn noted<L>(log: L) -> (Noted<L>, Batches) {
+    let batches = Batches::default();
+    (Noted { log, batches: Arc::clone(&batches) }, batches)
+}
+
+impl<L: Log> Log for Noted<L> {
+    fn append(&mut self, entries: &[Entry]) -> Result<(), LogError> {
+        self.log.append(entries)?;
+        let len = |entry: &Entry| match &entry.payload {
+            Payload::Command(bytes) => bytes.len(),
+            _ => 0,
+        };
+        self.batches.lock().unwrap().push((entries.len(), entries.iter().map(len).sum()));
+        Ok(())
+    }
+    fn save_vote(&mut self, vote: Vote) -> Result<(), LogError> {
+        self.log.save_vote(vote)
+    }
+    fn vote(&self) -> Vote {
+        self.log.vote()
+    }
+    fn last(&self) -> LogId {
+        self.log.last()
+    }
+    fn read_from<E: From<LogError>>(&self, index: u64, visit: Visit<'_, E>) -> Result<(), E> {
+        self.log.read_from(index, visit)
+    }
+    fn purge(&mut self, below: u64) -> Result<(), LogError> {
+        self.log.purge(below)
+    }
+}
+
+/// The longest command of one kind whose encoding has at most `len` bytes, and one a byte longer.
+fn commands_around(len: usize) -> (Command, Command) {
+    let open = |letters| Command::OpenSession { caller: ROOT, client: "x".repeat(letters) };
+    let encoded = |letters| {
+        encode_command(&Stamp { time_ms: u64::MAX, nonce: u64::MAX }, &open(letters)).len()
+    };
+    let fits = (0..=len).rev().find(|&letters| encoded(letters) <= len).unwrap();
+    assert!(encoded(fits + 1) > len && encoded(fits) + 16 > len);
+    (open(fits), open(fits + 1))
 }
 
 #[tokio::test]
@@ -153,6 +208,108 @@ async fn a_full_queue_answers_busy_and_loses_nothing_that_it_took() {
     proposer.stop();
     running.join().unwrap().unwrap();
     assert_eq!(proposer.propose(open_session()).await, Err(Status::NotReady));
+}
+
+#[tokio::test]
+async fn a_batch_takes_so_many_commands_and_the_next_one_the_rest() {
+    let (log, batches) = noted(MemoryLog::new());
+    let (proposer, running) = start_on(log);
+    let release = hold(&proposer);
+    let answers: Vec<_> =
+        (0..=PROPOSAL_BATCH_MAX).map(|_| proposer.submit(open_session()).unwrap()).collect();
+    drop(release);
+    for answer in answers {
+        assert!(matches!(answer.await, Ok(Outcome::Session(_))));
+    }
+    let records: Vec<_> = batches.lock().unwrap().iter().map(|batch| batch.0).collect();
+    assert_eq!(records, [1, PROPOSAL_BATCH_MAX, 1]);
+    proposer.stop();
+    running.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_round_answers_so_many_questions_before_it_takes_a_command() {
+    for (questions, sessions) in [(PROPOSAL_BATCH_MAX - 1, 1), (PROPOSAL_BATCH_MAX, 0)] {
+        let (proposer, running) = start_on(MemoryLog::new());
+        let release = hold(&proposer);
+        let (tell, told) = mpsc::channel();
+        for _ in 0..questions {
+            let tell = tell.clone();
+            let ask: Inspection<Memory> =
+                Box::new(move |state| tell.send(state.counters().sessions).unwrap());
+            proposer.send(Request::Inspect(ask)).unwrap();
+        }
+        let answer = proposer.submit(open_session()).unwrap();
+        drop((release, tell));
+        assert!(matches!(answer.await, Ok(Outcome::Session(_))));
+        // Commands of a round come before its questions.
+        let seen: Vec<_> = told.iter().collect();
+        assert_eq!(seen, vec![sessions; questions]);
+        proposer.stop();
+        running.join().unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_has_its_bytes_takes_nothing_more_and_fits_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, batches) = noted(FileLog::open(dir.path(), ClusterId(7)).unwrap().0);
+    let (proposer, running) = start_on(log);
+    let release = hold(&proposer);
+    // Two that leave a little room, one of the longest that goes over it, and one more.
+    let (half, _) = commands_around(PROPOSAL_BATCH_BYTES / 2 - 64);
+    let (longest, _) = commands_around(COMMAND_LEN_MAX);
+    let commands = [half.clone(), half, longest, open_session()];
+    let answers: Vec<_> =
+        commands.into_iter().map(|command| proposer.submit(command).unwrap()).collect();
+    drop(release);
+    for answer in answers {
+        assert!(matches!(answer.await, Ok(Outcome::Session(_))));
+    }
+    let batches = batches.lock().unwrap().clone();
+    assert_eq!(batches.iter().map(|batch| batch.0).collect::<Vec<_>>(), [1, 3, 1]);
+    let over = PROPOSAL_BATCH_BYTES..PROPOSAL_BATCH_BYTES + COMMAND_LEN_MAX;
+    assert!(over.contains(&batches[1].1), "{} bytes", batches[1].1);
+    proposer.stop();
+    running.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_command_over_the_limit_is_refused_and_the_longest_mutation_is_far_below_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, batches) = noted(FileLog::open(dir.path(), ClusterId(7)).unwrap().0);
+    let (proposer, running) = start_on(log);
+    let (longest, longer) = commands_around(COMMAND_LEN_MAX);
+    assert_eq!(proposer.propose(longer).await, Ok(Outcome::Refused(Status::LimitReached)));
+    assert_eq!((batches.lock().unwrap().len(), proposer.view().applied), (1, 1));
+    assert!(matches!(proposer.propose(longest).await, Ok(Outcome::Session(_))));
+    proposer.stop();
+    running.join().unwrap().unwrap();
+    // More than a body can hold, with every part as long as it may be.
+    let dir = tempfile::tempdir().unwrap();
+    let (log, batches) = noted(FileLog::open(dir.path(), ClusterId(7)).unwrap().0);
+    let (proposer, running) = start_on(log);
+    let Ok(Outcome::Session(session)) = proposer.propose(open_session()).await else {
+        panic!("no session");
+    };
+    let symlink = |n: usize| NamespaceOp::Symlink {
+        parent: Ino::ROOT,
+        name: format!("{n:0NAME_LEN_MAX$}").into_bytes(),
+        target: vec![b'x'; LINK_LEN_MAX],
+        attributes: SetAttributes::default(),
+        replace: false,
+    };
+    let ops = (1..=MUTATE_OPS_MAX).map(|n| (Seq(n as u64), symlink(n))).collect();
+    let made = proposer.propose(Command::Mutate { session, caller: ROOT, ops }).await;
+    assert!(matches!(made, Ok(Outcome::Ops(ops)) if ops.len() == MUTATE_OPS_MAX));
+    let len = batches.lock().unwrap().last().unwrap().1;
+    assert!((BODY_LEN_MAX_LIST..COMMAND_LEN_MAX * 3 / 4).contains(&len), "{len} bytes");
+    proposer.stop();
+    running.join().unwrap().unwrap();
+    let (again, running) = start_on(FileLog::open(dir.path(), ClusterId(7)).unwrap().0);
+    assert_eq!(again.view().counters.inodes, 1 + MUTATE_OPS_MAX as u64, "it is replayed");
+    again.stop();
+    running.join().unwrap().unwrap();
 }
 
 #[tokio::test]

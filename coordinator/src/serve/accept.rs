@@ -17,7 +17,7 @@ use protocol::session::hello::{self, HelloError};
 use protocol::tls::{Identity, TlsError, peer_certificate};
 use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -48,10 +48,29 @@ enum Rejected {
     Hello(HelloError),
 }
 
+/// Places for connections: all that are open, and those that have not said hello.
+struct Places {
+    open: Arc<Semaphore>,
+    half_open: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new() -> Places {
+        let (open, half_open) = (Semaphore::new(CONNECTIONS_MAX), Semaphore::new(HALF_OPEN_MAX));
+        Places { open: Arc::new(open), half_open: Arc::new(half_open) }
+    }
+
+    /// Takes a place of each kind for a new connection; none when one kind is used up.
+    fn take(&self) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let open = Arc::clone(&self.open).try_acquire_owned().ok()?;
+        let half_open = Arc::clone(&self.half_open).try_acquire_owned().ok()?;
+        Some((open, half_open))
+    }
+}
+
 /// Accepts connections until the process ends.
 pub async fn run(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {
-    let open = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let half_open = Arc::new(Semaphore::new(HALF_OPEN_MAX));
+    let places = Places::new();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -61,9 +80,7 @@ pub async fn run(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Share
                 continue;
             }
         };
-        let permits =
-            (Arc::clone(&open).try_acquire_owned(), Arc::clone(&half_open).try_acquire_owned());
-        let (Ok(open), Ok(half_open)) = permits else {
+        let Some((open, half_open)) = places.take() else {
             refused(peer, &"too many connections");
             continue;
         };
@@ -184,4 +201,23 @@ async fn write_all(
     patience: Duration,
 ) -> Option<Ended> {
     write(writer, queue, patience).await.err().map(Ended::Io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_bounded_before_and_after_their_hello() {
+        let places = Places::new();
+        let silent: Vec<_> = (0..HALF_OPEN_MAX).map(|_| places.take().unwrap()).collect();
+        assert!(places.take().is_none());
+        drop(silent);
+        let mut admitted: Vec<_> = (0..CONNECTIONS_MAX).map(|_| places.take().unwrap().0).collect();
+        assert!(places.take().is_none());
+        admitted.pop();
+        let (last, _) = places.take().unwrap();
+        assert!(places.take().is_none());
+        drop(last);
+    }
 }

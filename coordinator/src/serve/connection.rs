@@ -285,6 +285,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn answers_wait_for_a_writer_that_is_behind() {
+        let (connection, mut queue) = connection();
+        let header = Header::new(Kind::Status, RequestId(1));
+        for _ in 0..WRITE_QUEUE_MAX {
+            connection.send(&header, &[], Permits::default()).await;
+        }
+        let mut next = Box::pin(connection.send(&header, &[], Permits::default()));
+        assert!(timeout(SHORT, &mut next).await.is_err());
+        queue.recv().await.unwrap();
+        next.await;
+        assert_eq!(queue.len(), WRITE_QUEUE_MAX);
+    }
+
+    #[tokio::test]
     async fn long_requests_have_a_bound_of_their_own() {
         let (connection, _queue) = connection();
         let mut held = Vec::new();

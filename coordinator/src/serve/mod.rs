@@ -26,6 +26,8 @@ mod board;
 mod client;
 mod connection;
 mod dispatch;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod health;
 mod links;
 mod node;

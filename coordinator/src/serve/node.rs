@@ -215,3 +215,33 @@ fn own_group(shared: &Shared, connection: &Connection, group: GroupId) -> Result
     own_target(shared, connection, primary.target)
         .map_err(|_| Refusal::new(Status::Conflict, format!("not the primary of group {group}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::limits::CONTROL_QUEUE_MAX;
+    use crate::serve::fixture;
+    use crate::timers;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn signs_of_life_wait_for_a_control_loop_that_is_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let (control, mut events) = timers::channel();
+        let (shared, _running) = fixture::shared(dir.path(), control);
+        let registered = || control::Event::Registered { node: NodeId(1) };
+        for _ in 0..CONTROL_QUEUE_MAX {
+            tell(&shared, registered()).await;
+        }
+        let mut next = Box::pin(tell(&shared, registered()));
+        assert!(timeout(SHORT, &mut next).await.is_err(), "nobody is told that it was heard");
+        events.recv().await.unwrap();
+        next.await;
+        assert_eq!(events.len(), CONTROL_QUEUE_MAX);
+    }
+}

@@ -148,3 +148,51 @@ fn noted(error: &ReadError) -> Status {
     }
     error.status()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::limits::READERS_MAX;
+    use crate::serve::fixture;
+    use crate::timers;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn long_reads_beyond_the_readers_wait_for_one_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shared, _running) = fixture::shared(dir.path(), timers::channel().0);
+        let (started, mut begun) = mpsc::unbounded_channel();
+        let mut gates = Vec::new();
+        let mut reads = tokio::task::JoinSet::new();
+        for _ in 0..=READERS_MAX {
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            gates.push(open);
+            let (shared, started) = (Arc::clone(&shared), started.clone());
+            reads.spawn(async move {
+                let work = move || {
+                    started.send(()).unwrap();
+                    // Ends with an error when the sender is dropped, which is the signal.
+                    gate.recv().unwrap_err();
+                };
+                on_reader(&shared, work).await
+            });
+        }
+        for _ in 0..READERS_MAX {
+            begun.recv().await.unwrap();
+        }
+        assert_eq!(shared.readers.available_permits(), 0);
+        assert!(timeout(SHORT, begun.recv()).await.is_err(), "no reader is left");
+        gates.remove(0);
+        begun.recv().await.unwrap();
+        gates.clear();
+        while let Some(read) = reads.join_next().await {
+            assert_eq!(read.unwrap(), Ok(()));
+        }
+    }
+}

@@ -161,30 +161,6 @@ const THROUGH: &[(&str, &str, &str)] = &[
 /// Bounds that no test reaches yet, and what holds them meanwhile. This list only becomes shorter.
 const UNREACHED: &[(&str, &str, &[&str])] = &[
     (
-        "coordinator",
-        "no test makes as much",
-        &[
-            "SESSION_EXPIRIES_MAX",
-            "USERS_MAX",
-            "COMMAND_LEN_MAX",
-            "PROPOSAL_BATCH_MAX",
-            "PROPOSAL_BATCH_BYTES",
-            "LOG_SEGMENT_LEN_MAX",
-        ],
-    ),
-    (
-        "coordinator",
-        "a semaphore or channel of this size; its users are tested below it",
-        &[
-            "CONNECTIONS_MAX",
-            "WRITE_QUEUE_MAX",
-            "CONTROL_QUEUE_MAX",
-            "PROBES_MAX",
-            "PROBE_MS",
-            "READERS_MAX",
-        ],
-    ),
-    (
         "node",
         "needs more work in flight than the tests make",
         &[
