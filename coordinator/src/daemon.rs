@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::kv::{KvError, Redb};
 use crate::limits::{READERS_MAX, WORKERS};
 use crate::log::{FileLog, LogError};
+use crate::open_files;
 use crate::propose::{self, Identity, ProposeError, Proposer, Running};
 use crate::serve::{About, Patience, Sessions, Shared, accept};
 use crate::state::State;
@@ -93,6 +94,7 @@ pub enum DaemonError {
 /// # Durability
 /// After a clean stop the table holds everything; a crash costs only the replay of the log.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
+    open_files::raise();
     let _lock = lock(&config.data_dir)?;
     let files = TlsFiles {
         ca: config.tls.ca.clone(),

@@ -29,3 +29,4 @@ pub mod serve;
 pub mod timers;
 
 pub mod clock;
+pub mod open_files;

@@ -32,6 +32,9 @@ pub const TABLE_COMMIT_INTERVAL_MS: u64 = 1_000;
 pub const WORKERS: usize = 2;
 /// Connections open at once: held from accept to close.
 pub const CONNECTIONS_MAX: usize = 4096;
+/// Files the process wants to be able to open: a socket for each connection, the log, the table,
+/// probes, and what the runtime uses.
+pub const OPEN_FILES_WANTED: u64 = CONNECTIONS_MAX as u64 + 256;
 /// Connections between accept and the end of their hello.
 pub const HALF_OPEN_MAX: usize = 256;
 /// Time from accept to the end of the hello, in milliseconds.

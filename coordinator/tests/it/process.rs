@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use coordinator::limits::OPEN_FILES_WANTED;
 use protocol::message::cluster::{StatusReply, StatusRequest};
 
 use crate::support::{Cluster, Running};
@@ -127,4 +128,19 @@ async fn a_stop_is_clean_and_leaves_nothing_to_replay() {
     let admin = cluster.admin(&running).await;
     let status: StatusReply = admin.call(&StatusRequest).await.unwrap();
     assert_eq!(status.sessions, 50);
+}
+
+#[tokio::test]
+async fn the_limit_of_open_files_is_raised_to_what_connections_may_need() {
+    let cluster = Cluster::new();
+    let mut command = tokio::process::Command::new("sh");
+    command.args(["-c", "ulimit -Sn 256 && exec \"$0\" --config \"$1\""]);
+    command.arg(env!("CARGO_BIN_EXE_lanefs-coordinator")).arg(cluster.config());
+    let running = Running::run(command);
+    running.line("serving").await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", running.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let values: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [soft, hard] = values[..] else { panic!("{line}") };
+    assert_eq!(soft, OPEN_FILES_WANTED.min(hard), "{line}");
 }

@@ -47,6 +47,7 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
             "SUSPICION_GAPS",
         ],
     ),
+    ("coordinator", "a size wanted from the kernel", &["OPEN_FILES_WANTED"]),
     (
         "coordinator",
         "a threshold: what it decides is tested on both sides of it",

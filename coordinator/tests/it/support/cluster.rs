@@ -113,7 +113,13 @@ impl Running {
     /// Starts the process with a configuration, good or not.
     pub(crate) fn spawn(config: &Path) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lanefs-coordinator"));
-        command.arg("--config").arg(config).stderr(Stdio::piped()).kill_on_drop(true);
+        command.arg("--config").arg(config);
+        Running::run(command)
+    }
+
+    /// Starts the process with a command that ends in it.
+    pub(crate) fn run(mut command: Command) -> Running {
+        command.stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let (sender, lines) = watch::channel(Arc::new(Vec::new()));
