@@ -75,3 +75,32 @@ pub(super) fn tls_error(error: &io::Error) -> CallError {
     }
     CallError::link(LinkFailure::Broken, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::CoordinatorId;
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_says_nothing_is_given_up_in_time() {
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let dialer = Dialer::new(ClusterId(7), Arc::new(config));
+        // The kernel accepts; nobody answers the handshake.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let begun = Instant::now();
+        let peer = Peer { id: PeerId::Coordinator(CoordinatorId(1)), address };
+        let error = dialer.dial(&peer).await.err().unwrap();
+        assert_eq!(error.failure(), LinkFailure::TimedOut);
+        let took = begun.elapsed().as_millis();
+        assert!((CONNECT_TIMEOUT_MS.into()..2 * u128::from(CONNECT_TIMEOUT_MS)).contains(&took));
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -27,8 +28,9 @@ use protocol::message::cluster::{
 };
 use protocol::message::heal::{ReportCorruptReply, ReportCorruptRequest};
 use protocol::message::namespace::{
-    Attributes, Entry, FileContent, FileType, LookupReply, LookupRequest, LookupResult,
-    MutateReply, MutateRequest, NamespaceOp, OpOutcome, PathQuery, Time,
+    Attributes, DirEntry, Entry, FileContent, FileType, LookupReply, LookupRequest, LookupResult,
+    MutateReply, MutateRequest, NamespaceOp, OpOutcome, PathQuery, ReadDirReply, ReadDirRequest,
+    Time,
 };
 use protocol::message::operate::{UnreachableReply, UnreachableRequest};
 use protocol::message::{Kind, Message};
@@ -38,6 +40,8 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0x1234);
 pub(crate) const GROUP: GroupId = GroupId(9);
 const CELL_LOG2: u8 = 14;
 const CHUNK_LOG2: u8 = 20;
+/// Length of a chunk, and of the longest read.
+pub(crate) const CHUNK_LEN: usize = 1 << CHUNK_LOG2;
 
 /// What goes wrong with one call.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +56,8 @@ pub(crate) enum Fault {
     Corrupt,
     /// It is executed and never answered.
     Silent,
+    /// It never arrives.
+    Unheard,
 }
 
 /// Decides what goes wrong with a call; the last argument counts calls of that kind from 0.
@@ -80,6 +86,8 @@ pub(crate) struct State {
     pub(crate) reported: Vec<(TargetId, ReportCorruptRequest)>,
     /// Primaries that clients could not reach.
     pub(crate) unreachable: Vec<UnreachableRequest>,
+    /// Entries of the longest page of a listing.
+    pub(crate) page_max: usize,
     next_ino: u64,
 }
 
@@ -136,6 +144,7 @@ impl Service for Cluster {
                 state.answer(&peer, &call);
                 return Box::pin(std::future::pending());
             }
+            Some(Fault::Unheard) => return Box::pin(std::future::pending()),
             Some(Fault::Corrupt) => {
                 let mut answer = state.answer(&peer, &call);
                 let mut payload = answer.payload.to_vec();
@@ -189,6 +198,7 @@ impl State {
             }
             (PeerId::Coordinator(_), Kind::Mutate) => self.mutate(call),
             (PeerId::Coordinator(_), Kind::Lookup) => self.lookup(call),
+            (PeerId::Coordinator(_), Kind::ReadDir) => self.read_dir(call),
             _ => refused(self, Status::Unsupported),
         }
     }
@@ -372,6 +382,21 @@ impl State {
             }
         }
         self.ok(&LookupReply { results })
+    }
+
+    /// Lists every file, whatever directory is asked for.
+    fn read_dir(&mut self, call: &Call) -> Answer {
+        let request = ReadDirRequest::decode(&call.body).unwrap();
+        let after = (Bound::Excluded(request.after), Bound::Unbounded);
+        let mut rest = self.files.range(after);
+        let named = |(name, entry): (&Vec<u8>, &Entry)| DirEntry {
+            name: name.clone(),
+            entry: Entry { content: None, ..entry.clone() },
+        };
+        let entries: Vec<_> = rest.by_ref().take(request.limit as usize).map(named).collect();
+        let more = rest.next().is_some();
+        self.page_max = self.page_max.max(entries.len());
+        self.ok(&ReadDirReply { entries, more })
     }
 
     fn new_file(&mut self) -> Entry {

@@ -4,6 +4,7 @@
 //! In memory, time is paused: deadlines and pauses pass as soon as everyone waits, so no test
 //! sleeps.
 
+mod bounds;
 mod cli_place;
 mod cli_usage;
 mod cluster;

@@ -190,30 +190,6 @@ const UNREACHED: &[(&str, &str, &[&str])] = &[
             "FRAME_RATE_MIN",
         ],
     ),
-    (
-        "client",
-        "needs more work in flight than the tests make",
-        &[
-            "IN_FLIGHT_BYTES_MAX",
-            "READ_DIR_PAGE_MAX",
-            "SEND_QUEUE_MAX",
-            "MUTATE_QUEUE_MAX",
-            "STREAM_WINDOW_BYTES",
-            "WRITER_CHUNKS_IN_FLIGHT",
-        ],
-    ),
-    (
-        "client",
-        "a time that no test waits for",
-        &[
-            "CONNECT_TIMEOUT_MS",
-            "WRITE_ATTEMPT_MS",
-            "COORDINATOR_ATTEMPT_MS",
-            "PROBE_ATTEMPT_MS",
-            "VERIFY_TIMEOUT_MS",
-            "REFRESH_WAIT_MS",
-        ],
-    ),
 ];
 
 /// Test code of one file: all of it, or what follows `mod tests`.

@@ -4,7 +4,8 @@ use super::*;
 use std::time::Duration;
 
 use crate::limits::{
-    BUDGET_FLOOR, DOUBT_AFTER_MS, PROBE_INTERVAL_MS, SILENT_AFTER_MS, UNREADABLE_ROUNDS,
+    BUDGET_FLOOR, DOUBT_AFTER_MS, PROBE_ATTEMPT_MS, PROBE_INTERVAL_MS, READ_ATTEMPT_MS,
+    SILENT_AFTER_MS, UNREADABLE_ROUNDS,
 };
 use crate::plan::fixture::{DEADLINE, GROUP, KEY, PRIMARY, map, map_of};
 use protocol::checksum::cell_sums;
@@ -284,7 +285,7 @@ fn an_avoided_target_is_probed_while_others_are_read() {
     let first_asked = |conditions: &mut Conditions, now: Nanos| {
         let mut op = ReadOp::new(task(), DEADLINE, 1, 2);
         match op.next(now, &map(), conditions) {
-            Next::Send(attempt) => attempt.target,
+            Next::Send(attempt) => (attempt.target, attempt.give_up_at.since(now)),
             other => panic!("{other:?}"),
         }
     };
@@ -295,16 +296,21 @@ fn an_avoided_target_is_probed_while_others_are_read() {
             other => panic!("{other:?}"),
         };
         let probes = op.take_errands().into_iter().map(|errand| match errand {
-            Errand::Probe(probe) => probe.target,
+            Errand::Probe(probe) => {
+                let patience = Duration::from_millis(PROBE_ATTEMPT_MS);
+                assert_eq!(probe.give_up_at, now.after(patience));
+                probe.target
+            }
             other => panic!("{other:?}"),
         });
         let probes: Vec<TargetId> = probes.collect();
         assert!(!probes.contains(&asked));
         probes
     };
-    let favourite = first_asked(&mut conditions, Nanos(0));
+    let (favourite, patience) = first_asked(&mut conditions, Nanos(0));
+    assert_eq!(patience, Duration::from_millis(READ_ATTEMPT_MS));
     conditions.health.on_failed(favourite, Nanos(0));
-    assert_ne!(first_asked(&mut conditions, Nanos(1)), favourite);
+    assert_ne!(first_asked(&mut conditions, Nanos(1)).0, favourite);
     let later = Nanos::from_ms(PROBE_INTERVAL_MS);
     assert_eq!(probed(&mut conditions, later), [favourite], "on the side");
     assert_eq!(probed(&mut conditions, later), [], "one probe an interval");

@@ -126,3 +126,27 @@ async fn no_more_requests_are_in_flight_than_the_server_allows() {
     receive(&mut far).await;
     drop(calls);
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_beyond_the_queue_wait_with_their_callers_and_are_not_sent_when_those_give_up() {
+    // A peer that takes the first frame's first bytes and then nothing.
+    let (near, mut far) = tokio::io::duplex(16);
+    let connection = Arc::new(Connection::start(near, CLUSTER));
+    let mut calls: Vec<_> = (0..SEND_QUEUE_MAX).map(|_| start(&connection)).collect();
+    tokio::time::sleep(SECOND / 4).await;
+    assert_eq!(connection.queue.capacity(), 1, "one is being written, the others are queued");
+    calls.extend((0..2).map(|_| start(&connection)));
+    tokio::time::sleep(SECOND / 4).await;
+    assert_eq!(connection.queue.capacity(), 0);
+    assert_eq!(connection.shared.waiting().calls.len(), SEND_QUEUE_MAX + 2, "and one waits");
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap_err().failure(), LinkFailure::TimedOut);
+    }
+    assert!(connection.shared.waiting().calls.is_empty());
+    let last = start(&connection);
+    assert_eq!(receive(&mut far).await.request, RequestId(1), "it was half sent");
+    let header = receive(&mut far).await;
+    assert_eq!(header.request.0, SEND_QUEUE_MAX as u64 + 3, "nobody wanted the others any more");
+    reply(&mut far, &header, CLUSTER).await;
+    assert_eq!(text(last.await.unwrap()), header.request.to_string());
+}
