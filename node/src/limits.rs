@@ -125,8 +125,6 @@ pub const SHARD_PEER_REQUESTS_MAX: usize = 4096;
 pub const CHUNK_QUEUE_MAX: usize = 64;
 /// Pendings that one activation sends at a time, each a whole chunk.
 pub const ROLLS_IN_FLIGHT_MAX: usize = 4;
-/// Whole chunks that one group sends to one syncing member at a time.
-pub const COPIES_PER_MEMBER_MAX: usize = 8;
 /// Whole chunks of resync in flight of one shard: 16 MiB of default chunks.
 pub const COPIES_PER_SHARD_MAX: usize = 4;
 /// Chunks that one resync has compared and not copied yet: its memory; the rest stays unlisted.

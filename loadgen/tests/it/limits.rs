@@ -170,7 +170,6 @@ const UNREACHED: &[(&str, &str, &[&str])] = &[
             "SHARD_PEER_BYTES_MAX",
             "SHARD_PEER_REQUESTS_MAX",
             "ROLLS_IN_FLIGHT_MAX",
-            "COPIES_PER_MEMBER_MAX",
             "DEAD_FILES_WAITING_MAX",
             "ADOPTS_WAITING_MAX",
             "EVENTS_WAITING_MAX",

@@ -23,8 +23,8 @@ use super::calls::{self, CallKind};
 use super::member::{Cx, Member, Phase};
 use crate::io::Nanos;
 use crate::limits::{
-    COPIES_PER_MEMBER_MAX, COPIES_PER_SHARD_MAX, FOREGROUND_BUSY_BYTES, RESYNC_BYTES_PER_S_DEFAULT,
-    RESYNC_PAGE, RESYNC_QUEUE_MAX, RESYNC_REFUSED_PAUSE_MAX_MS, RESYNC_REFUSED_PAUSE_MIN_MS,
+    COPIES_PER_SHARD_MAX, FOREGROUND_BUSY_BYTES, RESYNC_BYTES_PER_S_DEFAULT, RESYNC_PAGE,
+    RESYNC_QUEUE_MAX, RESYNC_REFUSED_PAUSE_MAX_MS, RESYNC_REFUSED_PAUSE_MIN_MS,
 };
 use crate::shard::control::ShardReport;
 use crate::shard::effect::{Alert, Effect};
@@ -225,7 +225,7 @@ fn send_copies<P: Clone>(
     let rate = rate(cx.core);
     cx.core.upkeep.resync.pass(cx.now, rate);
     let most = copies_at_a_time(cx.core);
-    while resync.copying < COPIES_PER_MEMBER_MAX && cx.core.copies < most {
+    while cx.core.copies < most {
         if guard::holds(Guard::ResyncBudget) && !cx.core.upkeep.resync.has_room() {
             return;
         }
