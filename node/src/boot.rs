@@ -280,9 +280,7 @@ impl Running {
         let begun = Instant::now();
         let all = || self.shards.iter().chain([&self.control]);
         while !all().all(Executor::is_finished) {
-            if begun.elapsed() > Duration::from_millis(STOP_TIME_MAX_MS) {
-                return Err(BootError::StopTime);
-            }
+            in_time(begun.elapsed())?;
             thread::park_timeout(LOOK_PERIOD);
         }
         for executor in self.shards.into_iter().chain([self.control]) {
@@ -290,5 +288,26 @@ impl Running {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Fails when executors have been stopping for too long.
+fn in_time(stopping: Duration) -> Result<(), BootError> {
+    match stopping > Duration::from_millis(STOP_TIME_MAX_MS) {
+        true => Err(BootError::StopTime),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_does_not_stop_ends_the_process_with_an_error() {
+        assert!(in_time(Duration::from_millis(STOP_TIME_MAX_MS)).is_ok());
+        let error = in_time(Duration::from_millis(STOP_TIME_MAX_MS + 1)).unwrap_err();
+        assert!(matches!(error, BootError::StopTime));
+        assert_eq!(error.exit_code(), 1);
     }
 }

@@ -192,7 +192,7 @@ impl Control {
             }
             pause = if was_registered { RECONNECT_MIN_MS } else { pause };
             BootClock.sleep(Duration::from_millis(pause)).await;
-            pause = (pause * 2).min(RECONNECT_MAX_MS);
+            pause = longer(pause);
         }
     }
 
@@ -265,5 +265,24 @@ impl Live {
         if let Err(error) = self.link.send(frame) {
             tracing::debug!(%error, "report not sent");
         }
+    }
+}
+
+/// The pause after one that did not help, in milliseconds.
+fn longer(pause_ms: u64) -> u64 {
+    (pause_ms * 2).min(RECONNECT_MAX_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_between_attempts_double_up_to_the_longest() {
+        let pauses = std::iter::successors(Some(RECONNECT_MIN_MS), |pause| Some(longer(*pause)));
+        let pauses: Vec<_> = pauses.take(12).collect();
+        assert_eq!(pauses[..3], [1, 2, 4].map(|times| times * RECONNECT_MIN_MS));
+        assert!(pauses.is_sorted());
+        assert_eq!(pauses[10..], [RECONNECT_MAX_MS; 2]);
     }
 }

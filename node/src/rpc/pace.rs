@@ -93,6 +93,7 @@ mod tests {
 
     use super::{Pace, TooSlow};
     use crate::io::Nanos;
+    use crate::limits::{CLOSE_LINGER_MS, FRAME_RATE_MIN, FRAME_TIME_GRACE_MS, SEND_STALL_MAX_MS};
 
     fn at(ms: u64) -> Nanos {
         Nanos(0).after(Duration::from_millis(ms))
@@ -109,34 +110,37 @@ mod tests {
 
     #[test]
     fn pace_gives_up_a_frame_that_trickles() {
+        let (grace, second) = (FRAME_TIME_GRACE_MS, usize::try_from(FRAME_RATE_MIN).unwrap());
         let mut pace = Pace::default();
-        pace.received(at(0), 64, 0, true);
-        assert_eq!(pace.verdict(at(5000)), None, "grace");
-        assert_eq!(pace.verdict(at(5002)), Some(TooSlow::Sends));
-        pace.received(at(5002), 64 << 10, 0, true);
-        assert_eq!(pace.verdict(at(5900)), None, "64 KiB/s beyond the grace is enough");
-        assert_eq!(pace.verdict(at(6010)), Some(TooSlow::Sends));
-        pace.received(at(6010), 10, 1, true);
-        assert_eq!(pace.verdict(at(6010)), None, "the next frame has its own time");
+        pace.received(at(0), 1, 0, true);
+        assert_eq!(pace.verdict(at(grace)), None, "grace");
+        assert_eq!(pace.verdict(at(grace + 2)), Some(TooSlow::Sends));
+        pace.received(at(grace + 2), second - 1, 0, true);
+        assert_eq!(pace.verdict(at(grace + 1000)), None, "a second of the slowest rate");
+        assert_eq!(pace.verdict(at(grace + 1001)), Some(TooSlow::Sends));
+        pace.received(at(grace + 1001), 10, 1, true);
+        assert_eq!(pace.verdict(at(2 * grace + 1001)), None, "the next frame has its own time");
     }
 
     #[test]
     fn pace_gives_up_a_peer_that_takes_nothing() {
+        let most = SEND_STALL_MAX_MS;
         let mut pace = Pace::default();
         pace.waiting(at(0));
-        pace.waiting(at(20_000));
-        assert_eq!(pace.verdict(at(30_000)), None);
-        assert_eq!(pace.verdict(at(30_001)), Some(TooSlow::Takes));
-        pace.sent(at(30_001), true);
-        assert_eq!(pace.verdict(at(60_000)), None);
+        pace.waiting(at(most - 1));
+        assert_eq!(pace.verdict(at(most)), None);
+        assert_eq!(pace.verdict(at(most + 1)), Some(TooSlow::Takes));
+        pace.sent(at(most + 1), true);
+        assert_eq!(pace.verdict(at(2 * most)), None);
     }
 
     #[test]
     fn pace_ends_a_closed_connection() {
+        let most = CLOSE_LINGER_MS;
         let mut pace = Pace::default();
         pace.closed(at(10));
-        pace.closed(at(1500));
-        assert_eq!(pace.verdict(at(2010)), None);
-        assert_eq!(pace.verdict(at(2011)), Some(TooSlow::Lingers));
+        pace.closed(at(most));
+        assert_eq!(pace.verdict(at(10 + most)), None);
+        assert_eq!(pace.verdict(at(11 + most)), Some(TooSlow::Lingers));
     }
 }

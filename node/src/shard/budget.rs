@@ -94,6 +94,12 @@ mod tests {
         let chunk = 4 << 20;
         let taken = (0..1000).take_while(|_| budget.clients.take(chunk)).count();
         assert_eq!(taken as u64, SHARD_CLIENT_BYTES_MAX / u64::from(chunk));
-        assert!(budget.peers.take(chunk), "peers have a pool of their own");
+        let taken = (0..1000).take_while(|_| budget.peers.take(chunk)).count();
+        assert_eq!(taken as u64, SHARD_PEER_BYTES_MAX / u64::from(chunk), "a pool of their own");
+        let mut budget = Budget::default();
+        let taken = (0..100_000).take_while(|_| budget.clients.take(1)).count();
+        assert_eq!(taken, SHARD_CLIENT_REQUESTS_MAX);
+        let taken = (0..100_000).take_while(|_| budget.peers.take(1)).count();
+        assert_eq!(taken, SHARD_PEER_REQUESTS_MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! What the tasks of one shard share, and the loop that turns events into orders.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use super::local_queue::LocalQueue;
 use super::peers::Peers;
 use super::state::ShardState;
 use super::step::step;
+use super::unsent::Unsent;
 use crate::io::{Clock, Disk, Env, Link, Nanos, Net, Payload};
-use crate::limits::{EVENTS_WAITING_MAX, REPORTS_WAITING_MAX};
 use crate::store::{ScrubCursor, Store};
 
 /// The connections an environment makes.
@@ -60,7 +60,7 @@ pub(super) struct Driver<E: Env, C: Control> {
     pub(super) alerts: LogBudget,
     /// Where the scrub goes on; the one step under way holds it.
     pub(super) scrub_cursor: Cell<Option<ScrubCursor>>,
-    reports: RefCell<VecDeque<ShardReport>>,
+    reports: RefCell<Unsent>,
 }
 
 impl<E: Env, C: Control> Driver<E, C> {
@@ -75,7 +75,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             config,
             store,
             control,
-            wakes: LocalQueue::new(EVENTS_WAITING_MAX),
+            wakes: LocalQueue::new(),
             links: RefCell::new(BTreeMap::new()),
             peers: Peers::default(),
             map_version: Cell::new(MapVersion(0)),
@@ -86,7 +86,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             next_conn: Cell::new(1),
             alerts: LogBudget::new(),
             scrub_cursor: Cell::new(None),
-            reports: RefCell::new(VecDeque::new()),
+            reports: RefCell::default(),
         }
     }
 
@@ -156,11 +156,8 @@ impl<E: Env, C: Control> Driver<E, C> {
     /// Tells the control core. Only what nobody repeats is kept for later.
     pub(super) fn report(&self, report: ShardReport) {
         let once = matches!(report, ShardReport::DropDone(_));
-        if !self.control.report(report.clone()) && once {
-            let mut waiting = self.reports.borrow_mut();
-            if waiting.len() < REPORTS_WAITING_MAX {
-                waiting.push_back(report);
-            }
+        if !self.control.report(report.clone()) && once && !self.reports.borrow_mut().keep(report) {
+            tracing::debug!(target_id = self.config.target.0, "report left to the coordinator");
         }
     }
 
@@ -187,13 +184,7 @@ impl<E: Env, C: Control> Driver<E, C> {
     }
 
     fn repeat_reports(&self) {
-        loop {
-            let Some(report) = self.reports.borrow_mut().pop_front() else { return };
-            if !self.control.report(report.clone()) {
-                self.reports.borrow_mut().push_front(report);
-                return;
-            }
-        }
+        self.reports.borrow_mut().send(|report| self.control.report(report));
     }
 
     fn health(&self, state: &ShardState<Received<E::Disk>>) -> TargetHealth {

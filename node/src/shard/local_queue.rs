@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
+use crate::limits::EVENTS_WAITING_MAX;
+
 /// Events on their way to the shard's loop.
 pub(super) struct LocalQueue<T> {
     inner: RefCell<Inner<T>>,
-    bound: usize,
 }
 
 struct Inner<T> {
@@ -18,10 +19,10 @@ struct Inner<T> {
 }
 
 impl<T> LocalQueue<T> {
-    /// An empty queue whose patient writers wait while it holds `bound` items.
-    pub(super) fn new(bound: usize) -> LocalQueue<T> {
+    /// An empty queue whose patient writers wait while it holds [`EVENTS_WAITING_MAX`] items.
+    pub(super) fn new() -> LocalQueue<T> {
         let inner = Inner { items: VecDeque::new(), reader: None, writers: Vec::new() };
-        LocalQueue { inner: RefCell::new(inner), bound }
+        LocalQueue { inner: RefCell::new(inner) }
     }
 
     /// Adds an item at once: for facts whose number is bounded by what was started.
@@ -43,7 +44,7 @@ impl<T> LocalQueue<T> {
     pub(super) async fn push(&self, item: T) {
         poll_fn(|context| {
             let mut inner = self.inner.borrow_mut();
-            if inner.items.len() < self.bound {
+            if inner.items.len() < EVENTS_WAITING_MAX {
                 return Poll::Ready(());
             }
             inner.writers.push(context.waker().clone());
@@ -65,7 +66,7 @@ impl<T> LocalQueue<T> {
                     inner.reader = Some(context.waker().clone());
                     return Poll::Pending;
                 };
-                let room = inner.items.len() < self.bound;
+                let room = inner.items.len() < EVENTS_WAITING_MAX;
                 (item, if room { std::mem::take(&mut inner.writers) } else { Vec::new() })
             };
             writers.into_iter().for_each(Waker::wake);
@@ -82,18 +83,23 @@ mod tests {
 
     #[test]
     fn items_keep_their_order_and_a_patient_writer_waits_at_the_bound() {
-        let queue = LocalQueue::new(2);
+        let queue = LocalQueue::new();
         block_on(async {
-            queue.push(1).await;
-            queue.push(2).await;
-            assert!(poll_once(queue.push(3)).await.is_none(), "the queue is full");
-            queue.push_now(4);
-            let (_, first) = zip(queue.push(5), async {
-                [queue.pop().await, queue.pop().await, queue.pop().await]
-            })
-            .await;
-            assert_eq!(first, [1, 2, 4]);
-            assert_eq!(queue.pop().await, 5);
+            for item in 1..=EVENTS_WAITING_MAX {
+                assert!(poll_once(queue.push(item)).await.is_some(), "there is room");
+            }
+            assert!(poll_once(queue.push(0)).await.is_none(), "the queue is full");
+            let (own, last) = (EVENTS_WAITING_MAX + 1, EVENTS_WAITING_MAX + 2);
+            queue.push_now(own);
+            let mut patient = Box::pin(queue.push(last));
+            assert!(poll_once(&mut patient).await.is_none());
+            assert_eq!(queue.pop().await, 1);
+            assert!(poll_once(&mut patient).await.is_none(), "one more than the bound was there");
+            let (_, second) = zip(patient, queue.pop()).await;
+            assert_eq!(second, 2);
+            for item in 3..=last {
+                assert_eq!(queue.pop().await, item);
+            }
             assert!(poll_once(queue.pop()).await.is_none(), "the queue is empty");
         });
     }

@@ -8,7 +8,7 @@ use std::thread;
 use node::io::NoDisk;
 use node::io::glommio::net::GlommioNet;
 use node::io::{Net, NetError};
-use node::limits::{HALF_OPEN_MAX, HANDSHAKE_BYTES_MAX};
+use node::limits::{CONNECT_TIME_MAX_MS, HALF_OPEN_MAX, HANDSHAKE_BYTES_MAX};
 use protocol::frame::VERSION;
 use protocol::ids::{ClusterId, NodeId, TargetId};
 use protocol::status::Status;
@@ -164,4 +164,24 @@ fn connect_tells_a_refused_connection_from_others() {
         net.connect(NodeId(1), TargetId(101), free).await.err()
     });
     assert_eq!(error, Some(NetError::Refused(free)));
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the system counts the wait in real time")]
+fn connect_gives_up_an_address_that_does_not_answer() {
+    let authority = Authority::new(CLUSTER);
+    let tls = authority.configs(&client());
+    // A port whose one place for connections to be accepted is taken, so the next one waits.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&silent, 0).unwrap();
+    let address = silent.local_addr().unwrap();
+    let _first = TcpStream::connect(address).unwrap();
+    let begun = std::time::Instant::now();
+    let error = run(move || async move {
+        let net = GlommioNet::new(CLUSTER, tls, std::rc::Rc::new(NoDisk));
+        net.connect(NodeId(1), TargetId(101), address).await.err()
+    });
+    assert!(matches!(error, Some(NetError::Broken(_))), "{error:?}");
+    let took = begun.elapsed().as_millis();
+    assert!((CONNECT_TIME_MAX_MS.into()..3 * u128::from(CONNECT_TIME_MAX_MS)).contains(&took));
 }

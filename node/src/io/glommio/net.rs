@@ -325,14 +325,24 @@ async fn stopped<D: Disk, T>(inner: &Inner<D>) -> Option<T> {
     .await
 }
 
+/// Counts a connection that there is no room for; false when there is, beside so many others.
+fn is_too_many(counters: &mut NetCounters, half_open: usize, open: usize) -> bool {
+    let (in_handshake, full) = (half_open >= HALF_OPEN_MAX, open >= CONNECTIONS_MAX);
+    if in_handshake {
+        counters.refused_half_open += 1;
+    } else if full {
+        counters.refused_full += 1;
+    }
+    in_handshake || full
+}
+
 /// Starts the handshake of one connection, unless there are too many.
 fn take_in<D: Disk>(inner: &Rc<Inner<D>>, stream: TcpStream, address: SocketAddr) {
-    if inner.half_open.get() >= HALF_OPEN_MAX {
-        inner.count(|counters| counters.refused_half_open += 1);
-        return;
-    }
-    if inner.connections.borrow().len() >= CONNECTIONS_MAX {
-        inner.count(|counters| counters.refused_full += 1);
+    let (half_open, open) = (inner.half_open.get(), inner.connections.borrow().len());
+    let mut counters = inner.counters.get();
+    let refused = is_too_many(&mut counters, half_open, open);
+    inner.counters.set(counters);
+    if refused {
         return;
     }
     inner.half_open.set(inner.half_open.get() + 1);
@@ -417,5 +427,22 @@ fn identify(identity: Identity) -> PeerIdentity {
 impl<D: Disk> fmt::Debug for GlommioNet<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GlommioNet").field("counters", &self.counters()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_bounded_in_handshake_and_open_and_counted_apart() {
+        let refused = |half_open, open| {
+            let mut counters = NetCounters::default();
+            let refused = is_too_many(&mut counters, half_open, open);
+            (refused, counters.refused_half_open, counters.refused_full)
+        };
+        assert_eq!(refused(HALF_OPEN_MAX - 1, CONNECTIONS_MAX - 1), (false, 0, 0));
+        assert_eq!(refused(HALF_OPEN_MAX, 0), (true, 1, 0));
+        assert_eq!(refused(0, CONNECTIONS_MAX), (true, 0, 1));
     }
 }

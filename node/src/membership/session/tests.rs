@@ -12,7 +12,7 @@ use protocol::status::Status;
 use super::{Session, SessionError};
 use crate::io::NoDisk;
 use crate::io::{Incoming, Nanos, Outgoing};
-use crate::limits::COORDINATOR_REQUESTS_MAX;
+use crate::limits::{COORDINATOR_REQUESTS_MAX, COORDINATOR_SILENCE_MAX_MS};
 use crate::membership::state::{Identity, State};
 use crate::shard::{ControlEvent, ShardReport};
 
@@ -142,7 +142,9 @@ fn session_ends_when_refused_or_silent() {
         text: "no".to_owned(),
     };
     assert_eq!(error.err(), Some(refused));
-    let silent = session.tick::<NoDisk>(at(3001), &mut state);
+    // What was heard last came at 1 ms.
+    assert!(session.tick::<NoDisk>(at(COORDINATOR_SILENCE_MAX_MS), &mut state).is_ok());
+    let silent = session.tick::<NoDisk>(at(1 + COORDINATOR_SILENCE_MAX_MS), &mut state);
     assert_eq!(silent.err(), Some(SessionError::Silent));
 }
 

@@ -1,6 +1,6 @@
 //! Orders about single files: chunks that are cut, lengths that are reported.
 
-use node::limits::{FILE_ORDERS_WAITING_MAX, TRIMS_IN_FLIGHT_MAX};
+use node::limits::{DEAD_FILES_WAITING_MAX, FILE_ORDERS_WAITING_MAX, TRIMS_IN_FLIGHT_MAX};
 use node::shard::control::ControlEvent;
 use node::shard::control::ShardReport;
 use node::shard::event::Event;
@@ -40,6 +40,34 @@ fn orders_beyond_the_bound_are_left_to_the_coordinator() {
     let files = &cluster.procs[&ONE].state.groups[&GROUP].files;
     assert_eq!(files.trims.len(), FILE_ORDERS_WAITING_MAX);
     assert!(files.trims.values().all(|work| work.cutting.len() <= TRIMS_IN_FLIGHT_MAX));
+}
+
+#[test]
+fn dead_files_beyond_the_bound_are_left_to_the_coordinator() {
+    let shape = Shape { targets: 3, min_write: 2, clients: 0, loss: false };
+    let mut cluster = Cluster::new(1, shape);
+    cluster.reports_lost = true; // The epoch never becomes active, so no work is done.
+    cluster.run_ms(10);
+    let all = DEAD_FILES_WAITING_MAX as u64 + 1;
+    let drop = |cluster: &mut Cluster, number: u64| {
+        let files = vec![(GROUP, vec![Fid(number)])];
+        cluster.tell(ONE, 0, Event::Control(ControlEvent::DropFiles(files)));
+        cluster.run_ms(2);
+    };
+    (0..all).for_each(|number| drop(&mut cluster, number));
+    assert_eq!(cluster.procs[&ONE].state.groups[&GROUP].dead.len(), DEAD_FILES_WAITING_MAX);
+    let dropped = |cluster: &Cluster| {
+        let reports = cluster.procs[&ONE].reports.iter().filter_map(|report| match report {
+            ShardReport::DropDone(done) => Some(done.groups[0].1[0].0),
+            _ => None,
+        });
+        reports.collect::<Vec<u64>>()
+    };
+    cluster.reports_lost = false;
+    cluster.run_until("reports", |cluster| dropped(cluster).len() == DEAD_FILES_WAITING_MAX);
+    assert_eq!(dropped(&cluster), (0..all - 1).collect::<Vec<_>>());
+    drop(&mut cluster, all - 1);
+    cluster.run_until("the last report", |cluster| dropped(cluster).last() == Some(&(all - 1)));
 }
 
 /// What the first member reported, in order.

@@ -7,10 +7,13 @@ use std::rc::Rc;
 
 use node::group::ChunkIndex;
 use node::io::Nanos;
-use node::limits::RECHECKS_PER_SHARD_MAX;
+use node::limits::{
+    ADOPTS_WAITING_MAX, RECHECKS_PER_SHARD_MAX, SHARD_CLIENT_REQUESTS_MAX, SHARD_PEER_BYTES_MAX,
+    SHARD_PEER_REQUESTS_MAX,
+};
 use node::shard::control::{ControlEvent, ShardConfig, ShardReport, Timeouts};
 use node::shard::effect::{Effect, Task};
-use node::shard::event::{Asked, ConnId, Event, ReplyTo, Request};
+use node::shard::event::{Asked, ConnId, Event, JobId, ReplyTo, Request};
 use node::shard::heal::HealOrder;
 use node::shard::state::ShardState;
 use node::shard::step::step;
@@ -24,7 +27,7 @@ use protocol::limits::CHUNK_OP_SESSIONS_MAX;
 use protocol::limits::RECHECK_CELLS_MAX;
 use protocol::message::Kind;
 use protocol::message::chunk::{
-    InventoryEntry, Pending, ReadRequest, ReplicateMode, ReplicateRequest, WriteClass,
+    AdoptRequest, InventoryEntry, Pending, ReadRequest, ReplicateMode, ReplicateRequest, WriteClass,
 };
 use protocol::message::heal::{FetchRequest, ReportCorruptRequest};
 use protocol::status::Status;
@@ -148,13 +151,19 @@ impl Primary {
 
     /// Hears of the group and adopts its epoch.
     fn adopt(&mut self, coordinator: &Coordinator) -> Vec<Effect<Bytes>> {
+        let job = self.begin_to_adopt(coordinator);
+        self.step(Event::Stored { job, result: Ok(None) })
+    }
+
+    /// Hears of the group; the job that makes its epoch durable.
+    fn begin_to_adopt(&mut self, coordinator: &Coordinator) -> JobId {
         let map = ControlEvent::Map(coordinator.map.to_delta());
         let orders = self.step(Event::Control(map));
         let adopt = orders.iter().find_map(|order| match order {
             Effect::Store { job, task: Task::Adopt(..) } => Some(*job),
             _ => None,
         });
-        self.step(Event::Stored { job: adopt.unwrap(), result: Ok(None) })
+        adopt.unwrap()
     }
 
     pub(super) fn step(&mut self, event: Event<Bytes>) -> Vec<Effect<Bytes>> {
@@ -275,22 +284,21 @@ fn a_write_is_refused_where_a_member_is_full() {
     assert_eq!(primary.write(9, 0, true), Some(Status::NoSpace));
 }
 
-#[test]
-fn a_version_that_is_suspect_here_is_not_vouched_for() {
-    let mut backup = Primary::second(ChunkInfo { suspect: true, ..sound() }, Role::Backup);
-    let body = ReplicateRequest {
+/// The first target's request to hold a version of a chunk that nobody has yet.
+fn replicate(key: ChunkKey, version: Version, len: u32) -> ReplicateRequest {
+    ReplicateRequest {
         group: GROUP,
         primary: TargetId(1),
-        key: KEY,
+        key,
         mode: ReplicateMode::Write,
-        version: sound().version,
+        version,
         base: Version::ZERO,
         op: OpId::default(),
         class: WriteClass::Growth,
         offset: 0,
-        len: 100,
-        chunk_len: 100,
-        expect_len: 100,
+        len,
+        chunk_len: len,
+        expect_len: len,
         trunc_gen: 0,
         cell_log2: 14,
         chunk_log2: 22,
@@ -299,7 +307,13 @@ fn a_version_that_is_suspect_here_is_not_vouched_for() {
         ops: Vec::new(),
         mutated: false,
         committed_through: Version::ZERO,
-    };
+    }
+}
+
+#[test]
+fn a_version_that_is_suspect_here_is_not_vouched_for() {
+    let mut backup = Primary::second(ChunkInfo { suspect: true, ..sound() }, Role::Backup);
+    let body = replicate(KEY, sound().version, 100);
     let reply = ReplyTo { conn: ConnId(1), request: RequestId(1), kind: Kind::Replicate };
     let asked = Asked { reply, epoch: Epoch(1), deadline: None, node: Some(NodeId(1)) };
     let request = Request::Replicate(body, Rc::new(vec![7; 100]), true);
@@ -352,4 +366,89 @@ fn rechecks_that_clients_cause_are_bounded() {
         assert_eq!(ask(vec![0]), None);
     }
     assert_eq!(ask(vec![0]), Some(Status::Busy));
+}
+
+#[test]
+fn requests_of_clients_beyond_the_bound_are_answered_busy() {
+    let mut primary = Primary::of(sound());
+    for number in 0..SHARD_CLIENT_REQUESTS_MAX {
+        assert_eq!(primary.read(true, 0), None, "{number}");
+    }
+    assert_eq!(primary.read(true, 0), Some(Status::Busy));
+    assert_eq!(primary.write(9, 0, true), Some(Status::Busy), "there is one bound for all");
+    primary.step(Event::Served { bytes: 10 });
+    assert_eq!(primary.read(true, 0), None);
+    assert_eq!(primary.read(true, 0), Some(Status::Busy));
+}
+
+/// Asks a backup to hold versions of new chunks until it refuses; how many it took, the job of
+/// one of them, and the refusal.
+fn fill(backup: &mut Primary, len: u32) -> (usize, JobId, Status) {
+    let mut last = None;
+    for number in 0.. {
+        let key = ChunkKey { fid: Fid(1000 + number), index: 0 };
+        let orders = send(backup, key, len);
+        match answer(&orders) {
+            Some(Err(status)) => return (number as usize, last.unwrap(), status),
+            other => assert_eq!(other, None, "nothing is durable yet"),
+        }
+        last = orders.iter().find_map(|order| match order {
+            Effect::Store { job, .. } => Some(*job),
+            _ => None,
+        });
+    }
+    panic!("a backup without bound");
+}
+
+fn send(backup: &mut Primary, key: ChunkKey, len: u32) -> Vec<Effect<Bytes>> {
+    let version = Version { epoch: Epoch(1), counter: 1 + key.fid.0 as u32 };
+    let reply = ReplyTo { conn: ConnId(1), request: RequestId(key.fid.0), kind: Kind::Replicate };
+    let asked = Asked { reply, epoch: Epoch(1), deadline: None, node: Some(NodeId(1)) };
+    let payload = Rc::new(b"stands for all of it".to_vec());
+    let request = Request::Replicate(replicate(key, version, len), payload, true);
+    backup.step(Event::Asked(asked, request))
+}
+
+fn answer(orders: &[Effect<Bytes>]) -> Option<Result<(), Status>> {
+    orders.iter().find_map(|order| match order {
+        Effect::Reply { answer, .. } => Some(answer.as_ref().map(|_| ()).map_err(|r| r.status)),
+        _ => None,
+    })
+}
+
+#[test]
+fn versions_of_primaries_beyond_the_bounds_are_answered_busy() {
+    const CHUNK: u32 = 4 << 20;
+    let by_bytes = usize::try_from(SHARD_PEER_BYTES_MAX / u64::from(CHUNK)).unwrap();
+    for (len, fit) in [(1, SHARD_PEER_REQUESTS_MAX), (CHUNK, by_bytes)] {
+        let mut backup = Primary::second(sound(), Role::Backup);
+        let (taken, job, status) = fill(&mut backup, len);
+        assert_eq!((taken, status), (fit, Status::Busy));
+        let durable = Durable { lsn: Lsn(1), free: 1 << 30, chunk_len: len };
+        let orders = backup.step(Event::Stored { job, result: Ok(Some(durable)) });
+        assert_eq!(answer(&orders), Some(Ok(())), "one is durable");
+        let next = |number: u64| ChunkKey { fid: Fid(500_000 + number), index: 0 };
+        assert_eq!(answer(&send(&mut backup, next(0), len)), None, "and leaves its room");
+        assert_eq!(answer(&send(&mut backup, next(1), len)), Some(Err(Status::Busy)));
+    }
+}
+
+#[test]
+fn adoptions_wait_for_the_epoch_to_be_durable_up_to_a_bound() {
+    let (mut backup, coordinator) = Primary::new(sound(), 2, Coordinator::new(2, 1));
+    let job = backup.begin_to_adopt(&coordinator);
+    let mut ask = |number| {
+        let reply = ReplyTo { conn: ConnId(1), request: RequestId(number), kind: Kind::Adopt };
+        let asked = Asked { reply, epoch: Epoch(1), deadline: None, node: Some(NodeId(1)) };
+        let (primary, generation) = (TargetId(1), Generation(1));
+        let request = AdoptRequest { group: GROUP, primary, generation };
+        answer(&backup.step(Event::Asked(asked, Request::Adopt(request))))
+    };
+    for number in 0..ADOPTS_WAITING_MAX as u64 {
+        assert_eq!(ask(number), None);
+    }
+    assert_eq!(ask(ADOPTS_WAITING_MAX as u64), Some(Err(Status::Busy)));
+    let orders = backup.step(Event::Stored { job, result: Ok(None) });
+    let told = orders.iter().filter(|order| matches!(order, Effect::Reply { answer: Ok(_), .. }));
+    assert_eq!(told.count(), ADOPTS_WAITING_MAX);
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use node::limits::{CHUNK_QUEUE_MAX, PENDING_CHAIN_MAX, SHARD_CLIENT_BYTES_MAX};
+use node::limits::{
+    CHUNK_QUEUE_MAX, PENDING_CHAIN_MAX, ROLLS_IN_FLIGHT_MAX, SHARD_CLIENT_BYTES_MAX,
+};
 use node::shard::control::{ControlEvent, ShardReport};
 use node::shard::effect::PeerMessage;
 use node::shard::event::Event;
@@ -149,6 +151,34 @@ fn f6_a_pending_the_new_primary_has_is_rolled_forward() {
     cluster.ask_write(TWO, epoch(&cluster), key, 6, 1, 0, b"half");
     cluster.run_ms(100);
     assert_eq!(cluster.answers, [(6, Ok((version.unwrap_or_default(), 4)))]);
+    cluster.heal();
+}
+
+#[test]
+fn f6_pendings_are_rolled_forward_so_many_at_a_time() {
+    const COUNT: u64 = 3 * ROLLS_IN_FLIGHT_MAX as u64;
+    let (mut cluster, _) = quiet();
+    cluster.cut.push((ONE, THREE));
+    let before = epoch(&cluster);
+    let key = |number| ChunkKey { fid: Fid(100 + number), index: 0 };
+    for number in 0..COUNT {
+        cluster.ask_write(ONE, before, key(number), number, 1, 0, b"half");
+    }
+    cluster.run_ms(60);
+    let have = |cluster: &Cluster, target| {
+        (0..COUNT).filter(|number| newest(cluster, target, key(*number)).is_some()).count() as u64
+    };
+    assert_eq!((have(&cluster, TWO), have(&cluster, THREE)), (COUNT, 0));
+    cluster.kill(ONE);
+    cluster.slow.insert(THREE, 20);
+    let mut most = 0;
+    for _ in 0..3000 {
+        cluster.run_ms(1);
+        let member = &cluster.procs[&TWO].state.groups[&GROUP];
+        most = most.max(member.activation.rolling);
+    }
+    assert_eq!((most, have(&cluster, THREE)), (ROLLS_IN_FLIGHT_MAX, COUNT));
+    activated(&mut cluster, before);
     cluster.heal();
 }
 
