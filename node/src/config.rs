@@ -12,7 +12,8 @@ use protocol::ids::{ClusterId, NodeId, TargetId};
 use serde::Deserialize;
 
 use crate::limits::{
-    CONFIG_LEN_MAX, CONTAINER_SIZE_MIN, COORDINATORS_MAX, IO_MEMORY_MAX, IO_MEMORY_MIN, SHARDS_MAX,
+    COMPARE_HOURS_MAX, CONFIG_LEN_MAX, CONTAINER_SIZE_MIN, COORDINATORS_MAX, IO_MEMORY_MAX,
+    IO_MEMORY_MIN, SHARDS_MAX,
 };
 
 mod file;
@@ -102,6 +103,8 @@ pub struct Shard {
     pub size: u64,
     /// Arena of registered buffers, in bytes; a power of two.
     pub io_memory: u64,
+    /// Hours between two comparisons of the members of the groups it leads.
+    pub compare_hours: u64,
 }
 
 /// Why a configuration cannot be used: one line for people.
@@ -191,6 +194,9 @@ impl Shard {
         if !(IO_MEMORY_MIN..=IO_MEMORY_MAX).contains(&self.io_memory) {
             let (min, max) = (Size(IO_MEMORY_MIN), Size(IO_MEMORY_MAX));
             return Err(format!("io_memory: expected {min} to {max}"));
+        }
+        if !(1..=COMPARE_HOURS_MAX).contains(&self.compare_hours) {
+            return Err(format!("compare_hours: expected 1 to {COMPARE_HOURS_MAX}"));
         }
         Ok(())
     }

@@ -163,6 +163,8 @@ pub const CENSUS_PERIOD_MS: u64 = 3_600_000;
 pub const CENSUS_PAGE: usize = 1024;
 /// Time between two comparisons of a group's members unless a scrub is ordered, in seconds: a day.
 pub const COMPARE_PERIOD_S: u64 = 24 * 3600;
+/// Longest time between them that may be configured, in hours: a year.
+pub const COMPARE_HOURS_MAX: u64 = 24 * 365;
 /// Time before members that differed are compared again, in milliseconds.
 pub const COMPARE_AGAIN_MS: u64 = 5000;
 /// Time between two groups that one shard begins to compare, in milliseconds.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use protocol::ids::{ClusterId, NodeId, ShardId};
 use protocol::message::cluster::{GroupReport, TargetReport};
@@ -153,6 +154,7 @@ impl ShardSetup {
 
     async fn serve(&self, started: Started, control: ControlPort) {
         let Started { env, disk, net, store, recovered } = started;
+        let compare = Duration::from_secs(self.shard.compare_hours * 3600);
         let config = ShardConfig {
             node: self.node,
             shard: self.id,
@@ -161,7 +163,7 @@ impl ShardSetup {
             port: self.shard.port,
             core: self.shard.core.unwrap_or(u16::MAX),
             cluster: self.cluster,
-            timeouts: Timeouts::default(),
+            timeouts: Timeouts { compare, ..Timeouts::default() },
         };
         tracing::info!(
             shard = %self.id,

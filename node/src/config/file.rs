@@ -9,6 +9,7 @@ use protocol::limits::IO_ALIGN;
 use serde::Deserialize;
 
 use super::{Config, Coordinator, LogFormat, RegisteredBuffers, Shard, Size, TlsPaths};
+use crate::limits::COMPARE_PERIOD_S;
 
 const IO_MEMORY_DEFAULT: Size = Size(16 << 20);
 
@@ -42,10 +43,16 @@ pub(super) struct RawShard {
     size: Size,
     #[serde(default = "io_memory_default")]
     io_memory: Size,
+    #[serde(default = "compare_hours_default")]
+    compare_hours: u64,
 }
 
 fn io_memory_default() -> Size {
     IO_MEMORY_DEFAULT
+}
+
+fn compare_hours_default() -> u64 {
+    COMPARE_PERIOD_S / 3600
 }
 
 impl RawShard {
@@ -58,6 +65,7 @@ impl RawShard {
             path: folder.join(self.path),
             size: self.size.0 - self.size.0 % IO_ALIGN as u64,
             io_memory: self.io_memory.0.checked_next_power_of_two().unwrap_or(u64::MAX),
+            compare_hours: self.compare_hours,
         }
     }
 }
@@ -121,5 +129,6 @@ fn write_shard(shard: &Shard, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "device = {}", shard.device)?;
     writeln!(f, "path = {:?}", shard.path)?;
     writeln!(f, "size = \"{}\"", Size(shard.size))?;
-    writeln!(f, "io_memory = \"{}\"", Size(shard.io_memory))
+    writeln!(f, "io_memory = \"{}\"", Size(shard.io_memory))?;
+    writeln!(f, "compare_hours = {}", shard.compare_hours)
 }

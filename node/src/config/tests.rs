@@ -1,7 +1,9 @@
 use std::path::Path;
 
 use super::{Config, Size, load, parse};
-use crate::limits::{CONFIG_LEN_MAX, COORDINATORS_MAX, IO_MEMORY_MAX, IO_MEMORY_MIN, SHARDS_MAX};
+use crate::limits::{
+    COMPARE_HOURS_MAX, CONFIG_LEN_MAX, COORDINATORS_MAX, IO_MEMORY_MAX, IO_MEMORY_MIN, SHARDS_MAX,
+};
 
 const GOOD: &str = r#"
 node = 1
@@ -40,6 +42,17 @@ fn config_resolves_paths_and_rounds_io_memory_up() {
     assert_eq!(config.tls.key, Path::new("/etc/lanefs/node.key"));
     assert_eq!(config.shards[0].path, Path::new("/conf/t101.lane"));
     assert_eq!(config.shards[0].io_memory, 16 << 20);
+}
+
+#[test]
+fn members_are_compared_every_day_unless_configured() {
+    assert_eq!(read(GOOD).unwrap().shards[0].compare_hours, 24);
+    let often = GOOD.replacen("core = 0", "compare_hours = 3", 1);
+    assert_eq!(read(&often).unwrap().shards[0].compare_hours, 3);
+    for hours in [0, COMPARE_HOURS_MAX + 1] {
+        let expected = format!("compare_hours: expected 1 to {COMPARE_HOURS_MAX}");
+        refused("core = 0", &format!("compare_hours = {hours}"), &expected);
+    }
 }
 
 #[test]
