@@ -29,6 +29,8 @@ use super::watch::Watch;
 const HEALING: Duration = Duration::from_secs(90);
 /// Pause before a container whose device failed is opened again.
 const OPEN_PAUSE: Duration = Duration::from_millis(500);
+/// Time between two comparisons of a group's members: often, so that a wrong verdict would show.
+const COMPARE: Duration = Duration::from_secs(4);
 /// The simulated cluster's identity.
 pub const CLUSTER: ClusterId = ClusterId(0x001a_9ef5);
 
@@ -292,7 +294,7 @@ async fn boot(
         port: node_address(node).port(),
         core: u16::MAX,
         cluster: CLUSTER,
-        timeouts: Timeouts::default(),
+        timeouts: Timeouts { compare: COMPARE, ..Timeouts::default() },
     };
     let targets = vec![report(&config, &store, &recovered)];
     env.spawn(Rc::clone(&control).converse(incarnation, targets));
