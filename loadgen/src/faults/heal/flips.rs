@@ -1,10 +1,10 @@
 //! Bits are flipped in cells that are in use; all are found by one ordered scrub and repaired.
 //!
 //! Three nodes hold every chunk. Each flip hits another cell, and each chunk is hit in one container
-//! only, so two good copies of it are left. What
-//! is counted is what the nodes report, and at the end what `lanefs verify` finds.
+//! only, so two good copies of it are left. What is counted is what the nodes report, and at the end
+//! what `lanefs verify` finds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -68,16 +68,14 @@ async fn measure(mut lab: Lab) -> Result<Vec<Bar>, StepError> {
 async fn flip(lab: &Lab, workload: &Workload) -> Result<Vec<Flip>, StepError> {
     let _rest = workload.rest().await;
     let mut dice = Dice::new(lab.plan().seed);
-    let mut hit: BTreeSet<(u64, u32)> = BTreeSet::new();
     let mut flips = Vec::new();
     for node in 1..=NODES {
         let left = FLIPS - flips.len();
         let share = left / usize::try_from(NODES - node + 1).unwrap_or(1);
         let (ledger, run) = (workload.ledger(), workload.run());
-        let wanted = |file, cell| !hit.contains(&(file, chunk(cell)));
+        let wanted = |file, cell| node_of(file, cell) == node;
         let made =
             corrupt::flip_owned(&lab.container(node), ledger, run, share, &mut dice, wanted)?;
-        hit.extend(made.iter().map(|flip| (flip.stamp.file, chunk(flip.stamp.cell))));
         flips.extend(made);
     }
     println!("{} bits flipped in as many cells", flips.len());
@@ -87,9 +85,10 @@ async fn flip(lab: &Lab, workload: &Workload) -> Result<Vec<Flip>, StepError> {
     Err(StepError::Different(format!("only {} cells to flip bits in", flips.len())))
 }
 
-/// The chunk of a file that a cell is in.
-fn chunk(cell: u32) -> u32 {
-    cell / CELLS_PER_CHUNK
+/// The node whose copy of a cell's chunk may be hit.
+fn node_of(file: u64, cell: u32) -> u32 {
+    let chunk = file + u64::from(cell / CELLS_PER_CHUNK);
+    1 + u32::try_from(chunk % u64::from(NODES)).unwrap_or(0)
 }
 
 /// Orders a scrub and watches until it is done and nothing damaged is left.
