@@ -319,9 +319,38 @@ impl Core {
         payload: Bytes,
     ) -> Result<WriteReply, Failed> {
         let start = self.now();
-        let _permit = self.admit(task.len, start).await?;
+        let op = self.write_op(task, start);
+        self.follow_write(op, payload, start).await
+    }
+
+    /// As [`Core::write`], but does not wait long for a group that takes no writes:
+    /// [`Failed::has_left`].
+    ///
+    /// # Cancel safety
+    /// The write may take effect.
+    pub(crate) async fn write_or_leave(
+        &self,
+        task: WriteTask,
+        payload: Bytes,
+    ) -> Result<WriteReply, Failed> {
+        let start = self.now();
+        let op = self.write_op(task, start).or_leave();
+        self.follow_write(op, payload, start).await
+    }
+
+    fn write_op(&self, task: WriteTask, start: Nanos) -> WriteOp {
         let deadline = start.after(Duration::from_millis(self.operation_ms));
-        let mut op = WriteOp::new(task, deadline, self.operation_seed());
+        WriteOp::new(task, deadline, self.operation_seed())
+    }
+
+    async fn follow_write(
+        &self,
+        mut op: WriteOp,
+        payload: Bytes,
+        start: Nanos,
+    ) -> Result<WriteReply, Failed> {
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let _permit = self.admit(len, start).await?;
         loop {
             let map = self.map.map();
             let next = op.next(self.now(), &map, &mut self.conditions());
@@ -664,6 +693,11 @@ impl Drop for Pursuit<'_> {
 }
 
 impl Failed {
+    /// True when a write was left because its group takes none for now.
+    pub(crate) fn has_left(&self) -> bool {
+        matches!(self.failure, Failure::Left { .. })
+    }
+
     /// The failure as an error of what the caller was doing.
     pub(crate) fn at(self, what: &str) -> Error {
         let what = what.to_owned();
@@ -671,6 +705,9 @@ impl Failed {
             Failure::Refused { status, text } => Error::refused(what, status, &text),
             Failure::Deadline { attempts, last } => {
                 Error::Deadline { what, waited_ms: self.waited_ms, attempts, last }
+            }
+            Failure::Left { last } => {
+                Error::Deadline { what, waited_ms: self.waited_ms, attempts: 1, last }
             }
             Failure::Unreadable { detail } => Error::Unreadable { what, detail },
             Failure::Rejected { detail } => Error::Rejected { what, detail },

@@ -20,6 +20,12 @@ pub const STREAM_WINDOW_BYTES: usize = 8 << 20;
 pub const FREED_BYTES_KEPT_MAX: i32 = 64 << 20;
 /// Chunks that one file writer has in flight; beside them it holds the chunk that is being filled.
 pub const WRITER_CHUNKS_IN_FLIGHT: usize = 6;
+/// Chunks that one file writer holds from the first that is not durable on, those that are durable
+/// behind it included: when that one has to go elsewhere, so have the others.
+pub const WRITER_WINDOW_CHUNKS: usize = WRITER_CHUNKS_IN_FLIGHT + 2;
+/// How long a new file waits for a group whose primary does not answer or takes no writes, in
+/// milliseconds, before it goes on elsewhere: longer than fail-over takes.
+pub const LEAVE_AFTER_MS: u64 = 1_000;
 /// Namespace operations that wait for their batch; a caller waits for its turn beyond that.
 pub const MUTATE_QUEUE_MAX: usize = 1024;
 /// Operations in one batch.

@@ -7,6 +7,7 @@ mod editor;
 mod reader;
 mod reserve;
 mod stream;
+mod window;
 mod word;
 mod writer;
 

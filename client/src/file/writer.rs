@@ -1,4 +1,8 @@
 //! Writing a new file: whole chunks, several at once, then a name.
+//!
+//! When a group takes no writes, the file is laid out anew from the first chunk that is not durable
+//! and goes on elsewhere. Therefore a writer keeps the bytes of that chunk and of those it has sent
+//! behind it: they are sent again under the same operations.
 
 use std::sync::Arc;
 
@@ -14,7 +18,8 @@ use crate::client::Client;
 use crate::core::Failed;
 use crate::error::Error;
 use crate::file::reader::impossible;
-use crate::limits::{SMALL_FILE_LEN_MAX, WRITER_CHUNKS_IN_FLIGHT};
+use crate::file::window::Window;
+use crate::limits::{SMALL_FILE_LEN_MAX, WRITER_CHUNKS_IN_FLIGHT, WRITER_WINDOW_CHUNKS};
 use crate::namespace::shown;
 use crate::plan::WriteTask;
 use crate::plan::range::{Piece, write_piece};
@@ -38,7 +43,10 @@ pub struct FileWriter {
     sent: u64,
     /// Bytes of the piece that is being filled.
     filling: BytesMut,
-    in_flight: JoinSet<Result<(), Error>>,
+    in_flight: JoinSet<(u64, Result<(), Trouble>)>,
+    window: Window,
+    /// Nothing is left to be tried elsewhere: groups are waited for.
+    stays: bool,
     /// The first failure: the file can only be abandoned.
     failed: Option<Error>,
 }
@@ -82,6 +90,8 @@ impl FileWriter {
             sent: 0,
             filling: BytesMut::new(),
             in_flight: JoinSet::new(),
+            window: Window::default(),
+            stays: false,
             failed: None,
         })
     }
@@ -218,14 +228,29 @@ impl FileWriter {
         let room = if piece.offset > 0 { 0 } else { WRITER_CHUNKS_IN_FLIGHT - 1 };
         self.wait_for_room(room).await?;
         let task = self.task(piece, &bytes);
-        let (client, name) = (self.client.clone(), self.name.clone());
         self.sent += bytes.len() as u64;
-        self.in_flight.spawn(async move {
-            let result = client.core().write(task, bytes).await;
-            let what = |failed: Failed| failed.at(&format!("write {name} chunk {}", piece.index));
-            result.map(drop).map_err(what)
-        });
+        self.window.push(piece.at, task, bytes);
+        self.start(piece.at);
         Ok(())
+    }
+
+    /// Starts the write of a piece in the window.
+    fn start(&mut self, at: u64) {
+        let Some((task, bytes)) = self.window.begin(at) else { return };
+        let (client, name, stays) = (self.client.clone(), self.name.clone(), self.stays);
+        self.in_flight.spawn(async move {
+            let index = task.key.index;
+            let core = client.core();
+            let result = match stays {
+                true => core.write(task, bytes).await,
+                false => core.write_or_leave(task, bytes).await,
+            };
+            let what = |failed: Failed| match failed.has_left() {
+                true => Trouble::Left,
+                false => Trouble::Failed(failed.at(&format!("write {name} chunk {index}"))),
+            };
+            (at, result.map(drop).map_err(what))
+        });
     }
 
     fn task(&self, piece: Piece, bytes: &Bytes) -> WriteTask {
@@ -233,7 +258,8 @@ impl FileWriter {
         let key = ChunkKey { fid: self.content.fid, index: piece.index };
         let first_cell = piece.offset >> layout.cell_log2;
         WriteTask {
-            group: piece.group,
+            // The layout may have changed since the piece was cut.
+            group: layout.group_of(piece.index).unwrap_or(piece.group),
             key,
             op: OpId { session: self.session, seq: self.client.core().next_write_seq() },
             class: WriteClass::Growth,
@@ -255,32 +281,105 @@ impl FileWriter {
         u32::try_from(left).unwrap_or(u32::MAX).max(piece.offset + piece.len)
     }
 
-    /// Waits until at most `count` requests are in flight; tells of any that has failed.
+    /// Waits until at most `count` requests are in flight and the window has room for another one,
+    /// or is empty when `count` is 0; tells of any that has failed.
     async fn wait_for_room(&mut self, count: usize) -> Result<(), Error> {
         // Whatever has ended is taken, so that a failure is not found behind later successes.
         while let Some(ended) = self.in_flight.try_join_next() {
             self.on_ended(ended);
         }
-        while self.in_flight.len() > count
-            && let Some(ended) = self.in_flight.join_next().await
-        {
-            self.on_ended(ended);
-        }
-        match &self.failed {
-            Some(error) => Err(error.clone()),
-            None => Ok(()),
+        let held = if count == 0 { 0 } else { WRITER_WINDOW_CHUNKS - 1 };
+        loop {
+            if let Some(error) = &self.failed {
+                return Err(error.clone());
+            }
+            if self.window.has_left() {
+                self.go_elsewhere().await?;
+            } else if self.in_flight.len() <= count && self.window.len() <= held {
+                return Ok(());
+            } else if let Some(ended) = self.in_flight.join_next().await {
+                self.on_ended(ended);
+            } else {
+                let detail = "a chunk was never sent".into();
+                return Err(Error::Stopped { what: self.name.clone(), detail });
+            }
         }
     }
 
-    fn on_ended(&mut self, ended: Result<Result<(), Error>, JoinError>) {
-        let result = ended.unwrap_or_else(|error| {
-            let detail = format!("the task of a write ended: {error}");
-            Err(Error::Stopped { what: self.name.clone(), detail })
-        });
-        if let Err(error) = result {
-            self.failed.get_or_insert(error);
+    /// Has the file laid out anew from the first chunk that is not durable, and sends from there.
+    ///
+    /// When that is not possible the groups are waited for, as long as an operation may take.
+    async fn go_elsewhere(&mut self) -> Result<(), Error> {
+        // Each of them is durable, has failed or has left its group before long.
+        while let Some(ended) = self.in_flight.join_next().await {
+            self.on_ended(ended);
+        }
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let again = match self.lay_out_anew().await {
+            Ok(content) => {
+                self.content = Arc::new(content);
+                self.window.move_to(&self.content.layout)
+            }
+            Err(error) => {
+                tracing::debug!(file = self.name, %error, "writing waits for its groups");
+                self.stays = true;
+                self.window.stay()
+            }
+        };
+        again.into_iter().for_each(|at| self.start(at));
+        Ok(())
+    }
+
+    async fn lay_out_anew(&self) -> Result<FileContent, Error> {
+        let what = || format!("lay out {} anew", self.name);
+        let problem = |detail: &str| Error::Usage { what: what(), detail: detail.into() };
+        let entry = self.entry.as_ref().ok_or_else(|| Error::Closed { what: what() })?;
+        let first = self.window.first().ok_or_else(|| problem("nothing is left to write"))?;
+        if first.offset > 0 {
+            return Err(problem("a part of the chunk is durable already"));
+        }
+        let (ino, first_chunk, avoid) = (entry.attributes.ino, first.key.index, first.group);
+        let op = NamespaceOp::ExtendLayout { ino, first_chunk, avoid };
+        tracing::info!(file = self.name, first_chunk, group = %avoid, "writing goes on elsewhere");
+        let OpOutcome::Done(Some(entry)) = self.client.mutations().run(&what(), op).await? else {
+            return Err(problem("the outcome is of another operation"));
+        };
+        let content = entry.content.ok_or_else(|| problem("the outcome is without a layout"))?;
+        content.layout.validate().map_err(|error| impossible(&self.name, error))?;
+        let same = content.fid == self.content.fid
+            && content.layout.chunk_log2() == self.content.layout.chunk_log2()
+            && content.layout.cell_log2 == self.content.layout.cell_log2;
+        if same { Ok(content) } else { Err(problem("the outcome is of another content")) }
+    }
+
+    fn on_ended(&mut self, ended: Result<(u64, Result<(), Trouble>), JoinError>) {
+        let (at, result) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                let detail = format!("the task of a write ended: {error}");
+                let error = Error::Stopped { what: self.name.clone(), detail };
+                self.failed.get_or_insert(error);
+                return;
+            }
+        };
+        match result {
+            Ok(()) => self.window.on_durable(at),
+            Err(Trouble::Left) => self.window.on_left(at),
+            Err(Trouble::Failed(error)) => {
+                self.failed.get_or_insert(error);
+            }
         }
     }
+}
+
+/// Why a piece is not durable.
+enum Trouble {
+    /// Its group takes no writes for now.
+    Left,
+    /// It never will be.
+    Failed(Error),
 }
 
 impl Drop for FileWriter {

@@ -156,6 +156,11 @@ impl Failover {
         }
     }
 
+    /// The end of an operation that need not wait for this group.
+    pub(super) fn left(&self) -> Failure {
+        Failure::Left { last: self.last.clone() }
+    }
+
     pub(super) fn note(&mut self, text: String) {
         self.last = text;
     }

@@ -151,6 +151,11 @@ pub enum Failure {
         /// How the last one ended.
         last: String,
     },
+    /// The group takes no writes for now, and the caller may write elsewhere.
+    Left {
+        /// How the last attempt ended.
+        last: String,
+    },
     /// No replica has bytes that verify.
     Unreadable {
         /// What each replica answered.

@@ -3,6 +3,8 @@
 //! Invariant: every attempt of an operation carries the same operation id, bytes and sums, so an
 //! attempt whose outcome is unknown and its repetition take effect once.
 
+use std::time::Duration;
+
 use protocol::checksum::CellSum;
 use protocol::cluster_map::{ClusterMap, GroupRecord, Member};
 use protocol::guard::{self, Guard};
@@ -11,7 +13,7 @@ use protocol::message::chunk::{WriteClass, WriteReply, WriteRequest};
 use protocol::status::{Class, Status};
 use protocol::time::Nanos;
 
-use crate::limits::WRITE_ATTEMPT_MS;
+use crate::limits::{LEAVE_AFTER_MS, WRITE_ATTEMPT_MS};
 use crate::plan::errand::Errand;
 use crate::plan::failover::{Failover, View, group_of};
 use crate::plan::{Attempt, Conditions, Failure, LinkFailure, Next, Outcome, Refusal, Step};
@@ -52,6 +54,12 @@ pub struct WriteOp {
     failover: Failover,
     sent: Option<Sent>,
     errands: Vec<Errand>,
+    /// The caller can write elsewhere.
+    may_leave: bool,
+    /// When the operation began.
+    began: Option<Nanos>,
+    /// The last sign of the group was none, or that it takes no writes.
+    troubled: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +73,22 @@ impl WriteOp {
     /// Starts a write that must end at `deadline`; `seed` decides pauses.
     pub fn new(task: WriteTask, deadline: Nanos, seed: u64) -> WriteOp {
         let failover = Failover::new(deadline, seed);
-        WriteOp { task, failover, sent: None, errands: Vec::new() }
+        WriteOp {
+            task,
+            failover,
+            sent: None,
+            errands: Vec::new(),
+            may_leave: false,
+            began: None,
+            troubled: false,
+        }
+    }
+
+    /// Ends with [`Failure::Left`] when the group takes no writes for longer than fail-over takes.
+    #[must_use]
+    pub fn or_leave(mut self) -> WriteOp {
+        self.may_leave = true;
+        self
     }
 
     /// What is to be done on the side since this was last called.
@@ -96,6 +119,9 @@ impl WriteOp {
             return self.failover.alternate(now);
         };
         self.errands.extend(self.failover.doubt(now, map, group, &mut conditions.recently));
+        if self.may_leave && self.is_hopeless(now, group, conditions) {
+            return Next::Fail(self.failover.left());
+        }
         if let Some(until) = self.failover.pause_for(View::of(group), now) {
             return Next::WaitUntil(until);
         }
@@ -115,6 +141,9 @@ impl WriteOp {
     pub fn stands(&mut self, now: Nanos, map: &ClusterMap, conditions: &mut Conditions) -> bool {
         let Some(group) = group_of(map, self.task.group) else { return true };
         self.errands.extend(self.failover.doubt(now, map, group, &mut conditions.recently));
+        if self.may_leave && self.is_hopeless(now, group, conditions) {
+            return false;
+        }
         let current = group.primary().copied();
         match (&self.sent, current) {
             (Some(sent), Some(primary)) => {
@@ -122,6 +151,27 @@ impl WriteOp {
             }
             _ => true,
         }
+    }
+
+    /// True when the group takes no writes and is not about to: it has too few members, or nobody
+    /// has taken this write for longer than fail-over takes. A group that is only slow is waited for.
+    fn is_hopeless(
+        &mut self,
+        now: Nanos,
+        group: &GroupRecord,
+        conditions: &mut Conditions,
+    ) -> bool {
+        let began = *self.began.get_or_insert(now);
+        if group.down || !group.writable() {
+            self.failover.note(format!("group {} has too few members", group.id));
+            return true;
+        }
+        if now.since(began) < Duration::from_millis(LEAVE_AFTER_MS) {
+            return false;
+        }
+        let health = &mut conditions.health;
+        let is_gone = group.primary().is_none_or(|primary| health.avoided(primary.target, now));
+        self.troubled || !group.active || is_gone
     }
 
     /// Says what an outcome leads to.
@@ -132,6 +182,11 @@ impl WriteOp {
         conditions: &mut Conditions,
     ) -> Step<WriteReply> {
         let Some(sent) = self.sent.take() else { return Step::TryNow };
+        self.troubled = match &outcome {
+            Outcome::Link(_) => true,
+            Outcome::Refused(refusal) => refusal.status != Status::Busy,
+            Outcome::Answered(_) => false,
+        };
         if !matches!(outcome, Outcome::Link(_)) {
             self.failover.on_answered(sent.member.target);
         }

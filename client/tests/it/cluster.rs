@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a stand-in that cannot go on fails its test")]
 #![expect(clippy::cast_possible_truncation, reason = "its chunks are 1 MiB long")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -38,6 +38,8 @@ use protocol::status::Status;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x1234);
 pub(crate) const GROUP: GroupId = GroupId(9);
+/// Holds what is laid out anew.
+pub(crate) const OTHER: GroupId = GroupId(10);
 const CELL_LOG2: u8 = 14;
 const CHUNK_LOG2: u8 = 20;
 /// Length of a chunk, and of the longest read.
@@ -58,6 +60,8 @@ pub(crate) enum Fault {
     Silent,
     /// It never arrives.
     Unheard,
+    /// It is executed at once and answered after so many milliseconds.
+    Late(u64),
 }
 
 /// Decides what goes wrong with a call; the last argument counts calls of that kind from 0.
@@ -72,6 +76,8 @@ pub(crate) struct State {
     pub(crate) chunks: BTreeMap<(TargetId, ChunkKey), Vec<u8>>,
     /// How often each write took effect.
     pub(crate) applied: BTreeMap<OpId, u32>,
+    /// Where each did.
+    applied_in: BTreeSet<(GroupId, OpId)>,
     /// Operation ids and attempt numbers of every write that arrived.
     pub(crate) writes: Vec<(OpId, u8)>,
     pub(crate) outcomes: BTreeMap<(SessionId, Seq), OpOutcome>,
@@ -145,6 +151,13 @@ impl Service for Cluster {
                 return Box::pin(std::future::pending());
             }
             Some(Fault::Unheard) => return Box::pin(std::future::pending()),
+            Some(Fault::Late(millis)) => {
+                let answer = state.answer(&peer, &call);
+                return Box::pin(async move {
+                    tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
+                    Ok(answer)
+                });
+            }
             Some(Fault::Corrupt) => {
                 let mut answer = state.answer(&peer, &call);
                 let mut payload = answer.payload.to_vec();
@@ -233,24 +246,28 @@ impl State {
     fn write(&mut self, target: TargetId, call: &Call) -> Answer {
         let request = WriteRequest::decode(&call.body).unwrap();
         self.writes.push((request.op, request.attempt));
-        let group = self.map.groups[&GROUP].clone();
+        let group = self.map.groups[&request.group].clone();
         if call.epoch != group.epoch {
             return refused(self, Status::StaleEpoch);
         }
         if group.primary().map(|member| member.target) != Some(target) {
             return refused(self, Status::NotPrimary);
         }
+        if !group.writable() {
+            return refused(self, Status::NotWritable);
+        }
         let sums = piece_sums(request.key, request.offset, CELL_LOG2, &call.payload);
         if sums != request.sums {
             return refused(self, Status::PayloadCorrupt);
         }
-        if !self.applied.contains_key(&request.op) {
+        if self.applied_in.insert((request.group, request.op)) {
             for member in &group.members {
                 let chunk = self.chunks.entry((member.target, request.key)).or_default();
                 let (start, end) =
                     (request.offset as usize, (request.offset + request.len) as usize);
                 if request.class == WriteClass::Growth && chunk.len() != start {
-                    return refused(self, Status::Invalid);
+                    let text = format!("{} bytes are there, not {start}", chunk.len());
+                    panic!("growth of {} in {}: {text}", request.key, group.id);
                 }
                 if chunk.len() < end {
                     chunk.resize(end, 0);
@@ -339,6 +356,16 @@ impl State {
                 content.growth_only = false;
                 Ok(())
             }),
+            NamespaceOp::ExtendLayout { ino, first_chunk, avoid } => {
+                let Some(entry) = self.unlinked.get_mut(&ino).filter(|_| avoid == GROUP) else {
+                    return OpOutcome::Refused(Status::Invalid);
+                };
+                let layout = &mut entry.content.as_mut().unwrap().layout;
+                layout.segments.retain(|segment| segment.first_chunk < first_chunk);
+                let groups = vec![OTHER];
+                layout.segments.push(Segment { first_chunk, chunk_log2: CHUNK_LOG2, groups });
+                OpOutcome::Done(Some(entry.clone()))
+            }
             NamespaceOp::Unlink { name, .. } => match self.files.remove(&name) {
                 Some(_) => OpOutcome::Done(None),
                 None => OpOutcome::Refused(Status::NotFound),
@@ -451,8 +478,7 @@ fn answer(state: &State, status: Status, body: Vec<u8>, payload: Bytes) -> Answe
 
 fn first_map() -> ClusterMap {
     let mut map = ClusterMap { cluster: CLUSTER, version: MapVersion(1), ..ClusterMap::default() };
-    let mut members = Vec::new();
-    for id in 1..=3u16 {
+    for id in 1..=6u16 {
         let (node, target) = (NodeId(u32::from(id)), TargetId(u32::from(id)));
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         map.nodes
@@ -468,24 +494,29 @@ fn first_map() -> ClusterMap {
             state: TargetState::Up,
         };
         map.targets.insert(target, record);
-        let role = if id == 1 { Role::Primary } else { Role::Backup };
-        members.push(Member { target, generation: Generation(1), role });
     }
-    let group = GroupRecord {
-        id: GROUP,
-        kind: 0,
-        epoch: Epoch(1),
-        last_writable_epoch: Epoch(1),
-        active: true,
-        down: false,
-        replicas: 3,
-        min_write: 2,
-        members,
-        evicted: Vec::new(),
-        mutations: true,
-        ..GroupRecord::default()
-    };
-    map.groups.insert(GROUP, group);
+    for (id, targets) in [(GROUP, [1, 2, 3]), (OTHER, [4, 5, 6])] {
+        let member = |(at, target)| Member {
+            target: TargetId(target),
+            generation: Generation(1),
+            role: if at == 0 { Role::Primary } else { Role::Backup },
+        };
+        let group = GroupRecord {
+            id,
+            kind: 0,
+            epoch: Epoch(1),
+            last_writable_epoch: Epoch(1),
+            active: true,
+            down: false,
+            replicas: 3,
+            min_write: 2,
+            members: targets.into_iter().enumerate().map(member).collect(),
+            evicted: Vec::new(),
+            mutations: true,
+            ..GroupRecord::default()
+        };
+        map.groups.insert(id, group);
+    }
     map
 }
 

@@ -2,7 +2,10 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "patterns of bytes and short ranges")]
 
-use client::limits::{BUDGET_FLOOR, HEDGE_AFTER_MAX_MS, RESERVE_FIRST, SILENT_REQUESTS};
+use client::limits::{
+    BUDGET_FLOOR, DOUBT_AFTER_MS, HEDGE_AFTER_MAX_MS, LEAVE_AFTER_MS, PROBE_ATTEMPT_MS,
+    RESERVE_FIRST, SILENT_REQUESTS, WRITER_WINDOW_CHUNKS,
+};
 use client::plan::LinkFailure;
 use client::{Client, Error};
 use protocol::ids::{Ino, TargetId};
@@ -11,7 +14,7 @@ use protocol::message::namespace::{Entry, SetAttributes};
 use protocol::message::operate::UnreachableRequest;
 use protocol::status::Status;
 
-use crate::cluster::{Cluster, Fault, GROUP};
+use crate::cluster::{Cluster, Fault, GROUP, OTHER};
 use client::transport::{Peer, PeerId};
 
 fn content(len: usize) -> Vec<u8> {
@@ -285,6 +288,74 @@ async fn a_group_that_cannot_be_written_ends_at_the_deadline_and_nothing_is_publ
     assert!(error.to_string().contains("write f chunk 0"), "{error}");
     assert!(error.to_string().contains("too few members"), "{error}");
     assert!(cluster.state().files.is_empty());
+}
+
+/// Puts a file of which the first group takes no more writes after three; how long that took.
+async fn put_over_a_lost_group(cluster: &Cluster) -> std::time::Duration {
+    let client = cluster.client();
+    let bytes = content(12_000_000);
+    let started = tokio::time::Instant::now();
+    let entry = put(&client, "f", &bytes).await.unwrap();
+    let took = started.elapsed();
+    let segments = entry.content.unwrap().layout.segments;
+    let groups: Vec<_> = segments.iter().map(|segment| &segment.groups[..]).collect();
+    assert_eq!(groups, [&[GROUP][..], &[OTHER][..]]);
+    assert!(segments[1].first_chunk > 0, "what is durable stays where it is");
+    assert!(cat(&client, "f").await.unwrap() == bytes);
+    took
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_goes_on_elsewhere_when_its_group_has_too_few_members() {
+    let cluster = Cluster::new(Box::new(|state, _, kind, number| {
+        if kind == Kind::Write && number == 3 {
+            state.evict(TargetId(2));
+            state.evict(TargetId(3));
+        }
+        None
+    }));
+    let took = put_over_a_lost_group(&cluster).await;
+    assert!(took.as_millis() < 1_000, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_goes_on_elsewhere_when_nobody_takes_over_for_a_dead_primary() {
+    for fault in [Fault::Link(LinkFailure::Refused), Fault::Silent] {
+        let cluster = Cluster::new(Box::new(move |_, peer, kind, number| {
+            let lost = kind != Kind::Write || number >= 3;
+            (lost && is_target(peer, 1)).then_some(fault)
+        }));
+        let took = put_over_a_lost_group(&cluster).await;
+        let most = LEAVE_AFTER_MS + DOUBT_AFTER_MS + PROBE_ATTEMPT_MS;
+        assert!(took.as_millis() < u128::from(most), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_group_is_waited_for() {
+    let cluster = Cluster::new(Box::new(|_, _, kind, number| {
+        (kind == Kind::Write && number == 1).then_some(Fault::Late(5_000))
+    }));
+    let client = cluster.client();
+    let bytes = content(12_000_000);
+    let entry = put(&client, "f", &bytes).await.unwrap();
+    assert_eq!(entry.content.unwrap().layout.segments.len(), 1);
+    assert!(cat(&client, "f").await.unwrap() == bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_holds_no_more_than_its_window() {
+    let cluster = Cluster::new(Box::new(|_, _, kind, number| {
+        (kind == Kind::Write && number == 0).then_some(Fault::Late(5_000))
+    }));
+    let client = cluster.client();
+    let mut writer = client.create(Ino::ROOT, u64::MAX).await.unwrap();
+    let started = tokio::time::Instant::now();
+    for _ in 0..=WRITER_WINDOW_CHUNKS {
+        assert!(started.elapsed().as_millis() < 5_000, "the window is not full yet");
+        writer.write(vec![7; 1 << 20]).await.unwrap();
+    }
+    assert!(started.elapsed().as_millis() >= 5_000, "a full window waits for its first chunk");
 }
 
 #[tokio::test(start_paused = true)]

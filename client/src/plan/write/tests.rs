@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::limits::{BUDGET_FLOOR, DOUBT_AFTER_MS};
+use crate::limits::{BUDGET_FLOOR, DOUBT_AFTER_MS, LEAVE_AFTER_MS};
 use crate::plan::fixture::{DEADLINE, GROUP, KEY, PRIMARY, map, map_of};
 use protocol::cluster_map::Role;
 use protocol::ids::{Epoch, Seq, SessionId, TargetId, Version};
@@ -242,4 +242,54 @@ fn a_primary_that_stays_silent_is_doubted_and_a_slow_one_is_not() {
     driver.now = driver.now.after(Duration::from_millis(DOUBT_AFTER_MS - 1));
     assert!(driver.stands(&map()));
     assert_eq!(doubts(&mut driver.op), 0, "it has answered");
+}
+
+fn leaving() -> Driver {
+    let driver = driver();
+    Driver { op: driver.op.or_leave(), ..driver }
+}
+
+fn left(result: Result<Attempt<WriteRequest>, Failure>) -> bool {
+    matches!(result, Err(Failure::Left { .. }))
+}
+
+#[test]
+fn a_group_with_too_few_members_is_left_at_once() {
+    let mut driver = leaving();
+    driver.attempt().expect("a primary serves");
+    driver.map = map_of(11, 6, &[(1, Role::Primary)]);
+    let map = driver.map.clone();
+    assert!(!driver.stands(&map));
+    driver.ended(Outcome::Link(LinkFailure::TimedOut));
+    assert!(left(driver.attempt()));
+    let mut staying = self::driver();
+    staying.map = map;
+    assert!(staying.attempt().is_ok(), "who cannot go elsewhere waits");
+}
+
+#[test]
+fn a_group_that_nobody_answers_for_is_left_when_fail_over_has_not_helped() {
+    let mut driver = leaving();
+    loop {
+        let before = driver.now;
+        if left(driver.attempt()) {
+            break;
+        }
+        assert!(before < Nanos::from_ms(LEAVE_AFTER_MS + 500), "still there at {before:?}");
+        driver.ended(Outcome::Link(LinkFailure::Refused));
+    }
+    assert!(driver.now >= Nanos::from_ms(LEAVE_AFTER_MS));
+}
+
+#[test]
+fn a_group_that_is_only_slow_or_busy_is_not_left() {
+    let mut driver = leaving();
+    driver.attempt().expect("a primary serves");
+    driver.now = Nanos::from_ms(7 * LEAVE_AFTER_MS);
+    assert!(driver.stands(&map()), "it may still answer");
+    driver.ended(Outcome::Refused(Refusal::of(Status::Busy)));
+    driver.attempt().expect("a primary serves");
+    assert!(driver.stands(&map()));
+    driver.conditions.health.on_failed(PRIMARY, driver.now);
+    assert!(!driver.stands(&map()), "it is not there any more");
 }
