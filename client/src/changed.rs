@@ -27,6 +27,12 @@ impl Changed {
         }
     }
 
+    /// From now on everything counts as changed.
+    pub(crate) fn note_all(&mut self) {
+        self.all = true;
+        self.fids.clear();
+    }
+
     /// True when the content may have been changed.
     pub(crate) fn has(&self, fid: Fid) -> bool {
         self.all || self.fids.contains(&fid)

@@ -86,7 +86,11 @@ impl Client {
         coordinators: Vec<Peer>,
         seed: u64,
     ) -> Client {
+        let notices = transport.notices();
         let core = Core::new(cluster, transport, coordinators, seed);
+        if let Some(notices) = notices {
+            tokio::spawn(Core::listen(Arc::downgrade(&core), notices));
+        }
         let session = Session::new(Arc::clone(&core));
         let mutations = Mutations::start(Arc::clone(&session));
         let reservations = Reservations::default();
@@ -206,7 +210,8 @@ impl Client {
         self.inner.session.is_admin().await
     }
 
-    /// Ends the session; files that were not published are given back.
+    /// Ends the session; files that were not published are given back, and nobody who wants to
+    /// change a file waits for this client any more.
     ///
     /// # Errors
     /// That no coordinator answered: the session then ends with its lease.
@@ -214,6 +219,9 @@ impl Client {
     /// # Cancel safety
     /// The session ends now or with its lease.
     pub async fn close(&self) -> Result<(), Error> {
+        if self.core().has_words() {
+            self.core().give_words_back(Vec::new()).await;
+        }
         self.inner.session.close().await
     }
 

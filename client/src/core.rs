@@ -5,19 +5,21 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use protocol::cluster_map::ClusterMap;
+use protocol::guard::{self, Guard};
 use protocol::ids::{ClusterId, Epoch, Fid, MapVersion, Seq, TargetId};
 use protocol::limits::DEADLINE_DEFAULT_MS;
-use protocol::message::Message;
 use protocol::message::chunk::{ReadReply, ShardStatsRequest, WriteReply};
 use protocol::message::cluster::{ErrorReply, MapFetchReply, MapFetchRequest};
+use protocol::message::namespace::{GrowthClearedNotice, WordsReturnedReply, WordsReturnedRequest};
 use protocol::message::operate::UnreachableReply;
+use protocol::message::{Kind, Message};
 use protocol::status::Status;
 use protocol::time::Nanos;
 use tokio::sync::Semaphore;
@@ -34,7 +36,7 @@ use crate::plan::{
     ReadOp, ReadTask, Refusal, Step, WriteOp, WriteTask,
 };
 use crate::retry::{Jitter, mix};
-use crate::transport::{Answer, Call, CallError, Peer, PeerId, Transport};
+use crate::transport::{Answer, Call, CallError, Notices, Peer, PeerId, Transport};
 
 /// What every operation of one client shares.
 pub(crate) struct Core {
@@ -51,6 +53,7 @@ pub(crate) struct Core {
     newest_map: AtomicU64,
     conditions: Mutex<Conditions>,
     changed: Mutex<Changed>,
+    has_words: AtomicBool,
     in_flight: Semaphore,
     /// Differs between processes, so that they do not pause or choose in step.
     seed: u64,
@@ -86,6 +89,7 @@ impl Core {
             newest_map: AtomicU64::new(0),
             conditions: Mutex::new(Conditions::default()),
             changed: Mutex::new(Changed::default()),
+            has_words: AtomicBool::new(false),
             in_flight: Semaphore::new(IN_FLIGHT_BYTES_MAX),
             seed,
             operations: AtomicU64::new(0),
@@ -380,6 +384,47 @@ impl Core {
     /// Remembers that this client may change bytes of a content.
     pub(crate) fn note_changed(&self, fid: Fid) {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner).note(fid);
+    }
+
+    /// Takes in what coordinators say without being asked, until nobody uses this any more.
+    pub(crate) async fn listen(core: Weak<Core>, mut notices: Notices) {
+        while let Some(notice) = notices.recv().await {
+            let Some(core) = core.upgrade() else { return };
+            match notice.kind {
+                Kind::GrowthCleared => match GrowthClearedNotice::decode(&notice.body) {
+                    Ok(GrowthClearedNotice { fids }) => core.give_words_back(fids).await,
+                    Err(error) => tracing::debug!(%error, "notice cannot be read"),
+                },
+                kind => tracing::debug!(?kind, "notice not understood"),
+            }
+        }
+    }
+
+    /// Relies no more on contents having only grown, and says so; on nothing at all when `fids` is
+    /// empty. When nobody takes it, whoever waits for it goes on when the words have run out.
+    pub(crate) async fn give_words_back(&self, fids: Vec<Fid>) {
+        if guard::holds(Guard::WordGivenUp) {
+            let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+            fids.iter().for_each(|fid| changed.note(*fid));
+            if fids.is_empty() {
+                changed.note_all();
+            }
+        }
+        let request = WordsReturnedRequest { fids };
+        let what = "return of words about files";
+        if let Err(error) = self.ask_in_one_round::<_, WordsReturnedReply>(what, &request).await {
+            tracing::debug!(%error, "nobody took the words back");
+        }
+    }
+
+    /// Remembers that a coordinator said of some file that it only grew.
+    pub(crate) fn note_word(&self) {
+        self.has_words.store(true, Ordering::Relaxed);
+    }
+
+    /// True when a coordinator ever said so of some file.
+    pub(crate) fn has_words(&self) -> bool {
+        self.has_words.load(Ordering::Relaxed)
     }
 
     /// True when this client may have changed bytes of a content.

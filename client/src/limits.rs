@@ -44,6 +44,9 @@ pub const READ_DIR_PAGE_MAX: u32 = 500;
 pub const RESERVE_FIRST: u32 = 16;
 /// Files up to this length are laid out as small ones, in bytes: one segment of four chunks.
 pub const SMALL_FILE_LEN_MAX: u64 = 16 << 20;
+/// Notices of coordinators that wait to be taken in; more are dropped, and whoever sent one goes on
+/// without an answer after ten seconds.
+pub const NOTICES_MAX: usize = 64;
 /// Requests that wait for the writer of one connection; a caller waits beyond that.
 pub const SEND_QUEUE_MAX: usize = 64;
 /// Receive buffer of the kernel for one connection, in bytes.

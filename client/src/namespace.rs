@@ -52,6 +52,7 @@ impl Client {
             if reply.results.len() != count {
                 return Err(self.wrong_count("lookup", reply.results.len(), count));
             }
+            self.note_words(&reply.results);
             results.extend(reply.results);
         }
         Ok(results)
@@ -72,6 +73,7 @@ impl Client {
         let request = LookupRequest { session, queries: vec![relative(query)] };
         let mut reply: LookupReply = self.core().ask_in_one_round("lookup", &request).await?;
         let count = reply.results.len();
+        self.note_words(&reply.results);
         reply.results.pop().ok_or_else(|| self.wrong_count("lookup", count, 1))
     }
 
@@ -117,7 +119,20 @@ impl Client {
             limit: READ_DIR_PAGE_MAX,
             with_content,
         };
+        if with_content {
+            self.core().note_word();
+        }
         self.core().ask(&format!("directory {dir}"), &request).await
+    }
+
+    fn note_words(&self, results: &[LookupResult]) {
+        let grown = |result: &LookupResult| match result {
+            LookupResult::Found(entry) => entry.content.as_ref().is_some_and(|it| it.growth_only),
+            LookupResult::Refused(_) => false,
+        };
+        if results.iter().any(grown) {
+            self.core().note_word();
+        }
     }
 
     /// Changes the namespace; callers that run at once share a batch.

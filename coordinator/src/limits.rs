@@ -88,9 +88,14 @@ pub const FILE_ORDERS_SCAN_MAX: usize = 4096;
 pub const FILE_ORDERS_NOTICE_MAX: usize = protocol::limits::FILE_ORDERS_MAX;
 /// How long a reader that was told that a file only ever grew may rely on it.
 pub const GROWTH_WORD: Duration = Duration::from_secs(10);
-/// Files about which such words are remembered; 48 bytes each, 12 MiB in all. With more, everything
-/// counts as told to everybody.
+/// Such words that are remembered, one for each file and connection; about 100 bytes each, 25 MiB in
+/// all. With more, everything counts as told to everybody.
 pub const GROWTH_WORDS_MAX: usize = 262_144;
+/// How long it is remembered that a file grows only no more: longer than a read takes that began
+/// before.
+pub const CLEARED_FOR: Duration = Duration::from_secs(60);
+/// Files of which that is remembered; with more, no file is told to have only grown for as long.
+pub const CLEARED_MAX: usize = 65_536;
 /// Time before dead files that no node has confirmed are sent again, in milliseconds.
 pub const DROP_REPEAT_MS: u64 = 2_000;
 

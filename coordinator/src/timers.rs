@@ -27,7 +27,7 @@ use crate::limits::{
     CONTROL_QUEUE_MAX, DROP_NOTICE_FILES_MAX, DROP_REPEAT_MS, DROP_SCAN_MAX, FILE_ORDERS_SCAN_MAX,
     PLAN_EVERY, PROBE_MS, PROBES_MAX, SESSION_EXPIRIES_MAX, TICK_MS,
 };
-use crate::serve::{NodeOrder, Shared};
+use crate::serve::{Holder, NodeOrder, Shared};
 use crate::state::Outcome;
 
 /// Something the control loop must know.
@@ -258,7 +258,8 @@ impl Timers {
             Err(_) => return,
         };
         let now = clock::boottime();
-        let free = |fid, session| self.shared.words.run_out(fid, session) <= now;
+        let words = &self.shared.words;
+        let free = |fid, session| words.run_out(fid, Holder { connection: 0, session }) <= now;
         let repeat = Duration::from_millis(DROP_REPEAT_MS);
         for (node, groups) in file_orders::by_node(&view.map, &orders, free) {
             let told = self.ordered.get(&node);

@@ -168,6 +168,8 @@ guards! {
     LinkCount,
     /// A file stops being growth-only before the first write that is not growth.
     GrowthFlag,
+    /// What a reader is told late of a file that only grew is corrected first.
+    LateWord,
     /// A size of an older truncation changes nothing.
     StaleSize,
     /// Entries of the log are purged only below what the table has durably.
@@ -191,6 +193,8 @@ guards! {
 
     /// The client checks the sum of every cell it reads.
     ReadSums,
+    /// A client stops relying on a word before it says that it has.
+    WordGivenUp,
     /// A member is told which of its cells a reader found to be bad.
     DamageReported,
     /// A client accuses a primary only when another member answers it.

@@ -25,6 +25,8 @@ pub const READ_LEN_MAX: u32 = 1 << 20;
 /// Cells one client may have a member check again with one request: the longest read in the
 /// smallest cells.
 pub const RECHECK_CELLS_MAX: usize = READ_LEN_MAX as usize >> CELL_LOG2_ALLOWED[0];
+/// Contents that one notice or answer about words names.
+pub const WORDS_MAX: usize = 1024;
 /// Longest single write, in bytes: one default chunk.
 pub const WRITE_LEN_MAX: u32 = 1 << CHUNK_LOG2_DEFAULT;
 /// Most cells one message describes: a default chunk of the smallest cells.

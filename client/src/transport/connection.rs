@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use crate::limits::SEND_QUEUE_MAX;
 use crate::plan::LinkFailure;
 use crate::transport::tls::tls_error;
-use crate::transport::{Answer, Call, CallError};
+use crate::transport::{Answer, Call, CallError, Notice};
 
 /// A connection that is open or was.
 pub(super) struct Connection {
@@ -62,7 +62,11 @@ struct Entry<'a> {
 
 impl Connection {
     /// Starts the two tasks of a connection on an established stream.
-    pub(super) fn start<S>(stream: S, cluster: ClusterId) -> Connection
+    pub(super) fn start<S>(
+        stream: S,
+        cluster: ClusterId,
+        notices: Option<mpsc::Sender<Notice>>,
+    ) -> Connection
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -75,7 +79,7 @@ impl Connection {
         let (input, output) = tokio::io::split(stream);
         let (queue, outgoing) = mpsc::channel(SEND_QUEUE_MAX);
         tokio::spawn(write_frames(output, outgoing, Arc::clone(&shared)));
-        let reader = tokio::spawn(read_frames(input, Arc::clone(&shared)));
+        let reader = tokio::spawn(read_frames(input, Arc::clone(&shared), notices));
         Connection { shared, queue, reader }
     }
 
@@ -242,11 +246,20 @@ async fn write_frame<W: AsyncWrite + Unpin>(
     if last { output.flush().await } else { Ok(()) }
 }
 
-async fn read_frames<R: AsyncRead + Unpin>(mut input: R, shared: Arc<Shared>) {
+async fn read_frames<R: AsyncRead + Unpin>(
+    mut input: R,
+    shared: Arc<Shared>,
+    notices: Option<mpsc::Sender<Notice>>,
+) {
     let mut frames = FrameReader::new(shared.cluster.tag());
     loop {
         match read_frame(&mut input, &mut frames).await {
-            Ok((request, answer)) => shared.answer(request, answer),
+            Ok(Frame::Answer(request, answer)) => shared.answer(request, answer),
+            Ok(Frame::Notice(notice)) => {
+                let kind = notice.kind;
+                let taken = notices.as_ref().is_some_and(|queue| queue.try_send(notice).is_ok());
+                tracing::debug!(?kind, taken, "notice");
+            }
             Err(error) => {
                 shared.end(&error);
                 return;
@@ -258,7 +271,7 @@ async fn read_frames<R: AsyncRead + Unpin>(mut input: R, shared: Arc<Shared>) {
 async fn read_frame<R: AsyncRead + Unpin>(
     input: &mut R,
     frames: &mut FrameReader,
-) -> Result<(RequestId, Answer), CallError> {
+) -> Result<Frame, CallError> {
     let Received { header, body } = loop {
         let len = input.read(frames.space()).await.map_err(|error| tls_error(&error))?;
         if len == 0 {
@@ -270,13 +283,22 @@ async fn read_frame<R: AsyncRead + Unpin>(
         }
     };
     let payload = read_bytes(input, frames).await?;
+    if !header.response {
+        return Ok(Frame::Notice(Notice { kind: header.kind, body }));
+    }
     let answer = Answer {
         status: header.status,
         map_version: header.map_version,
         body,
         payload: payload.freeze(),
     };
-    Ok((header.request, answer))
+    Ok(Frame::Answer(header.request, answer))
+}
+
+/// What comes in.
+enum Frame {
+    Answer(RequestId, Answer),
+    Notice(Notice),
 }
 
 /// Reads the payload of the newest frame into memory that is not cleared first.

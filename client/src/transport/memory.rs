@@ -2,12 +2,17 @@
 //!
 //! Tests script a cluster behind it; a simulator can put its own network there.
 
-use crate::transport::{Call, CallFuture, Peer, Transport};
+use crate::transport::{Call, CallFuture, Notices, Peer, Transport};
 
 /// Answers calls in place of a cluster.
 pub trait Service: Send + Sync + 'static {
     /// Answers one call, or says how the link failed.
     fn serve(&self, peer: Peer, call: Call) -> CallFuture<'static>;
+
+    /// Where its notices arrive; given once.
+    fn notices(&self) -> Option<Notices> {
+        None
+    }
 }
 
 /// Hands every call to a [`Service`].
@@ -34,5 +39,9 @@ impl<S: Service> Transport for MemoryTransport<S> {
         let timeout = call.timeout;
         let answer = self.service.serve(peer.clone(), call);
         Box::pin(super::connection::within(timeout, answer))
+    }
+
+    fn notices(&self) -> Option<Notices> {
+        self.service.notices()
     }
 }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use protocol::ids::{CoordinatorId, Epoch, MapVersion, NodeId, TargetId};
 use protocol::message::Kind;
 use protocol::status::Status;
+use tokio::sync::mpsc;
 
 use crate::plan::LinkFailure;
 
@@ -75,6 +76,18 @@ pub struct Answer {
     pub payload: Bytes,
 }
 
+/// What a server said without being asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What it says.
+    pub kind: Kind,
+    /// Encoded body.
+    pub body: Vec<u8>,
+}
+
+/// Where notices arrive.
+pub type Notices = mpsc::Receiver<Notice>;
+
 /// Why a call brought no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -108,6 +121,13 @@ pub trait Transport: Send + Sync + 'static {
     /// # Cancel safety
     /// The request may have been sent; its answer is dropped.
     fn call<'a>(&'a self, peer: &'a Peer, call: Call) -> CallFuture<'a>;
+
+    /// Where the notices of coordinators arrive; given once, and only when there can be some.
+    ///
+    /// Notices that come while [`NOTICES_MAX`](crate::limits::NOTICES_MAX) wait are dropped.
+    fn notices(&self) -> Option<Notices> {
+        None
+    }
 }
 
 impl CallError {

@@ -6,16 +6,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::limits::NOTICES_MAX;
 use crate::plan::LinkFailure;
 use crate::transport::connection::Connection;
 use crate::transport::tls::Dialer;
-use crate::transport::{Call, CallError, CallFuture, Peer, Transport};
+use crate::transport::{Call, CallError, CallFuture, Notices, Peer, Transport};
 
 /// Connections by peer; the production transport.
 pub struct Pool {
     shared: Arc<Shared>,
+    notices: Mutex<Option<Notices>>,
 }
 
 struct Shared {
@@ -34,7 +36,10 @@ type Opened = Result<Arc<Connection>, CallError>;
 impl Pool {
     /// Makes an empty pool.
     pub fn new(dialer: Dialer) -> Pool {
-        Pool { shared: Arc::new(Shared { dialer, slots: Mutex::new(BTreeMap::new()) }) }
+        let (sender, notices) = mpsc::channel(NOTICES_MAX);
+        let dialer = dialer.with_notices(sender);
+        let shared = Arc::new(Shared { dialer, slots: Mutex::new(BTreeMap::new()) });
+        Pool { shared, notices: Mutex::new(Some(notices)) }
     }
 
     async fn connection(&self, peer: &Peer) -> Opened {
@@ -57,6 +62,10 @@ impl Transport for Pool {
         Box::pin(super::connection::within(call.timeout, async move {
             self.connection(peer).await?.call(call).await
         }))
+    }
+
+    fn notices(&self) -> Option<Notices> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -8,24 +8,33 @@ use protocol::ids::{ClusterId, TargetId};
 use protocol::message::{Kind, Message};
 use protocol::session::hello;
 use protocol::tls::{Identity, server_name};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 
 use crate::limits::CONNECT_TIMEOUT_MS;
 use crate::plan::LinkFailure;
 use crate::transport::connection::{Connection, request_frame, within};
-use crate::transport::{Call, CallError, Peer, PeerId, tcp};
+use crate::transport::{Call, CallError, Notice, Peer, PeerId, tcp};
 
 /// Opens connections with one identity.
 #[derive(Clone)]
 pub struct Dialer {
     cluster: ClusterId,
     tls: TlsConnector,
+    /// Where notices of coordinators go.
+    notices: Option<mpsc::Sender<Notice>>,
 }
 
 impl Dialer {
     /// Makes a dialer for one cluster from its TLS settings.
     pub fn new(cluster: ClusterId, config: Arc<rustls::ClientConfig>) -> Dialer {
-        Dialer { cluster, tls: TlsConnector::from(config) }
+        Dialer { cluster, tls: TlsConnector::from(config), notices: None }
+    }
+
+    /// Sends what coordinators say without being asked to `notices`.
+    pub(super) fn with_notices(mut self, notices: mpsc::Sender<Notice>) -> Dialer {
+        self.notices = Some(notices);
+        self
     }
 
     /// Opens a connection to a peer.
@@ -45,7 +54,9 @@ impl Dialer {
         };
         let name = server_name(self.cluster, &identity);
         let stream = self.tls.connect(name, socket).await.map_err(|error| tls_error(&error))?;
-        let connection = Connection::start(stream, self.cluster);
+        let of_coordinator = matches!(peer.id, PeerId::Coordinator(_));
+        let notices = self.notices.clone().filter(|_| of_coordinator);
+        let connection = Connection::start(stream, self.cluster, notices);
         let call = Call {
             timeout: Duration::from_millis(CONNECT_TIMEOUT_MS),
             ..request_frame(Kind::Hello, hello::offer(self.cluster, target).encode())

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use client::Client;
 use client::plan::LinkFailure;
 use client::transport::memory::{MemoryTransport, Service};
-use client::transport::{Answer, Call, CallError, CallFuture, Peer, PeerId};
+use client::transport::{Answer, Call, CallError, CallFuture, Notice, Notices, Peer, PeerId};
 use protocol::checksum::{cell_sums, piece_sums};
 use protocol::cluster_map::{
     ClusterMap, GroupRecord, Member, NodeRecord, NodeState, Role, TargetRecord, TargetState,
@@ -30,11 +30,12 @@ use protocol::message::heal::{ReportCorruptReply, ReportCorruptRequest};
 use protocol::message::namespace::{
     Attributes, DirEntry, Entry, FileContent, FileType, LookupReply, LookupRequest, LookupResult,
     MutateReply, MutateRequest, NamespaceOp, OpOutcome, PathQuery, ReadDirReply, ReadDirRequest,
-    Time,
+    Time, WordsReturnedReply, WordsReturnedRequest,
 };
 use protocol::message::operate::{UnreachableReply, UnreachableRequest};
 use protocol::message::{Kind, Message};
 use protocol::status::Status;
+use tokio::sync::mpsc;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x1234);
 pub(crate) const GROUP: GroupId = GroupId(9);
@@ -90,6 +91,10 @@ pub(crate) struct State {
     pub(crate) calls: BTreeMap<Kind, u32>,
     /// Damage that clients reported, and to whom.
     pub(crate) reported: Vec<(TargetId, ReportCorruptRequest)>,
+    /// Contents that clients no longer take for ones that only grew, in each answer.
+    pub(crate) returned: Vec<Vec<Fid>>,
+    /// For each read, whether it was one of a file that only grew.
+    pub(crate) grown_reads: Vec<bool>,
     /// Primaries that clients could not reach.
     pub(crate) unreachable: Vec<UnreachableRequest>,
     /// Entries of the longest page of a listing.
@@ -102,12 +107,25 @@ pub(crate) struct State {
 pub(crate) struct Cluster {
     state: Arc<Mutex<State>>,
     script: Arc<Mutex<Script>>,
+    notices: Arc<Mutex<Option<Notices>>>,
+    notify: mpsc::Sender<Notice>,
 }
 
 impl Cluster {
     pub(crate) fn new(script: Script) -> Cluster {
         let state = State { map: first_map(), ..State::default() };
-        Cluster { state: Arc::new(Mutex::new(state)), script: Arc::new(Mutex::new(script)) }
+        let (notify, notices) = mpsc::channel(1);
+        Cluster {
+            state: Arc::new(Mutex::new(state)),
+            script: Arc::new(Mutex::new(script)),
+            notices: Arc::new(Mutex::new(Some(notices))),
+            notify,
+        }
+    }
+
+    /// Tells the first client that was made something.
+    pub(crate) async fn tell(&self, notice: &impl Message, kind: Kind) {
+        self.notify.send(Notice { kind, body: notice.encode() }).await.unwrap();
     }
 
     pub(crate) fn healthy() -> Cluster {
@@ -173,6 +191,10 @@ impl Service for Cluster {
             result
         })
     }
+
+    fn notices(&self) -> Option<Notices> {
+        self.notices.lock().unwrap().take()
+    }
 }
 
 impl State {
@@ -184,6 +206,10 @@ impl State {
                 let report = ReportCorruptRequest::decode(&call.body).unwrap();
                 self.reported.push((target, report));
                 self.ok(&ReportCorruptReply { confirmed: true })
+            }
+            (PeerId::Coordinator(_), Kind::WordsReturned) => {
+                self.returned.push(WordsReturnedRequest::decode(&call.body).unwrap().fids);
+                self.ok(&WordsReturnedReply)
             }
             (PeerId::Coordinator(_), Kind::Unreachable) => {
                 self.unreachable.push(UnreachableRequest::decode(&call.body).unwrap());
@@ -222,6 +248,7 @@ impl State {
 
     fn read(&mut self, target: TargetId, call: &Call) -> Answer {
         let request = ReadRequest::decode(&call.body).unwrap();
+        self.grown_reads.push(request.growth_only);
         let Some(chunk) = self.chunks.get(&(target, request.key)) else {
             return refused(self, Status::ChunkNotFound);
         };

@@ -14,7 +14,7 @@ use client::transport::PeerId;
 use client::{Client, Error, WriteMode};
 use protocol::ids::Ino;
 use protocol::message::Kind;
-use protocol::message::namespace::{Entry, SetAttributes};
+use protocol::message::namespace::{Entry, GrowthClearedNotice, SetAttributes};
 use protocol::status::Status;
 
 use crate::cluster::{Cluster, Fault};
@@ -178,4 +178,36 @@ async fn a_reader_asks_again_before_its_word_runs_out() {
     let asked = lookups();
     reader.read_at(0, 100).await.unwrap();
     assert_eq!(lookups(), asked, "within {WORD_ASK_AGAIN_MS} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_word_that_is_taken_back_is_relied_on_no_more() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let fid = put(&client, "f", &content(100)).await.content.unwrap().fid;
+    let entry = client.lookup(b"f", true).await.unwrap();
+    let reader = client.reader(&entry).unwrap();
+    reader.read_at(0, 100).await.unwrap();
+    cluster.tell(&GrowthClearedNotice { fids: vec![fid] }, Kind::GrowthCleared).await;
+    // The answer comes on its own; nothing is waited for but that.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(cluster.state().returned, [[fid]]);
+    reader.read_at(0, 100).await.unwrap();
+    assert_eq!(cluster.state().grown_reads, [true, false], "no read may come after the answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_ends_gives_every_word_back() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    put(&client, "f", &content(100)).await;
+    client.close().await.unwrap();
+    assert!(cluster.state().returned.is_empty(), "it was told nothing");
+    let client = cluster.client();
+    let entry = client.lookup(b"f", true).await.unwrap();
+    let reader = client.reader(&entry).unwrap();
+    client.close().await.unwrap();
+    assert_eq!(cluster.state().returned, vec![Vec::new()]);
+    reader.read_at(0, 100).await.unwrap();
+    assert_eq!(cluster.state().grown_reads, [false]);
 }

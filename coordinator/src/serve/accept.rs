@@ -174,6 +174,7 @@ async fn serve(
     let (mut reader, writer) = tokio::io::split(stream);
     let (connection, queue) = Connection::new(number, identity, caller);
     tracing::debug!(%peer, number, identity = ?connection.identity, "connection open");
+    shared.listeners.add(&connection);
     let mut writing = tokio::spawn(write_all(writer, queue, shared.about.patience.write));
     let patience = shared.about.patience.frame;
     let ended = loop {
@@ -192,6 +193,7 @@ async fn serve(
         Some(reason) => tracing::warn!(%peer, number, %reason, "connection closed"),
     }
     writing.abort();
+    shared.listeners.remove(number);
     node::connection_ended(&connection, shared).await;
 }
 

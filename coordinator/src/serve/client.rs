@@ -1,20 +1,23 @@
 //! Sessions and changes of the namespace.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::guard::{self, Guard};
-use protocol::ids::SessionId;
 use protocol::message::cluster::{
     SessionCloseReply, SessionCloseRequest, SessionOpenReply, SessionOpenRequest,
     SessionRenewReply, SessionRenewRequest,
 };
 use protocol::message::command::Command;
-use protocol::message::namespace::{MutateReply, MutateRequest, NamespaceOp, OpOutcome};
+use protocol::message::namespace::{
+    Entry, MutateReply, MutateRequest, NamespaceOp, OpOutcome, WordsReturnedReply,
+    WordsReturnedRequest,
+};
 use protocol::status::Status;
 
-use super::Shared;
 use super::connection::Connection;
 use super::dispatch::Refusal;
+use super::{Holder, Shared};
 use crate::clock;
 use crate::limits::SESSION_LEASE_MS;
 use crate::state::Outcome;
@@ -74,32 +77,85 @@ pub(super) async fn mutate(
 ) -> Result<MutateReply, Refusal> {
     let MutateRequest { session, ops } = request;
     shared.sessions.renew(session, &connection.caller, clock::boottime())?;
-    let opened: Vec<bool> = ops.iter().map(|(_, op)| may_change(op)).collect();
+    let effects: Vec<Effect> = ops.iter().map(|(_, op)| effect_of(op)).collect();
     let command = Command::Mutate { session, caller: connection.caller, ops };
     match shared.proposer.propose(command).await? {
         Outcome::Ops(outcomes) => {
-            await_words(shared, session, &opened, &outcomes).await;
+            let holder = Holder { connection: connection.number, session };
+            take_words_back(shared, holder, &effects, &outcomes).await;
             Ok(MutateReply { outcomes })
         }
         other => Err(refusal(other)),
     }
 }
 
-/// True when the caller may change existing bytes as soon as the operation is answered.
-fn may_change(op: &NamespaceOp) -> bool {
-    matches!(op, NamespaceOp::OpenWrite { mutate, shared, .. } if *mutate || *shared)
+/// What an operation means for those who were told that a file only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    None,
+    /// Bytes are changed later, by the coordinator's order.
+    ChangesLater,
+    /// The caller may change bytes as soon as the operation is answered.
+    MayChange,
 }
 
-/// Waits until nobody relies on a file having only grown that the caller may change from now on.
-async fn await_words(shared: &Shared, session: SessionId, opened: &[bool], outcomes: &[OpOutcome]) {
-    let fids = outcomes.iter().zip(opened).filter_map(|(outcome, opened)| match outcome {
-        OpOutcome::Done(Some(entry)) if *opened => entry.content.as_ref().map(|one| one.fid),
-        _ => None,
-    });
-    let until = fids.map(|fid| shared.words.run_out(fid, session)).max();
-    if let Some(until) = until.filter(|_| guard::holds(Guard::GrowthFlag)) {
-        tokio::time::sleep(until.since(clock::boottime())).await;
+fn effect_of(op: &NamespaceOp) -> Effect {
+    match op {
+        NamespaceOp::OpenWrite { mutate, shared, .. } if *mutate || *shared => Effect::MayChange,
+        NamespaceOp::Truncate { .. } => Effect::ChangesLater,
+        _ => Effect::None,
     }
+}
+
+/// Tells everybody who relies on a file having only grown that it has not any more, and waits until
+/// nobody does where the caller may change it from now on.
+async fn take_words_back(
+    shared: &Shared,
+    holder: Holder,
+    effects: &[Effect],
+    outcomes: &[OpOutcome],
+) {
+    let mut waited_for = Vec::new();
+    for (outcome, effect) in outcomes.iter().zip(effects) {
+        let OpOutcome::Done(Some(Entry { content: Some(content), .. })) = outcome else { continue };
+        if *effect == Effect::None {
+            continue;
+        }
+        let others = shared.words.clear(content.fid, holder, clock::boottime());
+        let map_version = shared.proposer.view().map.version;
+        let about = (shared.about.cluster, map_version);
+        shared.listeners.tell_cleared(&others, content.fid, about);
+        if *effect == Effect::MayChange {
+            waited_for.push(content.fid);
+        }
+    }
+    if !guard::holds(Guard::GrowthFlag) {
+        return;
+    }
+    loop {
+        let mut returned = std::pin::pin!(shared.words.returned());
+        // From here on no word that is given back is missed.
+        returned.as_mut().enable();
+        let until = waited_for.iter().map(|fid| shared.words.run_out(*fid, holder)).max();
+        let left = until.map_or(Duration::ZERO, |until| until.since(clock::boottime()));
+        if left.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = returned => {}
+            () = tokio::time::sleep(left) => {}
+        }
+    }
+}
+
+/// Takes note that a client relies no more on what it was told.
+pub(super) async fn words_returned(
+    request: WordsReturnedRequest,
+    connection: &Connection,
+    shared: &Arc<Shared>,
+) -> Result<WordsReturnedReply, Refusal> {
+    shared.words.give_back(connection.number, &request.fids);
+    Ok(WordsReturnedReply)
 }
 
 /// The refusal in an outcome; an outcome of another command's kind is our own mistake.

@@ -102,6 +102,15 @@ impl Connection {
         let _ = self.outgoing.send(Outgoing { bytes, _permits: permits }).await;
     }
 
+    /// Puts a frame into the writer's queue; false when it is full or the connection has ended.
+    pub(super) fn send_at_once(&self, header: &Header, body: &[u8]) -> bool {
+        let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
+        bytes.extend_from_slice(&header.encode());
+        bytes.extend_from_slice(body);
+        let outgoing = Outgoing { bytes, _permits: Permits::default() };
+        self.outgoing.try_send(outgoing).is_ok()
+    }
+
     /// Reads the next request; waits while too many are in flight.
     pub(super) async fn receive<R: AsyncRead + Unpin>(
         &self,

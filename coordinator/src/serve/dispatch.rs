@@ -11,7 +11,9 @@ use protocol::message::cluster::{
     SyncDoneRequest,
 };
 use protocol::message::heal::{CensusRequest, FileReportsRequest};
-use protocol::message::namespace::{LookupRequest, MutateRequest, ReadDirRequest};
+use protocol::message::namespace::{
+    LookupRequest, MutateRequest, ReadDirRequest, WordsReturnedRequest,
+};
 use protocol::message::operate::{AdminRequest, PlansRequest, UnreachableRequest};
 use protocol::message::{self, Kind, Message};
 use protocol::status::Status;
@@ -94,6 +96,7 @@ async fn answer(
         Kind::Admin => call!(AdminRequest, operate::admin),
         Kind::Plans => call!(PlansRequest, operate::plans),
         Kind::Unreachable => call!(UnreachableRequest, operate::unreachable),
+        Kind::WordsReturned => call!(WordsReturnedRequest, client::words_returned),
         Kind::Census => call!(CensusRequest, operate::census),
         _ => Err(Status::Unsupported.into()),
     }

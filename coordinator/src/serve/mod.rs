@@ -30,6 +30,7 @@ mod dispatch;
 pub(crate) mod fixture;
 mod health;
 mod links;
+mod listeners;
 mod node;
 mod operate;
 mod read;
@@ -41,8 +42,9 @@ mod words;
 pub use board::Board;
 pub use health::Health;
 pub use links::{Link, Links, NodeOrder};
+pub use listeners::Listeners;
 pub use sessions::Sessions;
-pub use words::Words;
+pub use words::{Holder, Words};
 
 /// What every connection can reach.
 pub struct Shared {
@@ -56,6 +58,8 @@ pub struct Shared {
     pub health: Health,
     /// What readers were told of files that only ever grew.
     pub words: Words,
+    /// Connections over which clients are told that words hold no more.
+    pub listeners: Listeners,
     /// What the control loop found out last.
     pub board: Board,
     /// Connections of registered nodes.
@@ -120,6 +124,7 @@ impl Shared {
             sessions,
             health: Health::default(),
             words: Words::new(crate::clock::boottime()),
+            listeners: Listeners::default(),
             board: Board::default(),
             links: Links::default(),
             control,

@@ -14,9 +14,9 @@ use protocol::message::namespace::{
 };
 use protocol::status::Status;
 
-use super::Shared;
 use super::connection::Connection;
 use super::dispatch::Refusal;
+use super::{Holder, Shared};
 use crate::clock;
 use crate::kv::KvError;
 use crate::limits::LOOKUP_INLINE_MAX;
@@ -30,7 +30,7 @@ pub(super) async fn lookup(
     shared: &Arc<Shared>,
 ) -> Result<LookupReply, Refusal> {
     let (view, caller) = (shared.proposer.view(), connection.caller);
-    let session = trusted(request.session, connection, shared);
+    let holder = holder(request.session, connection, shared);
     let short = request.queries.len() <= LOOKUP_INLINE_MAX;
     let work = move || {
         let results = request.queries.iter().map(|query| {
@@ -41,12 +41,12 @@ pub(super) async fn lookup(
         });
         LookupReply { results: results.collect() }
     };
-    let reply = if short { work() } else { on_reader(shared, work).await? };
-    let found = reply.results.iter().filter_map(|result| match result {
+    let mut reply = if short { work() } else { on_reader(shared, work).await? };
+    let found = reply.results.iter_mut().filter_map(|result| match result {
         LookupResult::Found(entry) => Some(entry),
         LookupResult::Refused(_) => None,
     });
-    shared.words.note(session, clock::boottime(), found);
+    shared.words.note(holder, clock::boottime(), found);
     Ok(reply)
 }
 
@@ -57,17 +57,19 @@ pub(super) async fn read_dir(
     shared: &Arc<Shared>,
 ) -> Result<ReadDirReply, Refusal> {
     let (view, caller) = (shared.proposer.view(), connection.caller);
-    let session = trusted(request.session, connection, shared);
+    let holder = holder(request.session, connection, shared);
     let work = move || read::read_dir(&view.snapshot, &caller, &request);
-    let page = on_reader(shared, work).await?.map_err(|error| noted(&error))?;
-    shared.words.note(session, clock::boottime(), page.entries.iter().map(|one| &one.entry));
+    let mut page = on_reader(shared, work).await?.map_err(|error| noted(&error))?;
+    let entries = page.entries.iter_mut().map(|one| &mut one.entry);
+    shared.words.note(holder, clock::boottime(), entries);
     Ok(page)
 }
 
-/// The session a reader names, when it is the reader's; else none.
-fn trusted(session: SessionId, connection: &Connection, shared: &Shared) -> SessionId {
+/// Who reads: its session counts only when it is the reader's.
+fn holder(session: SessionId, connection: &Connection, shared: &Shared) -> Holder {
     let own = shared.sessions.renew(session, &connection.caller, clock::boottime());
-    if own.is_ok() { session } else { SessionId(0) }
+    let session = if own.is_ok() { session } else { SessionId(0) };
+    Holder { connection: connection.number, session }
 }
 
 /// Answers with the map since the asked version.

@@ -34,6 +34,7 @@ pub(super) fn check(kind: Kind, identity: &Identity) -> Result<(), Status> {
         | Kind::Lookup
         | Kind::ReadDir
         | Kind::Unreachable
+        | Kind::WordsReturned
         | Kind::Mutate => !matches!(identity, Identity::Coordinator(_)),
         _ => return Err(Status::Unsupported),
     };
@@ -76,7 +77,7 @@ mod tests {
                 Kind::FileReports => "ynnn",
                 Kind::Census => "ynnn",
                 Kind::Admin => "nnyn",
-                Kind::Unreachable => "yyyn",
+                Kind::Unreachable | Kind::WordsReturned => "yyyn",
                 Kind::MapFetch | Kind::Status | Kind::Plans => "yyyy",
                 Kind::SessionOpen | Kind::SessionRenew | Kind::SessionClose => "yyyn",
                 Kind::Lookup | Kind::ReadDir | Kind::Mutate => "yyyn",

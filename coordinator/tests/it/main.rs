@@ -22,4 +22,5 @@ mod operate;
 mod process;
 mod restart;
 mod throughput;
+mod words;
 mod writing;

@@ -19,8 +19,8 @@ const SOON: Duration = Duration::from_secs(8);
 fn cut_from_the_primary(clients: u64, also_from_others: bool) -> (usize, bool) {
     let cluster = SimCluster::start(7, 3);
     let map = cluster.coordinator().map();
-    let (id, group) = map.groups.iter().next().expect("a group");
-    let primary = group.primary().expect("a primary").target;
+    let (id, group) = map.groups.iter().next().unwrap();
+    let primary = group.primary().unwrap().target;
     let done = Rc::new(RefCell::new(0));
     for session in (1..=clients).map(SessionId) {
         let client = SimClient::new(&cluster, session);
@@ -36,10 +36,10 @@ fn cut_from_the_primary(clients: u64, also_from_others: bool) -> (usize, bool) {
             *done.borrow_mut() += usize::from(written.is_ok());
         });
     }
-    let all = usize::try_from(clients).expect("a small number");
+    let all = usize::try_from(clients).unwrap();
     let stop = cluster.executor().run_until(SOON, || *done.borrow() == all);
     assert_eq!(stop == Stop::Reached, *done.borrow() == all);
-    let leads: TargetId = cluster.coordinator().map().groups[id].primary().expect("one").target;
+    let leads: TargetId = cluster.coordinator().map().groups[id].primary().unwrap().target;
     (*done.borrow(), leads != primary)
 }
 

@@ -138,6 +138,10 @@ kinds! {
     Mutate = 0x0306;
     /// Client to coordinator: the primary of a group does not answer.
     Unreachable = 0x0307;
+    /// Coordinator to client, notice: these files may be changed from now on.
+    GrowthCleared = 0x0308;
+    /// Client to coordinator: I rely on what I was told no more.
+    WordsReturned = 0x0309;
 }
 
 impl Kind {
@@ -169,7 +173,12 @@ impl Kind {
     pub fn is_notice(self) -> bool {
         matches!(
             self,
-            Kind::Committed | Kind::Working | Kind::MapPush | Kind::DropFiles | Kind::FileOrders
+            Kind::Committed
+                | Kind::Working
+                | Kind::MapPush
+                | Kind::DropFiles
+                | Kind::FileOrders
+                | Kind::GrowthCleared
         )
     }
 

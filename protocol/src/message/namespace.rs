@@ -346,3 +346,21 @@ pub enum OpOutcome {
     /// Refused; nothing changed.
     Refused(Status),
 }
+
+/// Tells a client which contents it was told to have only grown may be changed from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrowthClearedNotice {
+    /// The contents, at most [`crate::limits::WORDS_MAX`].
+    pub fids: Vec<Fid>,
+}
+
+/// A client relies no more on what it was told over this connection about contents that only grew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WordsReturnedRequest {
+    /// The contents, at most [`crate::limits::WORDS_MAX`]; none for all it was told of.
+    pub fids: Vec<Fid>,
+}
+
+/// Noted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WordsReturnedReply;

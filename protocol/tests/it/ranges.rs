@@ -478,3 +478,12 @@ fn plans_alarms_and_copies_are_bounded() {
     let plans = vec![plan; PLANS_PAGE_MAX + 1];
     assert_eq!(field(&protocol::message::operate::PlansReply { plans, more: false }), "plans");
 }
+
+#[test]
+fn words() {
+    let fids = |count: usize| vec![Fid(7); count];
+    assert_eq!(field(&GrowthClearedNotice { fids: fids(WORDS_MAX) }), "");
+    assert_eq!(field(&GrowthClearedNotice { fids: fids(WORDS_MAX + 1) }), "fids");
+    assert_eq!(field(&WordsReturnedRequest { fids: fids(WORDS_MAX) }), "");
+    assert_eq!(field(&WordsReturnedRequest { fids: fids(WORDS_MAX + 1) }), "fids");
+}

@@ -718,6 +718,10 @@ fn namespace_messages() -> Vec<Case> {
         case("", ReadDirReply { entries, more: true }),
         case("", MutateRequest { session, ops: operations() }),
         case("", MutateReply { outcomes }),
+        case("", GrowthClearedNotice { fids: vec![Fid(7), Fid(u64::MAX)] }),
+        case("", WordsReturnedRequest { fids: vec![Fid(7)] }),
+        case("-all", WordsReturnedRequest { fids: Vec::new() }),
+        case("", WordsReturnedReply),
     ]
 }
 

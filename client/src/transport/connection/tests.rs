@@ -1,8 +1,11 @@
 //! A connection against a scripted peer on the other end of a pipe.
 
 use super::*;
+use crate::limits::NOTICES_MAX;
+use protocol::ids::Fid;
 use protocol::message::Message;
 use protocol::message::cluster::{ErrorReply, StatusRequest};
+use protocol::message::namespace::GrowthClearedNotice;
 use protocol::status::Status;
 use tokio::io::DuplexStream;
 
@@ -16,7 +19,31 @@ fn call() -> Call {
 
 fn pair() -> (Arc<Connection>, DuplexStream) {
     let (near, far) = tokio::io::duplex(1 << 16);
-    (Arc::new(Connection::start(near, CLUSTER)), far)
+    (Arc::new(Connection::start(near, CLUSTER, None)), far)
+}
+
+#[tokio::test]
+async fn notices_go_to_their_queue_and_answers_to_who_asked() {
+    let (near, mut far) = tokio::io::duplex(1 << 20);
+    let (sender, mut notices) = mpsc::channel(NOTICES_MAX);
+    let connection = Arc::new(Connection::start(near, CLUSTER, Some(sender)));
+    let asked = start(&connection);
+    let header = receive(&mut far).await;
+    let body = GrowthClearedNotice { fids: vec![Fid(7)] }.encode();
+    let notice = Header::new(Kind::GrowthCleared, RequestId(0));
+    let notice = Header { cluster_tag: CLUSTER.tag(), ..notice }.seal(&body, 0);
+    for _ in 0..=NOTICES_MAX {
+        far.write_all(&notice.encode()).await.unwrap();
+        far.write_all(&body).await.unwrap();
+    }
+    reply(&mut far, &header, CLUSTER).await;
+    assert_eq!(asked.await.unwrap().unwrap().status, Status::Busy);
+    let mut taken = 0;
+    while let Ok(notice) = notices.try_recv() {
+        assert_eq!((notice.kind, &notice.body), (Kind::GrowthCleared, &body));
+        taken += 1;
+    }
+    assert_eq!(taken, NOTICES_MAX, "the one that found the queue full is dropped");
 }
 
 async fn receive(far: &mut DuplexStream) -> Header {

@@ -42,7 +42,8 @@ use super::heal::{
     ReportCorruptRequest,
 };
 use super::namespace::{
-    LookupReply, LookupRequest, MutateReply, MutateRequest, ReadDirReply, ReadDirRequest,
+    GrowthClearedNotice, LookupReply, LookupRequest, MutateReply, MutateRequest, ReadDirReply,
+    ReadDirRequest, WordsReturnedReply, WordsReturnedRequest,
 };
 use super::operate::{
     AdminReply, AdminRequest, PlansReply, PlansRequest, UnreachableReply, UnreachableRequest,
@@ -140,6 +141,8 @@ bodies! {
     ReadDir: ReadDirRequest, ReadDirReply;
     Mutate: MutateRequest, MutateReply;
     Unreachable: UnreachableRequest, UnreachableReply;
+    GrowthCleared: GrowthClearedNotice;
+    WordsReturned: WordsReturnedRequest, WordsReturnedReply;
 }
 
 /// One row of the table of messages.
@@ -309,7 +312,7 @@ mod tests {
             assert!(Body::find(kind, false).is_some(), "{kind:?}");
             assert_eq!(Body::find(kind, true).is_none(), kind.is_notice(), "{kind:?}");
         }
-        assert_eq!(Body::ALL.len(), 2 * Kind::ALL.len() - 5);
+        assert_eq!(Body::ALL.len(), 2 * Kind::ALL.len() - 6);
     }
 
     #[test]

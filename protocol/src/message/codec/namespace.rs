@@ -2,18 +2,24 @@
 
 use flatbuffers::WIPOffset;
 
-use super::fields::{Check, put_bytes, put_records};
-use super::{Out, Record, wire};
-use crate::ids::{Ino, SessionId};
+use super::fields::{Check, put_bytes, put_fids, put_records};
+use super::{Out, Record, empty_record, wire};
+use crate::ids::{Fid, Ino, SessionId};
 use crate::limits::{
     LOOKUP_BATCH_MAX, MUTATE_OPS_MAX, NAME_LEN_MAX, PATH_LEN_MAX, READ_DIR_PAGE_MAX, RESERVE_MAX,
+    WORDS_MAX,
 };
 use crate::message::MessageError;
 use crate::message::namespace::{
-    Entry, LookupReply, LookupRequest, LookupResult, MutateReply, MutateRequest, OpOutcome,
-    PathQuery, ReadDirReply, ReadDirRequest,
+    Entry, GrowthClearedNotice, LookupReply, LookupRequest, LookupResult, MutateReply,
+    MutateRequest, OpOutcome, PathQuery, ReadDirReply, ReadDirRequest, WordsReturnedReply,
+    WordsReturnedRequest,
 };
 use crate::status::Status;
+
+empty_record! {
+    WordsReturnedReply, WordsReturnedReplyArgs;
+}
 
 impl Record for PathQuery {
     type Table<'a> = wire::PathQuery<'a>;
@@ -240,5 +246,31 @@ impl Record for MutateReply {
 
     fn size_hint(&self) -> usize {
         128 + self.outcomes.len() * 256
+    }
+}
+
+impl Record for GrowthClearedNotice {
+    type Table<'a> = wire::GrowthClearedNotice<'a>;
+
+    fn pack<'b>(&self, out: &mut Out<'b>) -> WIPOffset<wire::GrowthClearedNotice<'b>> {
+        let fids = put_fids(out, &self.fids);
+        wire::GrowthClearedNotice::create(out, &wire::GrowthClearedNoticeArgs { fids })
+    }
+
+    fn unpack(table: wire::GrowthClearedNotice<'_>, check: Check) -> Result<Self, MessageError> {
+        Ok(GrowthClearedNotice { fids: check.items(table.fids(), WORDS_MAX, "fids", Fid)? })
+    }
+}
+
+impl Record for WordsReturnedRequest {
+    type Table<'a> = wire::WordsReturnedRequest<'a>;
+
+    fn pack<'b>(&self, out: &mut Out<'b>) -> WIPOffset<wire::WordsReturnedRequest<'b>> {
+        let fids = put_fids(out, &self.fids);
+        wire::WordsReturnedRequest::create(out, &wire::WordsReturnedRequestArgs { fids })
+    }
+
+    fn unpack(table: wire::WordsReturnedRequest<'_>, check: Check) -> Result<Self, MessageError> {
+        Ok(WordsReturnedRequest { fids: check.items(table.fids(), WORDS_MAX, "fids", Fid)? })
     }
 }

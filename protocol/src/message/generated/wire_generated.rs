@@ -18705,6 +18705,276 @@ impl ::core::fmt::Debug for MutateReply<'_> {
       ds.finish()
   }
 }
+pub enum GrowthClearedNoticeOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct GrowthClearedNotice<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GrowthClearedNotice<'a> {
+  type Inner = GrowthClearedNotice<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GrowthClearedNotice<'a> {
+  pub const VT_FIDS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GrowthClearedNotice { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GrowthClearedNoticeArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<GrowthClearedNotice<'bldr>> {
+    let mut builder = GrowthClearedNoticeBuilder::new(_fbb);
+    if let Some(x) = args.fids { builder.add_fids(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn fids(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(GrowthClearedNotice::VT_FIDS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GrowthClearedNotice<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("fids", Self::VT_FIDS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GrowthClearedNoticeArgs<'a> {
+    pub fids: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+}
+impl<'a> Default for GrowthClearedNoticeArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    GrowthClearedNoticeArgs {
+      fids: None,
+    }
+  }
+}
+
+pub struct GrowthClearedNoticeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GrowthClearedNoticeBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_fids(&mut self, fids: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GrowthClearedNotice::VT_FIDS, fids);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GrowthClearedNoticeBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GrowthClearedNoticeBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GrowthClearedNotice<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GrowthClearedNotice<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GrowthClearedNotice");
+      ds.field("fids", &self.fids());
+      ds.finish()
+  }
+}
+pub enum WordsReturnedRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct WordsReturnedRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for WordsReturnedRequest<'a> {
+  type Inner = WordsReturnedRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> WordsReturnedRequest<'a> {
+  pub const VT_FIDS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    WordsReturnedRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args WordsReturnedRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<WordsReturnedRequest<'bldr>> {
+    let mut builder = WordsReturnedRequestBuilder::new(_fbb);
+    if let Some(x) = args.fids { builder.add_fids(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn fids(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(WordsReturnedRequest::VT_FIDS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for WordsReturnedRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("fids", Self::VT_FIDS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct WordsReturnedRequestArgs<'a> {
+    pub fids: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+}
+impl<'a> Default for WordsReturnedRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    WordsReturnedRequestArgs {
+      fids: None,
+    }
+  }
+}
+
+pub struct WordsReturnedRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WordsReturnedRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_fids(&mut self, fids: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(WordsReturnedRequest::VT_FIDS, fids);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WordsReturnedRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    WordsReturnedRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<WordsReturnedRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for WordsReturnedRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("WordsReturnedRequest");
+      ds.field("fids", &self.fids());
+      ds.finish()
+  }
+}
+pub enum WordsReturnedReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct WordsReturnedReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for WordsReturnedReply<'a> {
+  type Inner = WordsReturnedReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> WordsReturnedReply<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    WordsReturnedReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args WordsReturnedReplyArgs
+  ) -> ::flatbuffers::WIPOffset<WordsReturnedReply<'bldr>> {
+    let mut builder = WordsReturnedReplyBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for WordsReturnedReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct WordsReturnedReplyArgs {
+}
+impl<'a> Default for WordsReturnedReplyArgs {
+  #[inline]
+  fn default() -> Self {
+    WordsReturnedReplyArgs {
+    }
+  }
+}
+
+pub struct WordsReturnedReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WordsReturnedReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WordsReturnedReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    WordsReturnedReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<WordsReturnedReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for WordsReturnedReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("WordsReturnedReply");
+      ds.finish()
+  }
+}
 pub enum FetchRequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
