@@ -1,5 +1,6 @@
 //! Files: what is written is read back, whatever a minority of replicas and links does.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![expect(clippy::cast_possible_truncation, reason = "patterns of bytes and short ranges")]
 
 use client::limits::{

@@ -158,7 +158,7 @@ async fn no_more_requests_are_in_flight_than_the_server_allows() {
 async fn requests_beyond_the_queue_wait_with_their_callers_and_are_not_sent_when_those_give_up() {
     // A peer that takes the first frame's first bytes and then nothing.
     let (near, mut far) = tokio::io::duplex(16);
-    let connection = Arc::new(Connection::start(near, CLUSTER));
+    let connection = Arc::new(Connection::start(near, CLUSTER, None));
     let mut calls: Vec<_> = (0..SEND_QUEUE_MAX).map(|_| start(&connection)).collect();
     tokio::time::sleep(SECOND / 4).await;
     assert_eq!(connection.queue.capacity(), 1, "one is being written, the others are queued");
