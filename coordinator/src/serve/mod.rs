@@ -37,7 +37,7 @@ mod read;
 mod role;
 mod sessions;
 mod watch;
-mod words;
+pub mod words;
 
 pub use board::Board;
 pub use health::Health;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use node::store::ReadMode;
 use protocol::cluster_map::Member;
-use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, NodeId, Version};
+use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, NodeId, TargetId, Version};
 use protocol::message::chunk::InventoryEntry;
 
 use super::cluster::{SimCluster, Stores, target_of};
@@ -17,6 +17,7 @@ use super::coordinator::SimCoordinator;
 use super::fault::atlas::Damaged;
 use super::overwrite::FID_MIN;
 use super::profile::Mode;
+use super::workload::FID_GROWN_MIN;
 
 /// What was written, and what of it was acknowledged.
 pub struct Ledger {
@@ -111,6 +112,24 @@ impl Ledger {
         self.lost.set(self.lost.get() + 1);
     }
 
+    /// Takes note that a reader was told, while things are broken, that nobody within reach has good
+    /// bytes: the only members left may be those whose devices are bad.
+    ///
+    /// # Panics
+    /// When every cell of the run has a good copy, and a member whose device is sound is said to
+    /// have a bad one.
+    pub fn on_unreadable(&self, group: GroupId, key: ChunkKey, detail: &str) {
+        let is_excused = |said: &str| {
+            let target = said.strip_prefix("target ").and_then(|it| it.split(':').next());
+            let target = target.and_then(|number| number.parse().ok()).map(TargetId);
+            let damaged = target.is_some_and(|it| self.damaged.borrow().contains(&node_at(it)));
+            damaged || said.contains("device error") || said.contains("suspect")
+        };
+        if !detail.split("; ").all(is_excused) {
+            self.on_lost(group, key, &detail);
+        }
+    }
+
     /// What faults may do in this run.
     pub fn mode(&self) -> Mode {
         self.mode
@@ -160,8 +179,7 @@ impl Ledger {
         for group in self.coordinator.map().groups.values() {
             let all = cluster.inventories(group.id);
             let of = |member: &Member| node_of(member).and_then(|node| all.get(&node));
-            let sound = |member: &&Member| !self.is_damaged(member);
-            let lists: Vec<_> = group.serving().filter(sound).map(of).collect();
+            let lists: Vec<_> = group.serving().map(of).collect();
             for pair in lists.windows(2) {
                 let (Some(one), Some(other)) = (pair[0], pair[1]) else {
                     panic!("every member runs: {group:?}")
@@ -171,7 +189,6 @@ impl Ledger {
                 let different: Vec<_> = one.iter().chain(other).filter(differs).take(4).collect();
                 assert!(different.is_empty(), "replicas are equal: {group:?} {different:?}");
             }
-            // All members may be damaged ones.
             let Some(Some(list)) = lists.first() else { continue };
             self.check_list(group.id, list);
         }
@@ -193,7 +210,8 @@ impl Ledger {
     fn check_list(&self, group: GroupId, list: &[InventoryEntry]) {
         let chunks = self.chunks.borrow();
         let of_group = || chunks.iter().filter(|((of, _), _)| *of == group);
-        for entry in list.iter().filter(|entry| entry.key.fid.0 < FID_MIN) {
+        let grown = |entry: &&InventoryEntry| (FID_GROWN_MIN..FID_MIN).contains(&entry.key.fid.0);
+        for entry in list.iter().filter(grown) {
             let submitted = chunks.get(&(group, entry.key)).map_or(0, |it| it.submitted.len());
             assert!(
                 entry.chunk_len as usize <= submitted,
@@ -215,8 +233,9 @@ impl Ledger {
     /// checks its bytes: a replica may be short, never different.
     ///
     /// # Panics
-    /// When one of an undamaged device does not verify, or one holds something else, or a member
-    /// has less than was acknowledged.
+    /// When one does not verify, or one holds something else, or a member has less than was
+    /// acknowledged. A device that was damaged may hold bad bytes where nothing had to heal, and
+    /// outside the groups of its node.
     pub async fn check_replicas(&self, group: GroupId, key: ChunkKey, acknowledged: usize) {
         let stores: Vec<_> = {
             let stores = self.stores.borrow();
@@ -224,9 +243,11 @@ impl Ledger {
         };
         let members: Vec<_> = self.members(group).iter().filter_map(node_of).collect();
         for (node, store) in stores {
-            let damaged = self.damaged.borrow().contains(&node);
+            let is_member = members.contains(&node);
+            let must_be_good = is_member && self.mode == Mode::Liveness;
+            let damaged = self.damaged.borrow().contains(&node) && !must_be_good;
             let held = store.info(group, key).map_or(0, |info| info.chunk_len);
-            let short = (held as usize) < acknowledged && members.contains(&node);
+            let short = (held as usize) < acknowledged && is_member;
             assert!(
                 !short || damaged || self.mode == Mode::Unrestricted,
                 "every member has what is acknowledged: node {node} {held} of {acknowledged}: {}",
@@ -287,7 +308,11 @@ impl Ledger {
     }
 }
 
+fn node_at(target: TargetId) -> NodeId {
+    NodeId(target.0 / 100)
+}
+
 fn node_of(member: &Member) -> Option<NodeId> {
-    let node = NodeId(member.target.0 / 100);
+    let node = node_at(member.target);
     (target_of(node) == member.target).then_some(node)
 }

@@ -15,7 +15,7 @@ use node::io::{
     Buffer, Disk, Incoming, Link, Nanos, Net, NetError, Outgoing, Payload, PeerIdentity,
 };
 use protocol::checksum::cell_sums;
-use protocol::cluster_map::ClusterMap;
+use protocol::cluster_map::{ClusterMap, Member, Role};
 use protocol::ids::{
     ChunkKey, Epoch, GroupId, Handle, NodeId, OpId, RequestId, SessionId, TargetId,
 };
@@ -24,6 +24,8 @@ use protocol::message::{Context, Message, open, open_error, request_frame};
 use protocol::status::Status;
 
 use super::cluster::{CLUSTER, SimCluster};
+use super::coordinator::{COORDINATOR, SimCoordinator};
+use super::cut::Cuts;
 use super::disk::SimDisk;
 use super::errands::Errands;
 use super::executor::{Executor, ProcessId};
@@ -52,7 +54,8 @@ pub struct SimClient {
     rng: SimRng,
     net: Rc<SimNet<SimDisk>>,
     disk: Rc<SimDisk>,
-    coordinator: super::coordinator::SimCoordinator,
+    coordinator: SimCoordinator,
+    cuts: Rc<Cuts>,
     session: SessionId,
     map: RefCell<Rc<ClusterMap>>,
     conditions: Rc<RefCell<Conditions>>,
@@ -88,6 +91,7 @@ impl SimClient {
             net,
             disk,
             coordinator,
+            cuts: Rc::clone(cluster.fabric().cuts()),
             session,
             map,
             conditions,
@@ -117,6 +121,20 @@ impl SimClient {
         offset: u32,
         bytes: &[u8],
     ) -> Result<(WriteReply, Epoch), Failure> {
+        self.write_cut((group, key), class, seq, 0, offset, bytes).await
+    }
+
+    /// Writes bytes of a chunk of a file that may be cut, as somebody who knows of the cuts up to
+    /// `trunc_gen`.
+    pub async fn write_cut(
+        &self,
+        (group, key): (GroupId, ChunkKey),
+        class: WriteClass,
+        seq: u64,
+        trunc_gen: u32,
+        offset: u32,
+        bytes: &[u8],
+    ) -> Result<(WriteReply, Epoch), Failure> {
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let within = (offset as usize) & ((1 << CELL_LOG2) - 1);
         let task = WriteTask {
@@ -127,7 +145,7 @@ impl SimClient {
             offset,
             len,
             expect_len: offset + len,
-            trunc_gen: 0,
+            trunc_gen,
             cell_log2: CELL_LOG2,
             chunk_log2: CHUNK_LOG2,
             handle: Handle(0),
@@ -210,6 +228,11 @@ impl SimClient {
             // Whoever says that the bytes exist says how new a map must be to deny it.
             stamp: self.coordinator.map().version,
         };
+        self.read_task(task).await
+    }
+
+    /// Reads and checks bytes of one chunk.
+    pub async fn read_task(&self, task: ReadTask) -> Result<Vec<u8>, Failure> {
         let mut op =
             ReadOp::new(task, self.executor.now().after(DEADLINE), self.session.0, self.rng.draw());
         loop {
@@ -252,7 +275,9 @@ impl SimClient {
             self.errands.start(op.take_errands());
             match (step, checked) {
                 (Step::Done(done), Ok((_, _, payload))) => {
-                    return Ok(payload[done.range].to_vec());
+                    let mut bytes = payload[done.range].to_vec();
+                    bytes.resize(bytes.len() + done.zeros, 0);
+                    return Ok(bytes);
                 }
                 (Step::Done(_), Err(_)) => unreachable!("a read ends well only with an answer"),
                 (Step::TryNow, _) => {}
@@ -263,9 +288,47 @@ impl SimClient {
         }
     }
 
+    /// Asks one replica once, member of its group or not; `None` when it has no good bytes to offer.
+    pub async fn read_replica(&self, task: ReadTask, target: TargetId) -> Option<Vec<u8>> {
+        // A map in which the replica serves alone.
+        let mut map = ClusterMap::clone(&self.map.borrow());
+        let generation = map.targets.get(&target)?.generation;
+        let group = map.groups.get_mut(&task.group)?;
+        group.members = vec![Member { target, generation, role: Role::Primary }];
+        let give_up_at = self.executor.now().after(DEADLINE);
+        let mut op = ReadOp::new(task, give_up_at, self.session.0, self.rng.draw());
+        let mut conditions = Conditions::default();
+        let Next::Send(attempt) = op.next(self.executor.now(), &map, &mut conditions) else {
+            return None;
+        };
+        let answer = self.ask(&attempt, &[]).await.and_then(decode::<ReadReply>);
+        let (reply, payload) = answer.ok()?;
+        let outcome = Outcome::Answered(op.check(&reply, &payload));
+        match op.on_outcome(self.executor.now(), outcome, &mut conditions) {
+            Step::Done(done) if done.zeros == 0 => Some(payload[done.range].to_vec()),
+            _ => None,
+        }
+    }
+
+    /// Every target that the client knows.
+    pub fn targets(&self) -> Vec<TargetId> {
+        self.map.borrow().targets.keys().copied().collect()
+    }
+
+    /// True while the client and a coordinator can reach each other.
+    pub fn reaches_coordinator(&self) -> bool {
+        let process = process_of_client(self.session);
+        self.coordinator.term().is_some() && !self.cuts.parts(process, COORDINATOR)
+    }
+
+    /// The client's session with the nodes.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
     async fn refresh_map(&self) {
         self.executor.sleep(Duration::from_micros(self.rng.between(50, 500))).await;
-        match self.coordinator.term() {
+        match self.coordinator.term().filter(|_| self.reaches_coordinator()) {
             Some(_) => *self.map.borrow_mut() = self.coordinator.map(),
             None => self.executor.sleep(COORDINATOR_PAUSE).await,
         }

@@ -26,7 +26,7 @@ use super::watch::Watch;
 
 /// Longest time a cluster may take to become healthy once nothing is broken any more: the time a
 /// member stays out that its primary had removed, the grace of a coordinator start, and resync.
-const HEALING: Duration = Duration::from_secs(90);
+pub const HEALING: Duration = Duration::from_secs(90);
 /// Pause before a container whose device failed is opened again.
 const OPEN_PAUSE: Duration = Duration::from_millis(500);
 /// Time between two comparisons of a group's members: often, so that a wrong verdict would show.
@@ -104,15 +104,28 @@ impl SimCluster {
             rng,
         };
         for node in (1..=shape.nodes).map(NodeId) {
-            let disk = SimDisk::new(&cluster.executor, cluster.rng.fork(), shape.container_len);
-            cluster.disks.insert(node, disk);
-            let ppm = i64::try_from(cluster.rng.below(2 * shape.clock_ppm_max + 1)).unwrap_or(0)
-                - i64::try_from(shape.clock_ppm_max).unwrap_or(0);
-            let clock = SimClock::new(&cluster.executor, i32::try_from(ppm).unwrap_or(0));
-            cluster.clocks.insert(node, clock);
-            cluster.start_node(node);
+            cluster.make_node(node, shape.container_len, shape.clock_ppm_max);
         }
         cluster
+    }
+
+    fn make_node(&mut self, node: NodeId, container_len: u64, clock_ppm_max: u64) {
+        let disk = SimDisk::new(&self.executor, self.rng.fork(), container_len);
+        self.disks.insert(node, disk);
+        let ppm = i64::try_from(self.rng.below(2 * clock_ppm_max + 1)).unwrap_or(0)
+            - i64::try_from(clock_ppm_max).unwrap_or(0);
+        let clock = SimClock::new(&self.executor, i32::try_from(ppm).unwrap_or(0));
+        self.clocks.insert(node, clock);
+        self.start_node(node);
+    }
+
+    /// A new node, with an empty device, starts.
+    pub fn add_node(&mut self, container_len: u64) -> NodeId {
+        let last = self.disks.keys().next_back().map_or(0, |node| node.0);
+        let node = NodeId(last + 1);
+        self.watch.on_new_node();
+        self.make_node(node, container_len, 0);
+        node
     }
 
     /// The executor everything runs on.
@@ -215,6 +228,18 @@ impl SimCluster {
         let map = self.coordinator.map();
         let ill: Vec<_> = map.groups.values().filter(|group| !group.healthy()).collect();
         assert_eq!(stop, Stop::Reached, "not healthy in time: {ill:#?} {:#?}", map.targets);
+    }
+
+    /// Has everything checked and waits until nothing is damaged any more.
+    ///
+    /// # Panics
+    /// When that takes more than 90 seconds of virtual time.
+    pub fn scrub(&self) {
+        let pass = self.coordinator.scrub();
+        let clean = || self.coordinator.scrubbed(pass) && self.coordinator.healthy();
+        let stop = self.executor.run_until(HEALING, clean);
+        let health = self.coordinator.health();
+        assert_eq!(stop, Stop::Reached, "all damage is found and repaired in time: {health:#?}");
     }
 
     /// The stores of the nodes that run, kept up to date.

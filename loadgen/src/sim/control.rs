@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use node::io::Clock;
+use node::io::{Clock, Nanos};
 use node::shard::{Control, ControlEvent, ShardReport};
 use protocol::ids::NodeId;
 use protocol::message::cluster::TargetReport;
@@ -37,6 +37,8 @@ pub struct SimControl {
     coordinator: SimCoordinator,
     /// True once the coordinator refused this start of the node.
     refused: Cell<bool>,
+    /// When the newest report arrives.
+    last_arrival: Cell<Nanos>,
     events: RefCell<VecDeque<ControlEvent>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -60,6 +62,7 @@ impl SimControl {
             cuts: Rc::clone(cuts),
             coordinator: coordinator.clone(),
             refused: Cell::new(false),
+            last_arrival: Cell::new(Nanos(0)),
             events: RefCell::new(VecDeque::new()),
             waker: RefCell::new(None),
         })
@@ -129,6 +132,17 @@ impl SimControl {
     fn latency(&self) -> Duration {
         Duration::from_micros(self.rng.below(LATENCY_US_MAX))
     }
+
+    /// When something that is sent now arrives at the coordinator: never before what was sent
+    /// earlier.
+    fn arrival(&self) -> Nanos {
+        let slow = self.cuts.slowness(self.process, COORDINATOR).as_micros();
+        let slow = self.rng.below(u64::try_from(slow).unwrap_or(u64::MAX));
+        let own = self.latency() + Duration::from_micros(slow);
+        let at = self.executor.now().after(own).max(self.last_arrival.get());
+        self.last_arrival.set(at);
+        at
+    }
 }
 
 impl Control for SimControl {
@@ -155,10 +169,10 @@ impl Control for SimControl {
             return false;
         }
         let (executor, coordinator) = (self.executor.clone(), self.coordinator.clone());
-        let (latency, node) = (self.latency(), self.node);
+        let (arrival, node) = (self.arrival(), self.node);
         let term = coordinator.term();
         self.executor.spawn(self.process, async move {
-            executor.sleep(latency).await;
+            executor.until(arrival).await;
             if coordinator.term() == term {
                 coordinator.report(node, report);
             } else {

@@ -1,6 +1,9 @@
 //! The coordinator of a simulated cluster: production state and decisions over a table
 //! in memory, with commands applied at once instead of through a log.
 
+mod files;
+mod operate;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -10,12 +13,13 @@ use coordinator::control::{Control, Event, Seen, Tuning};
 use coordinator::kv::{Memory, Noted, Touched};
 use coordinator::limits::{NODE_LEASE, RECOVERY_BYTES_PER_S};
 use coordinator::membership::Witness;
+use coordinator::serve::words::Words;
 use coordinator::state::{Audit, Outcome, State, read};
 use node::io::Nanos;
 use node::shard::{ControlEvent, ShardReport};
 use protocol::cluster_map::{ClusterMap, GroupRecord, Member, TargetState};
 use protocol::ids::{Epoch, GroupId, Ino, MapVersion, NodeId, SessionId, TargetId};
-use protocol::message::cluster::{TargetHealth, TargetReport};
+use protocol::message::cluster::{TargetHealth, TargetOrders, TargetReport};
 use protocol::message::command::{Caller, Command, Stamp};
 use protocol::message::namespace::{DirEntry, ReadDirRequest};
 use protocol::message::operate::UnreachableRequest;
@@ -71,6 +75,10 @@ struct Inner {
     stamp_ms: u64,
     rng: SimRng,
     watch: Option<Rc<Watch>>,
+    /// Who was told that a file only grew.
+    words: Words,
+    /// What nodes were told to do about files, and when.
+    ordered: files::Ordered,
 }
 
 impl SimCoordinator {
@@ -95,6 +103,8 @@ impl SimCoordinator {
             stamp_ms: 1,
             rng,
             watch: None,
+            words: Words::new(executor.now()),
+            ordered: files::Ordered::default(),
         };
         let coordinator = SimCoordinator {
             inner: Rc::new(RefCell::new(inner)),
@@ -190,6 +200,8 @@ impl SimCoordinator {
         let inner = &mut *self.inner.borrow_mut();
         inner.control = Control::new(inner.state.map(), TUNING, now);
         inner.health.clear();
+        inner.words = Words::new(now);
+        inner.ordered.clear();
         inner.starts += 1;
         inner.up = true;
         if let Some(watch) = &inner.watch {
@@ -212,6 +224,11 @@ impl SimCoordinator {
         control: &Rc<SimControl>,
     ) -> bool {
         let reported: Vec<TargetId> = targets.iter().map(|target| target.target).collect();
+        let durable = self.durable_of(node);
+        if !durable.is_empty() {
+            // Known to this process only; recovery must not have found less.
+            self.propose(&Command::NoteDurable { targets: durable });
+        }
         let address = super::cluster::node_address(node).ip();
         let outcome = self.propose(&Command::RegisterNode { node, incarnation, address, targets });
         if outcome != Outcome::Done {
@@ -242,9 +259,21 @@ impl SimCoordinator {
         };
         self.observe(&Event::Heartbeat { node, at: now, targets });
         let control = self.inner.borrow().controls.get(&node).cloned();
-        if let Some(control) = control {
-            control.deliver(ControlEvent::Lease { expires: sent.after(NODE_LEASE) });
+        let Some(control) = control else { return };
+        control.deliver(ControlEvent::Lease { expires: sent.after(NODE_LEASE) });
+        for order in self.orders_of(node) {
+            control.deliver(ControlEvent::Orders(order));
         }
+    }
+
+    /// What is wanted of a node's targets.
+    fn orders_of(&self, node: NodeId) -> Vec<TargetOrders> {
+        let inner = self.inner.borrow();
+        let Some(settings) = inner.state.settings() else { return Vec::new() };
+        let (map, ledger) = (inner.state.map(), inner.state.ledger());
+        let orders = inner.control.orders(Seen { map, settings: &settings, ledger });
+        let of_node = |target: &TargetId| map.targets.get(target).is_some_and(|it| it.node == node);
+        orders.into_iter().filter(|(target, _)| of_node(target)).map(|(_, it)| it).collect()
     }
 
     /// The connection of a node broke and its port refuses: its process is gone.
@@ -300,7 +329,7 @@ impl SimCoordinator {
                 if health.fenced && record.is_some_and(|it| it.state != TargetState::Fenced) {
                     self.propose(&Command::FenceTarget { target: health.target });
                 }
-                self.inner.borrow_mut().health.insert(health.target, health);
+                self.on_health(health);
             }
             ShardReport::FileReports(request) => {
                 self.propose(&Command::FileReports { groups: request.groups });
@@ -352,6 +381,7 @@ impl SimCoordinator {
             return;
         }
         self.observe(&Event::Tick);
+        self.order_files();
     }
 
     /// Applies what an event asks for.

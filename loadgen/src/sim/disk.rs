@@ -16,6 +16,8 @@ const OPERATION_US: (u64, u64) = (10, 600);
 
 /// Chance in a thousand that an operation of a slow device takes its whole lag at once.
 const SPIKES_PER_MILLE: u64 = 20;
+/// Places of the records that rot at once.
+const RECORD_ROTS: usize = 12;
 /// First byte that damage may strike in a run that must heal: the superblocks lie below.
 const DAMAGE_FROM: u64 = 4 << 20;
 
@@ -60,11 +62,13 @@ pub enum Damage {
     MisdirectedRead,
     /// A bit of the medium changes.
     Rot,
+    /// Bits of the journal or of a checkpoint change.
+    RecordRot,
 }
 
 impl Damage {
     /// Every kind.
-    pub const ALL: [Damage; 8] = [
+    pub const ALL: [Damage; 9] = [
         Damage::FlushError,
         Damage::ReadError,
         Damage::WriteError,
@@ -73,11 +77,15 @@ impl Damage {
         Damage::MisdirectedWrite,
         Damage::MisdirectedRead,
         Damage::Rot,
+        Damage::RecordRot,
     ];
 
     /// True when bytes that were told to be durable may be gone or wrong, without an error.
     pub fn is_silent(self) -> bool {
-        matches!(self, Damage::LostWrite | Damage::MisdirectedWrite | Damage::Rot)
+        matches!(
+            self,
+            Damage::LostWrite | Damage::MisdirectedWrite | Damage::Rot | Damage::RecordRot
+        )
     }
 }
 
@@ -111,6 +119,11 @@ impl SimDisk {
         *self.earlier.borrow_mut() = Some(self.device.snapshot());
     }
 
+    /// True when there is a copy to go back to.
+    pub fn has_kept(&self) -> bool {
+        self.earlier.borrow().is_some()
+    }
+
     /// Goes back to the copy that was kept, if there is one; the old handle only returns errors.
     pub fn roll_back(&self) -> Option<Rc<SimDisk>> {
         let earlier = self.earlier.take()?;
@@ -139,15 +152,28 @@ impl SimDisk {
             Damage::MisdirectedWrite => faults.misdirected_write = turn,
             Damage::MisdirectedRead => faults.misdirected_read = turn,
             Damage::Rot => {
-                self.rot(from);
+                self.rot(from..u64::MAX);
+                return;
+            }
+            Damage::RecordRot => {
+                for _ in 0..RECORD_ROTS {
+                    self.rot(self.records());
+                }
                 return;
             }
         }
         self.device.set_faults(faults);
     }
 
-    fn rot(&self, from: u64) {
-        let pages = self.device.durable_pages(from);
+    /// Where journal and checkpoints lie: each has the same share of the device.
+    fn records(&self) -> std::ops::Range<u64> {
+        let share = (self.device.capacity() / 64).max(1 << 20) & !((1 << 20) - 1);
+        DAMAGE_FROM..DAMAGE_FROM + 3 * share
+    }
+
+    fn rot(&self, place: std::ops::Range<u64>) {
+        let mut pages = self.device.durable_pages(place.start);
+        pages.retain(|page| *page < place.end);
         let turn = usize::try_from(self.rng.below(pages.len() as u64)).unwrap_or(0);
         let (within, bit) = (self.rng.below(4096), self.rng.below(8));
         if let Some(page) = pages.get(turn) {

@@ -14,6 +14,7 @@ pub mod env;
 pub mod errands;
 pub mod executor;
 pub mod fault;
+pub mod files;
 pub mod net;
 pub mod overwrite;
 pub mod profile;

@@ -28,9 +28,11 @@ pub const FID_MIN: u64 = 1 << 60;
 const CHUNKS: u64 = 6;
 const SLOTS: usize = 40;
 const RANGE_MAX: usize = 20;
-/// Tasks of each client, and the longest pause between two operations, in milliseconds.
+/// Tasks of each client, and the longest pause between two operations, in milliseconds. One more
+/// task only reads: it goes on where no write can end.
 const TASKS: u64 = 2;
 const PAUSE_MS_MAX: u64 = 300;
+const READ_PAUSE_MS_MAX: u64 = 100;
 /// Operations of these clients have numbers of their own in the session.
 const SEQ_MIN: u64 = 1 << 32;
 
@@ -72,10 +74,12 @@ impl Overwriters {
             done: Cell::new(0),
         });
         for client in clients {
-            for _ in 0..TASKS {
+            for turn in 0..=TASKS {
                 let (task, client, rng) = (Rc::clone(&all), Rc::clone(client), rng.fork());
                 all.running.set(all.running.get() + 1);
-                all.executor.spawn(OVERWRITERS, async move { task.work(client, rng).await });
+                let may_write = turn < TASKS;
+                let work = async move { task.work(client, rng, may_write).await };
+                all.executor.spawn(OVERWRITERS, work);
             }
         }
         all
@@ -124,11 +128,17 @@ impl Overwriters {
         }
     }
 
-    async fn work(self: Rc<Self>, client: Rc<SimClient>, rng: SimRng) {
+    async fn work(self: Rc<Self>, client: Rc<SimClient>, rng: SimRng, may_write: bool) {
+        let pause_ms_max = if may_write { PAUSE_MS_MAX } else { READ_PAUSE_MS_MAX };
         while !self.stopping.get() {
             let at = below(&rng, self.chunks.len());
             let len = self.lengths.borrow()[at];
-            let writes = len == 0 || rng.below(2) == 0;
+            let pause = Duration::from_millis(rng.below(pause_ms_max));
+            self.executor.sleep(pause).await;
+            let writes = may_write && (len == 0 || rng.below(2) == 0);
+            if !writes && len == 0 {
+                continue;
+            }
             let bound = if writes { SLOTS } else { len };
             let first = below(&rng, bound);
             let slots = first..(first + 1 + below(&rng, RANGE_MAX)).min(bound);
@@ -137,8 +147,6 @@ impl Overwriters {
             } else {
                 self.read(&client, at, slots, true).await;
             }
-            let pause = Duration::from_millis(rng.below(PAUSE_MS_MAX));
-            self.executor.sleep(pause).await;
         }
         self.running.set(self.running.get() - 1);
     }

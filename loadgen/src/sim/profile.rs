@@ -60,6 +60,21 @@ pub struct Load {
     pub groups: usize,
     /// True when clients also overwrite each other's bytes.
     pub overwrites: bool,
+    /// True when clients also grow, change and cut files that they share.
+    pub files: bool,
+}
+
+/// What goes wrong most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Everything.
+    Usual,
+    /// Everything, and operators move data about.
+    Moves,
+    /// Everything, silent damage most of all.
+    Damage,
+    /// A node and a client hear each other, the coordinator hears neither.
+    Leases,
 }
 
 /// Everything about a run but its seed and mode.
@@ -71,6 +86,8 @@ pub struct Profile {
     pub shape: Shape,
     /// The clients.
     pub load: Load,
+    /// What goes wrong most.
+    pub trouble: Trouble,
     /// How long things break.
     pub rage: Duration,
     /// Shortest and longest time between two faults, in milliseconds.
@@ -116,9 +133,26 @@ impl Profile {
                 pieces_max: 10,
                 groups: 0,
                 overwrites: false,
+                files: false,
             },
+            trouble: Trouble::Usual,
             rage: Duration::from_secs(20),
             fault_pause_ms: (0, 2000),
+        }
+    }
+
+    /// Nothing but overwrites, and nodes that miss the end of their lease when clocks run apart too
+    /// far.
+    pub fn leases(clock_ppm_max: u64) -> Profile {
+        let standard = Profile::standard();
+        let nobody = Load { clients: 3, writers: 0, readers: 0, ..standard.load };
+        Profile {
+            name: "leases",
+            shape: Shape { clock_ppm_max, ..Shape::small(3) },
+            load: Load { overwrites: true, ..nobody },
+            trouble: Trouble::Leases,
+            rage: Duration::from_secs(60),
+            fault_pause_ms: (8000, 14_000),
         }
     }
 
@@ -130,8 +164,8 @@ impl Profile {
         if seed.is_multiple_of(2) {
             return profile;
         }
-        let Profile { name, shape, load, fault_pause_ms, .. } = &mut profile;
-        match rng.below(8) {
+        let Profile { name, shape, load, trouble, fault_pause_ms, .. } = &mut profile;
+        match rng.below(11) {
             0 => {
                 *name = "three nodes";
                 *shape = Shape::small(3);
@@ -165,11 +199,29 @@ impl Profile {
                 *shape = Shape::small(5);
                 *fault_pause_ms = (0, 400);
             }
-            _ => {
+            7 => {
                 *name = "overwrites";
                 *load = Load { clients: 3, writers: 1, readers: 1, ..load.clone() };
                 load.operations_per_s = 60;
                 load.overwrites = true;
+            }
+            8 => {
+                *name = "moves";
+                *shape = Shape::small(4 + draw(&rng, 2));
+                *trouble = Trouble::Moves;
+                load.operations_per_s = 60;
+            }
+            9 => {
+                *name = "damage";
+                *shape = Shape::small(3 + draw(&rng, 2));
+                *trouble = Trouble::Damage;
+            }
+            _ => {
+                *name = "files";
+                *shape = Shape::small(3 + draw(&rng, 2));
+                *load = Load { clients: 3, writers: 1, readers: 1, ..load.clone() };
+                load.operations_per_s = 60;
+                load.files = true;
             }
         }
         profile

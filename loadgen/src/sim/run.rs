@@ -14,6 +14,7 @@ use super::client::{SimClient, process_of_client};
 use super::cluster::SimCluster;
 use super::executor::Stop;
 use super::fault::Chaos;
+use super::files::Filers;
 use super::mark::Marks;
 use super::overwrite::Overwriters;
 use super::profile::{Mode, Profile};
@@ -72,7 +73,14 @@ impl Plan {
     /// # Panics
     /// When a promise is broken.
     pub fn run(&self, log: Option<Log>) -> Outcome {
-        let profile = Profile::of(self.seed);
+        self.run_as(&Profile::of(self.seed), log)
+    }
+
+    /// Runs it as another profile than that of its seed.
+    ///
+    /// # Panics
+    /// When a promise is broken.
+    pub fn run_as(&self, profile: &Profile, log: Option<Log>) -> Outcome {
         let cluster = SimCluster::make(self.seed, &profile.shape);
         let executor = cluster.executor().clone();
         if let Some(log) = log {
@@ -84,7 +92,7 @@ impl Plan {
         let clients: Vec<_> =
             sessions.iter().map(|session| SimClient::new(&cluster, *session)).collect();
         let processes = sessions.into_iter().map(process_of_client).collect();
-        let mut chaos = Chaos::new(cluster, &profile, self.mode, processes);
+        let mut chaos = Chaos::new(cluster, profile, self.mode, processes);
         let damaged = chaos.atlas.damaged();
         let min_write = usize::from(profile.shape.min_write);
         let ledger = Ledger::new(&chaos.cluster, min_write, self.mode, damaged);
@@ -92,24 +100,34 @@ impl Plan {
 
         let overwriting = if profile.load.overwrites { &clients[..] } else { &[] };
         let overwriters = Overwriters::start(&chaos.cluster, self.mode, overwriting);
+        let filing = if profile.load.files { &clients[..] } else { &[] };
+        let filers = Filers::start(&chaos.cluster, self.mode, filing);
         let names = chaos.cluster.fork_rng();
         let namers = Namers::start(&executor, chaos.cluster.coordinator(), &names);
 
         chaos.rage(profile.rage);
         chaos.heal();
-        let cluster = &chaos.cluster;
         match self.mode {
-            Mode::Liveness => cluster.run_until_healthy(),
+            Mode::Liveness => {
+                chaos.cluster.run_until_healthy();
+                chaos.finish_moves();
+            }
             Mode::Unrestricted => {
-                executor.run_until(SETTLING, || cluster.coordinator().healthy());
+                executor.run_until(SETTLING, || chaos.cluster.coordinator().healthy());
             }
         }
+        let cluster = &chaos.cluster;
         workload.stop();
         namers.stop();
         overwriters.stop();
+        filers.stop();
         settle(cluster, &workload, "operations");
         settle_namers(cluster, &namers);
         settle_overwriters(cluster, &overwriters, &clients[0]);
+        settle_filers(cluster, &filers);
+        if self.mode == Mode::Liveness {
+            cluster.scrub();
+        }
         workload.read_all(&clients);
         settle(cluster, &workload, "checks");
         if self.mode == Mode::Liveness {
@@ -127,7 +145,7 @@ impl Plan {
             acknowledged: ledger.acknowledged.get(),
             read: ledger.read.get(),
             changes: namers.changes(),
-            overwrites: overwriters.done(),
+            overwrites: overwriters.done() + filers.done(),
             marks: cluster.watch().marks(),
         }
     }
@@ -162,6 +180,17 @@ fn settle_space(cluster: &SimCluster) {
         }
     }
     panic!("space of groups that were left comes back: {:?}", cluster.left_over());
+}
+
+fn settle_filers(cluster: &SimCluster, filers: &Rc<Filers>) {
+    let limit = if filers.loses() { SETTLING_WITH_LOSS } else { SETTLING };
+    let ended = || filers.running() == 0;
+    let stop = cluster.executor().run_until(limit, ended);
+    assert_eq!(stop, Stop::Reached, "changes of files end in time: {}", filers.running());
+    filers.read_all();
+    let stop = cluster.executor().run_until(limit, ended);
+    assert_eq!(stop, Stop::Reached, "reads of files end in time");
+    filers.check();
 }
 
 fn settle_namers(cluster: &SimCluster, namers: &Namers) {

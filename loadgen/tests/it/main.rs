@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test stops at the first surprise")]
 
+mod damage;
 mod first_light;
 mod guards;
 mod limits;

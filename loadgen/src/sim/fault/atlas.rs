@@ -68,6 +68,21 @@ impl Atlas {
         allowed
     }
 
+    /// Takes note of a node that joined: where anything may break, it may too.
+    pub fn on_new(&mut self, node: NodeId) {
+        if self.mode == Mode::Unrestricted {
+            self.victims.insert(node);
+        }
+    }
+
+    /// One of the nodes that may be damaged, and is among these.
+    pub fn victim_among(&self, nodes: &[NodeId], rng: &SimRng) -> Option<NodeId> {
+        let open: Vec<NodeId> =
+            nodes.iter().copied().filter(|node| self.victims.contains(node)).collect();
+        let turn = usize::try_from(rng.below(open.len().max(1) as u64)).unwrap_or(0);
+        open.get(turn).copied()
+    }
+
     /// Nodes that were damaged so far, kept up to date.
     pub fn damaged(&self) -> Damaged {
         Rc::clone(&self.damaged)

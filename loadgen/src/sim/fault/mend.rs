@@ -19,7 +19,9 @@ pub(super) enum Mend {
     Notice(ProcessId, ProcessId),
     Hasten(ProcessId, ProcessId),
     StartCoordinator,
+    RestartCoordinator,
     ThawCoordinator,
+    Undrain(NodeId),
     Disk(NodeId),
 }
 
@@ -59,6 +61,13 @@ impl Chaos {
             Mend::Notice(one, other) => fabric.notice(one, other),
             Mend::Hasten(from, to) => fabric.cuts().slow_down(from, to, Duration::ZERO),
             Mend::StartCoordinator => self.cluster.coordinator().start_again(),
+            Mend::RestartCoordinator => {
+                if self.cluster.coordinator().term().is_some() {
+                    self.cluster.coordinator().stop();
+                    self.cluster.coordinator().start_again();
+                }
+            }
+            Mend::Undrain(node) => self.undrain(node),
             Mend::ThawCoordinator => {
                 for node in &self.nodes {
                     fabric.cuts().join(process_of(*node), COORDINATOR);
@@ -75,7 +84,8 @@ impl Chaos {
 
     /// True for a node that only its operator can bring back.
     pub(super) fn needs_restart(&self, node: NodeId) -> bool {
-        !self.dead.contains(&node)
+        self.nodes.contains(&node)
+            && !self.dead.contains(&node)
             && (self.cluster.is_fenced(node) || self.cluster.is_refused(node))
     }
 

@@ -5,6 +5,7 @@
 
 pub mod atlas;
 mod mend;
+mod operate;
 mod strike;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ use protocol::ids::NodeId;
 
 use super::cluster::SimCluster;
 use super::executor::ProcessId;
-use super::profile::{Mode, Profile};
+use super::profile::{Mode, Profile, Trouble};
 use super::rng::SimRng;
 use atlas::Atlas;
 use mend::Mend;
@@ -39,6 +40,12 @@ pub struct Chaos {
     mends: BTreeMap<(Nanos, u64), Mend>,
     mend_next: u64,
     pause_ms: (u64, u64),
+    trouble: Trouble,
+    replicas: usize,
+    container_len: u64,
+    /// The node that is being emptied for good.
+    retiring: Option<NodeId>,
+    added: u32,
 }
 
 impl Chaos {
@@ -63,6 +70,11 @@ impl Chaos {
             mends: BTreeMap::new(),
             mend_next: 0,
             pause_ms: profile.fault_pause_ms,
+            trouble: profile.trouble,
+            replicas: usize::from(profile.shape.replicas),
+            container_len: profile.shape.container_len,
+            retiring: None,
+            added: 0,
         }
     }
 
@@ -74,6 +86,7 @@ impl Chaos {
             let next = self.after_ms(self.rng.between(low, high));
             self.mend_until(next.min(end));
             self.step_a_little();
+            self.retire_if_empty();
             self.strike();
         }
     }
@@ -110,7 +123,7 @@ impl Chaos {
     }
 
     fn strike(&mut self) {
-        let strike = Strike::draw(&self.rng);
+        let strike = Strike::draw(self.trouble, &self.rng);
         self.carry_out(strike);
     }
 

@@ -8,7 +8,7 @@ use crate::sim::cluster::process_of;
 use crate::sim::coordinator::COORDINATOR;
 use crate::sim::disk::{Damage, Pace};
 use crate::sim::executor::ProcessId;
-use crate::sim::profile::Mode;
+use crate::sim::profile::{Mode, Trouble};
 use crate::sim::rng::SimRng;
 
 /// Longest times that things stay broken, in milliseconds: mostly the first, at times the second.
@@ -17,6 +17,9 @@ const FROZEN_MS_MAX: (u64, u64) = (4000, 30_000);
 const BROKEN_MS_MAX: (u64, u64) = (4000, 12_000);
 /// Longest time a slow device or way adds, in milliseconds.
 const LAG_MS_MAX: u64 = 400;
+/// Shortest and longest time that a node and a client hear no coordinator, in milliseconds: about
+/// a lease.
+const SEVERED_MS: (u64, u64) = (8000, 16_000);
 /// How many times slower than usual a device may get.
 const CRAWL: u32 = 20;
 
@@ -37,12 +40,20 @@ pub(super) enum Strike {
     Spikes,
     Crawl,
     Damage(Damage),
+    SpoilRecords,
     KeepDisk,
     RollBack,
+    Sever,
+    LateReports,
+    Drain,
+    Retire,
+    AddNode,
+    Rebalance,
+    Scrub,
 }
 
 /// How often each fault strikes, relative to the others.
-const WEIGHTS: &[(u64, Strike)] = &[
+const USUAL: &[(u64, Strike)] = &[
     (12, Strike::Kill(1)),
     (8, Strike::KillAndReturn),
     (6, Strike::Kill(2)),
@@ -65,15 +76,43 @@ const WEIGHTS: &[(u64, Strike)] = &[
     (4, Strike::Damage(Damage::LostWrite)),
     (4, Strike::Damage(Damage::MisdirectedWrite)),
     (8, Strike::Damage(Damage::Rot)),
+    (2, Strike::SpoilRecords),
     (4, Strike::KeepDisk),
     (4, Strike::RollBack),
+    (1, Strike::Sever),
+    (2, Strike::LateReports),
+    (2, Strike::Drain),
+    (1, Strike::Scrub),
 ];
 
+/// What operators do more often where they move data about.
+const MOVES: &[(u64, Strike)] =
+    &[(30, Strike::Drain), (20, Strike::Retire), (20, Strike::AddNode), (10, Strike::Rebalance)];
+
+/// What devices do more often where they are bad.
+const DAMAGE: &[(u64, Strike)] = &[
+    (20, Strike::Damage(Damage::LostWrite)),
+    (20, Strike::Damage(Damage::MisdirectedWrite)),
+    (60, Strike::Damage(Damage::Rot)),
+    (20, Strike::SpoilRecords),
+    (10, Strike::Scrub),
+];
+
+/// All that happens where leases are what matters.
+const LEASES: &[(u64, Strike)] = &[(1, Strike::Sever)];
+
 impl Strike {
-    pub(super) fn draw(rng: &SimRng) -> Strike {
-        let all: u64 = WEIGHTS.iter().map(|(weight, _)| weight).sum();
+    pub(super) fn draw(trouble: Trouble, rng: &SimRng) -> Strike {
+        let (one, other): (&[_], &[_]) = match trouble {
+            Trouble::Usual => (USUAL, &[]),
+            Trouble::Moves => (USUAL, MOVES),
+            Trouble::Damage => (USUAL, DAMAGE),
+            Trouble::Leases => (LEASES, &[]),
+        };
+        let weights = || one.iter().chain(other);
+        let all: u64 = weights().map(|(weight, _)| weight).sum();
         let mut turn = rng.below(all);
-        for (weight, strike) in WEIGHTS {
+        for (weight, strike) in weights() {
             if turn < *weight {
                 return *strike;
             }
@@ -132,11 +171,21 @@ impl Chaos {
             Strike::Crawl => self.slow_disk(Pace::Times(CRAWL), broken),
             Strike::Damage(damage) => self.damage(damage, broken),
             Strike::KeepDisk => {
-                let node = self.any_node();
+                // What nobody may go back to is not worth keeping.
+                let victim = self.atlas.victim_among(&self.nodes, &self.rng);
+                let node = victim.unwrap_or_else(|| self.any_node());
                 self.tell(format!("keep the disk of {node}"));
                 self.cluster.disk(node).keep();
             }
             Strike::RollBack => self.roll_back(),
+            Strike::SpoilRecords => self.spoil_records(),
+            Strike::Sever => self.sever(),
+            Strike::LateReports => self.late_reports(),
+            Strike::Drain => self.drain(broken),
+            Strike::Retire => self.retire(),
+            Strike::AddNode => self.add_node(),
+            Strike::Rebalance => self.rebalance(),
+            Strike::Scrub => self.scrub(),
         }
     }
 
@@ -218,10 +267,12 @@ impl Chaos {
 
     fn damage(&mut self, damage: Damage, broken: u64) {
         let running = self.cluster.running();
-        let Some(&node) = running.get(self.below(running.len())) else { return };
+        // Where only some may be damaged, most strikes would miss.
+        let victim = self.atlas.victim_among(&running, &self.rng).filter(|_| damage.is_silent());
+        let any = running.get(self.below(running.len())).copied();
+        let Some(node) = victim.or(any) else { return };
         let must_heal = self.atlas.mode() == Mode::Liveness;
-        let unhealed = damage.is_silent() && must_heal && !SILENT_DAMAGE_HEALS;
-        if unhealed || !self.atlas.allow(node, damage) {
+        if !self.atlas.allow(node, damage) {
             return;
         }
         self.tell(format!("disk of {node}: {damage:?}, mended after {broken} ms"));
@@ -231,8 +282,9 @@ impl Chaos {
 
     /// Kills a node whose disk was kept, and brings the kept disk back.
     fn roll_back(&mut self) {
-        let living = self.living();
-        let Some(&node) = living.get(self.below(living.len())) else { return };
+        let mut kept = self.living();
+        kept.retain(|node| self.cluster.disk(*node).has_kept());
+        let Some(node) = self.atlas.victim_among(&kept, &self.rng) else { return };
         if !self.atlas.allow_roll_back(node) {
             return;
         }
@@ -244,6 +296,51 @@ impl Chaos {
         self.cluster.replace_disk(node, disk);
         self.cluster.watch().hit("F16 disk rolled back");
         self.later(dead, Mend::Start(node));
+    }
+
+    /// Kills a node and spoils its journal or a checkpoint before it comes back.
+    fn spoil_records(&mut self) {
+        let living = self.living();
+        let Some(node) = self.atlas.victim_among(&living, &self.rng) else { return };
+        if !self.atlas.allow(node, Damage::RecordRot) {
+            return;
+        }
+        let dead = self.rng.below(DEAD_MS_MAX.0);
+        self.tell(format!("kill {node} for {dead} ms, its records rot"));
+        self.dead.insert(node);
+        self.cluster.kill_node(node);
+        let must_heal = self.atlas.mode() == Mode::Liveness;
+        self.cluster.disk(node).damage(Damage::RecordRot, must_heal);
+        self.later(dead, Mend::Start(node));
+    }
+
+    /// Cuts a node and a client off from the coordinator, longer than a lease lasts.
+    fn sever(&mut self) {
+        let broken = self.rng.between(SEVERED_MS.0, SEVERED_MS.1);
+        let (node, client) = (self.any_node(), self.clients[self.below(self.clients.len())]);
+        self.tell(format!("{node} and {client:?} hear no coordinator for {broken} ms"));
+        for cut_off in [process_of(node), client] {
+            for (from, to) in [(cut_off, COORDINATOR), (COORDINATOR, cut_off)] {
+                self.cluster.fabric().cuts().cut(from, to);
+                self.later(broken, Mend::Join(from, to));
+            }
+        }
+    }
+
+    /// Makes what nodes report slow, and ends the coordinator while some of it is on its way.
+    fn late_reports(&mut self) {
+        let coordinator = self.cluster.coordinator();
+        if coordinator.term().is_none() {
+            return;
+        }
+        let lag = Duration::from_millis(1 + self.rng.below(LAG_MS_MAX));
+        let (slow, stop) = (self.rng.below(2000), self.rng.below(1000));
+        self.tell(format!("reports are late by {lag:?} for {slow} ms, coordinator restarts"));
+        for node in self.nodes.clone() {
+            self.cluster.fabric().cuts().slow_down(process_of(node), COORDINATOR, lag);
+            self.later(slow, Mend::Hasten(process_of(node), COORDINATOR));
+        }
+        self.later(stop, Mend::RestartCoordinator);
     }
 
     /// A node and another process it talks to.
@@ -258,7 +355,3 @@ impl Chaos {
         (one != other).then_some(pair)
     }
 }
-
-/// True once damage that no device reports is found and repaired; until then it strikes only where
-/// nothing has to heal.
-const SILENT_DAMAGE_HEALS: bool = false;

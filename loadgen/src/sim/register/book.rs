@@ -3,6 +3,11 @@
 //! A chunk is a row of slots. A slot that was written holds a value, its place, and filler made
 //! from both, over its whole length: no slot can pass for another, and none can be half of one and
 //! half of another without being found.
+//!
+//! A file may be cut: then its slots from some place on are empty again, and whoever writes to them
+//! must know of the cut. What knew of it and what did not are registers of their own, the eras of a
+//! slot. Nothing of an older era may be seen once the cut is done; an empty slot may be seen only
+//! when no acknowledged write says otherwise.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +24,27 @@ const WORD_LEN: usize = 16;
 /// The registers of all chunks.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
-    registers: BTreeMap<(ChunkKey, usize), Register>,
-    /// Slots that each unfinished write covers.
-    writing: BTreeMap<Value, (ChunkKey, std::ops::Range<usize>)>,
+    registers: BTreeMap<(ChunkKey, usize, Era), Register>,
+    /// Slots that each unfinished write covers, when it began.
+    writing: BTreeMap<Value, (ChunkKey, std::ops::Range<usize>, Nanos)>,
+    /// The newest cut that the writer of each value knew of.
+    known: BTreeMap<Value, u32>,
+    cuts: BTreeMap<ChunkKey, Vec<Cut>>,
+    /// What cuts show to be wrong.
+    wrong: Option<(ChunkKey, usize, Violation)>,
     values: u64,
+}
+
+/// How many cuts that the writer knew of took a slot.
+type Era = usize;
+
+/// A chunk lost its slots from one on.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    from: usize,
+    trunc_gen: u32,
+    start: Nanos,
+    end: Option<Nanos>,
 }
 
 /// Why bytes are no value.
@@ -45,24 +67,67 @@ impl Book {
         slots: std::ops::Range<usize>,
         now: Nanos,
     ) -> (Value, Vec<u8>) {
+        self.begin_cut(key, slots, 0, now)
+    }
+
+    /// Begins a write by somebody who knows of the cuts up to `trunc_gen`.
+    pub fn begin_cut(
+        &mut self,
+        key: ChunkKey,
+        slots: std::ops::Range<usize>,
+        trunc_gen: u32,
+        now: Nanos,
+    ) -> (Value, Vec<u8>) {
         self.values += 1;
         let value = Value(self.values);
+        self.known.insert(value, trunc_gen);
         for slot in slots.clone() {
-            self.registers.entry((key, slot)).or_default().write(value, now);
+            let name = (key, slot, self.era(key, slot, trunc_gen));
+            self.registers.entry(name).or_default().write(value, now);
         }
         let bytes = slots.clone().flat_map(|slot| content(key, slot, value)).collect();
-        self.writing.insert(value, (key, slots));
+        self.writing.insert(value, (key, slots, now));
         (value, bytes)
     }
 
     /// A write was acknowledged.
     pub fn end(&mut self, value: Value, now: Nanos) {
-        let Some((key, slots)) = self.writing.remove(&value) else { return };
+        let Some((key, slots, start)) = self.writing.remove(&value) else { return };
+        let trunc_gen = self.known.get(&value).copied().unwrap_or(0);
         for slot in slots {
-            if let Some(register) = self.registers.get_mut(&(key, slot)) {
+            let late =
+                |cut: &&Cut| cut.trunc_gen > trunc_gen && cut.end.is_some_and(|end| end < start);
+            if self.cuts_of(key, slot).any(|cut| late(&cut)) {
+                self.wrong.get_or_insert((key, slot, Violation::Undead { value }));
+            }
+            let name = (key, slot, self.era(key, slot, trunc_gen));
+            if let Some(register) = self.registers.get_mut(&name) {
                 register.written(value, now);
             }
         }
+    }
+
+    /// A cut begins: slots from `from` on go, whoever writes to them later knows of `trunc_gen`.
+    pub fn cut(&mut self, key: ChunkKey, from: usize, trunc_gen: u32, now: Nanos) {
+        let cut = Cut { from, trunc_gen, start: now, end: None };
+        self.cuts.entry(key).or_default().push(cut);
+    }
+
+    /// A cut is done everywhere.
+    pub fn cut_done(&mut self, key: ChunkKey, trunc_gen: u32, now: Nanos) {
+        let cuts = self.cuts.get_mut(&key).into_iter().flatten();
+        for cut in cuts.filter(|cut| cut.trunc_gen <= trunc_gen) {
+            cut.end.get_or_insert(now);
+        }
+    }
+
+    fn cuts_of(&self, key: ChunkKey, slot: usize) -> impl Iterator<Item = &Cut> {
+        let cuts = self.cuts.get(&key).into_iter().flatten();
+        cuts.filter(move |cut| cut.from <= slot)
+    }
+
+    fn era(&self, key: ChunkKey, slot: usize, trunc_gen: u32) -> Era {
+        self.cuts_of(key, slot).filter(|cut| cut.trunc_gen <= trunc_gen).count()
     }
 
     /// Adds a read of whole slots that starts with slot `first`.
@@ -77,10 +142,46 @@ impl Book {
         (start, end): (Nanos, Nanos),
     ) -> Result<(), Garbled> {
         for (slot, bytes) in (first..).zip(bytes.chunks(SLOT_LEN)) {
-            let value = value_of(key, slot, bytes)?;
-            self.registers.entry((key, slot)).or_default().read(value, start, end);
+            match value_of(key, slot, bytes)? {
+                Value(0) if self.cuts_of(key, slot).any(|cut| cut.start < end) => {
+                    self.read_empty(key, slot, (start, end));
+                }
+                value => self.read_value(key, slot, value, (start, end)),
+            }
         }
         Ok(())
+    }
+
+    fn read_value(
+        &mut self,
+        key: ChunkKey,
+        slot: usize,
+        value: Value,
+        (start, end): (Nanos, Nanos),
+    ) {
+        let trunc_gen = self.known.get(&value).copied().unwrap_or(0);
+        let over = |cut: &Cut| cut.trunc_gen > trunc_gen && cut.end.is_some_and(|end| end < start);
+        if self.cuts_of(key, slot).any(over) && value != Value(0) {
+            self.wrong.get_or_insert((key, slot, Violation::Undead { value }));
+        }
+        let name = (key, slot, self.era(key, slot, trunc_gen));
+        self.registers.entry(name).or_default().read(value, start, end);
+    }
+
+    /// An empty slot was read that a cut may have emptied: no write may stand between.
+    fn read_empty(&mut self, key: ChunkKey, slot: usize, (start, end): (Nanos, Nanos)) {
+        let registers = self.registers.range((key, slot, 0)..=(key, slot, Era::MAX));
+        let before = registers.flat_map(|(_, register)| register.written_before(start));
+        let stands = |value: &Value| {
+            let trunc_gen = self.known.get(value).copied().unwrap_or(0);
+            let gone = |cut: &Cut| cut.trunc_gen > trunc_gen && cut.start < end;
+            !self.cuts_of(key, slot).any(gone)
+        };
+        let lost = before.into_iter().find(stands);
+        if let Some(lost) = lost {
+            let violation = Violation::Lost { lost, kept: Value(0) };
+            self.wrong.get_or_insert((key, slot, violation));
+        }
     }
 
     /// Checks the history of every slot.
@@ -88,7 +189,10 @@ impl Book {
     /// # Errors
     /// The place and what is wrong with it.
     pub fn check(&self) -> Result<(), (ChunkKey, usize, Violation)> {
-        for ((key, slot), register) in &self.registers {
+        if let Some(wrong) = &self.wrong {
+            return Err(wrong.clone());
+        }
+        for ((key, slot, _), register) in &self.registers {
             register.check().map_err(|violation| (*key, *slot, violation))?;
         }
         Ok(())
@@ -165,5 +269,55 @@ mod tests {
         assert_eq!(book.read(KEY, 0, &bytes, (Nanos(5), Nanos(6))), Ok(()));
         let found = book.check();
         assert_eq!(found, Err((KEY, 1, Violation::Lost { lost: new, kept: old })));
+    }
+
+    /// Slots 0 and 1 are written, then slot 1 is cut.
+    fn cut() -> (Book, Value, Vec<u8>) {
+        let mut book = Book::default();
+        let (value, bytes) = book.begin(KEY, 0..2, Nanos(1));
+        book.end(value, Nanos(2));
+        book.cut(KEY, 1, 1, Nanos(3));
+        (book, value, bytes)
+    }
+
+    #[test]
+    fn a_cut_empties_its_slots_and_leaves_the_others() {
+        let (mut book, _, bytes) = cut();
+        assert_eq!(book.read(KEY, 0, &bytes, (Nanos(4), Nanos(5))), Ok(()), "it is not done yet");
+        book.cut_done(KEY, 1, Nanos(6));
+        let after = [&bytes[..SLOT_LEN], &[0; SLOT_LEN]].concat();
+        assert_eq!(book.read(KEY, 0, &after, (Nanos(7), Nanos(8))), Ok(()));
+        let (anew, bytes) = book.begin_cut(KEY, 1..2, 1, Nanos(9));
+        book.end(anew, Nanos(10));
+        assert_eq!(book.read(KEY, 1, &bytes, (Nanos(11), Nanos(12))), Ok(()));
+        assert_eq!(book.check(), Ok(()));
+    }
+
+    #[test]
+    fn bytes_that_come_back_after_a_cut_are_found() {
+        let (mut book, value, bytes) = cut();
+        book.cut_done(KEY, 1, Nanos(6));
+        assert_eq!(book.read(KEY, 0, &bytes, (Nanos(7), Nanos(8))), Ok(()));
+        assert_eq!(book.check(), Err((KEY, 1, Violation::Undead { value })));
+    }
+
+    #[test]
+    fn a_write_that_did_not_know_of_a_cut_and_is_acknowledged_is_found() {
+        let (mut book, ..) = cut();
+        book.cut_done(KEY, 1, Nanos(6));
+        let (late, _) = book.begin_cut(KEY, 1..2, 0, Nanos(7));
+        book.end(late, Nanos(8));
+        assert_eq!(book.check(), Err((KEY, 1, Violation::Undead { value: late })));
+    }
+
+    #[test]
+    fn a_write_after_a_cut_that_is_not_there_is_found() {
+        let (mut book, ..) = cut();
+        book.cut_done(KEY, 1, Nanos(6));
+        let (anew, _) = book.begin_cut(KEY, 1..2, 1, Nanos(7));
+        book.end(anew, Nanos(8));
+        assert_eq!(book.read(KEY, 1, &[0; SLOT_LEN], (Nanos(9), Nanos(10))), Ok(()));
+        let lost = Violation::Lost { lost: anew, kept: Value(0) };
+        assert_eq!(book.check(), Err((KEY, 1, lost)));
     }
 }

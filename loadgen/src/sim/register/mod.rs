@@ -46,6 +46,12 @@ pub enum Violation {
         /// The value.
         value: Value,
     },
+    /// A value was there after the bytes of its writer's knowledge had been cut off.
+    #[error("{value:?} was written without knowing of a cut that was done, and was there after it")]
+    Undead {
+        /// The value.
+        value: Value,
+    },
     /// A value was read before it was written.
     #[error("{value:?} was read before its write began")]
     Future {
@@ -89,6 +95,12 @@ impl Register {
         if let Some(span) = self.writes.get_mut(&value) {
             span.end = Some(end);
         }
+    }
+
+    /// Values that were certainly written before a time.
+    pub fn written_before(&self, at: Nanos) -> Vec<Value> {
+        let ended = self.writes.iter().filter(|(_, span)| span.end.is_some_and(|end| end < at));
+        ended.map(|(value, _)| *value).collect()
     }
 
     /// Adds a read.

@@ -30,7 +30,7 @@ use scene::Scene;
 pub struct Watch {
     executor: Executor,
     stores: Stores,
-    nodes: u32,
+    nodes: Cell<u32>,
     marks: RefCell<Marks>,
     flights: RefCell<Flights>,
     fence: RefCell<Fence>,
@@ -59,13 +59,18 @@ impl Watch {
         Rc::new(Watch {
             executor: executor.clone(),
             stores: Rc::clone(stores),
-            nodes,
+            nodes: Cell::new(nodes),
             marks: RefCell::default(),
             flights: RefCell::default(),
             fence: RefCell::default(),
             scene: RefCell::default(),
             coordinator_up: Cell::new(true),
         })
+    }
+
+    /// One more node is there.
+    pub fn on_new_node(&self) {
+        self.nodes.set(self.nodes.get() + 1);
     }
 
     /// The situations that were met so far.
@@ -152,7 +157,7 @@ impl Watch {
         }
         match (kind, status) {
             (Kind::Replicate | Kind::Adopt, Status::StaleEpoch) => self.hit("F3 newer epoch"),
-            (Kind::Read, Status::Corrupt) => self.hit("F17 damaged cells"),
+            (Kind::Read, Status::Corrupt) => self.hit("read finds damage"),
             _ => {}
         }
     }
@@ -178,6 +183,16 @@ impl Watch {
                 (Kind::Discard, false) => {
                     open::<protocol::message::chunk::DiscardRequest>(header, seen.body)
                         .map(|it| format!("{} {:?}", it.group, it.items))
+                        .unwrap_or_default()
+                }
+                (Kind::Fetch, false) => {
+                    open::<protocol::message::heal::FetchRequest>(header, seen.body)
+                        .map(|it| {
+                            format!(
+                                "{} {} {} {}+{}",
+                                it.group, it.key, it.version, it.first_cell, it.cells
+                            )
+                        })
                         .unwrap_or_default()
                 }
                 (Kind::Adopt, false) => {

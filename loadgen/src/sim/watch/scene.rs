@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use node::io::Nanos;
-use protocol::cluster_map::{GroupRecord, Member, Role};
+use protocol::cluster_map::{GroupRecord, Member, PlanReason, Role};
 use protocol::ids::{GroupId, NodeId};
 
 use super::flight::Progress;
@@ -141,6 +141,9 @@ impl Watch {
         self.flights.borrow_mut().on_epoch(record.id, record.epoch);
         let Some(old) = old.filter(|old| old.epoch != record.epoch) else { return };
         let serving = record.serving().count();
+        if let Some(band) = band_of(record) {
+            self.hit(band);
+        }
         if serving == 1 && old.serving().count() > 1 && record.replicas > 1 {
             self.hit("F13 one member left");
         }
@@ -169,7 +172,7 @@ impl Watch {
         let now = self.executor.now();
         let mut scene = self.scene.borrow_mut();
         let serves = |node| record.serving().any(|member| node_of_member(member) == node);
-        for node in (1..=self.nodes).map(NodeId) {
+        for node in (1..=self.nodes.get()).map(NodeId) {
             let excluded = record.mutations && record.active && !serves(node);
             if excluded {
                 scene.without.entry((record.id, node)).or_insert(now);
@@ -178,6 +181,22 @@ impl Watch {
             }
         }
     }
+}
+
+/// What makes a group's copy as urgent as it is; `None` while nothing is copied.
+fn band_of(record: &GroupRecord) -> Option<&'static str> {
+    if !record.members.iter().any(|member| member.role == Role::Syncing) {
+        return None;
+    }
+    let serving = record.serving().count();
+    Some(match record.plan.map(|plan| plan.reason) {
+        _ if serving <= 1 && record.replicas > 1 => "band last copy",
+        _ if serving < usize::from(record.replicas) => "band heal",
+        Some(PlanReason::Drain) => "band drain",
+        Some(PlanReason::Rebalance) => "band rebalance",
+        Some(PlanReason::Slow) => "band slow",
+        Some(PlanReason::Heal) | None => "band floor",
+    })
 }
 
 /// The node of a member; nodes of a simulated cluster have one target each.
