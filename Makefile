@@ -33,13 +33,13 @@ test: nextest ## runs every test
 search: build ## goes through every order in which a small group can live, for MINUTES (3)
 	@$(BINDIR)/lanefs-loadgen search --minutes $(or $(MINUTES),3)
 
-sim: build ## runs SEEDS whole clusters in simulated time, with faults (SEEDS=2000)
-	@$(BINDIR)/lanefs-loadgen sim --seeds $(or $(SEEDS),2000) --jobs $(or $(JOBS),2)
+sim: build ## runs SEEDS whole clusters in simulated time, with faults (SEEDS=2000); COVERAGE=1 wants every situation met
+	@$(BINDIR)/lanefs-loadgen sim --seeds $(or $(SEEDS),2000) --jobs $(or $(JOBS),2) $(if $(COVERAGE),--require-coverage)
 	@$(BINDIR)/lanefs-loadgen sim --seeds $$(( $(or $(SEEDS),2000) / 4 )) --jobs $(or $(JOBS),2) --mode unrestricted
 
 sim-night: build ## runs new seeds for MINUTES in each mode (MINUTES=240), from SEED on
-	@$(BINDIR)/lanefs-loadgen sim --seed $(or $(SEED),1000000) --minutes $(or $(MINUTES),240) --jobs $(or $(JOBS),2)
-	@$(BINDIR)/lanefs-loadgen sim --seed $(or $(SEED),1000000) --minutes $(or $(MINUTES),240) --jobs $(or $(JOBS),2) --mode unrestricted
+	@$(BINDIR)/lanefs-loadgen sim --seed $(or $(SEED),1000000) --minutes $(or $(MINUTES),240) --jobs $(or $(JOBS),2) --require-coverage
+	@$(BINDIR)/lanefs-loadgen sim --seed $(or $(SEED),1000000) --minutes $(or $(MINUTES),240) --jobs $(or $(JOBS),2) --mode unrestricted --require-coverage
 
 mutants: build ## removes each guard in turn and wants the test of docs/guards.md to fail
 	@CARGO="$(CARGO)" $(BINDIR)/lanefs-loadgen mutants --released $(BINDIR)
@@ -54,7 +54,7 @@ ci: ## everything a change must pass, with the time each step took
 	@$(call step,mutants)
 	@$(call step,cpu-check)
 	@$(call step,search MINUTES=3)
-	@$(call step,sim SEEDS=500)
+	@$(call step,sim SEEDS=500 COVERAGE=1)
 	@$(call step,faults MINUTES=5)
 	@$(call step,demo)
 
