@@ -206,6 +206,13 @@ fn memory_that_differs_from_its_rows_is_found() {
         driver.state.map.groups.get_mut(&id).unwrap().replicas = 9;
     };
     planted(group, "the map in memory differs");
+    // What is wrong beside that is told as well, although no row of a group was touched.
+    let primaries = |driver: &mut Driver| {
+        let id = a_group(&driver.state);
+        let group = driver.state.map.groups.get_mut(&id).unwrap();
+        group.members.iter_mut().for_each(|member| member.role = Role::Primary);
+    };
+    planted(primaries, "has 3 primaries");
     planted(|driver| driver.state.ledger.rebalance ^= true, "known of nodes differs");
     planted(|driver| driver.state.nodes.clear(), "known of nodes differs");
     planted(|driver| driver.state.tally.next_ino += 1, "counters in memory differ");
