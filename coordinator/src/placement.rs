@@ -1,8 +1,8 @@
 //! Chooses members of placement groups. Pure and deterministic: ties go to the lowest target id.
 //!
 //! Members of a group are on different nodes; targets get equally many groups and equally many
-//! primaries; and as few groups as possible share a pair of nodes, so that the work of a dead node
-//! is spread over all others.
+//! primaries; as few groups as possible share a pair of nodes, and each node of a pair leads about
+//! half of what they share, so that the work of a dead node is spread over all others.
 
 use std::collections::BTreeMap;
 
@@ -43,6 +43,8 @@ pub fn serves(map: &ClusterMap, member: &Member) -> bool {
 struct Load {
     targets: BTreeMap<TargetId, TargetLoad>,
     pairs: BTreeMap<(NodeId, NodeId), u32>,
+    /// Groups that the first node leads and the second one backs up.
+    led: BTreeMap<(NodeId, NodeId), u32>,
 }
 
 struct TargetLoad {
@@ -61,7 +63,7 @@ impl Load {
         let serving = map.targets.values().filter(takes);
         let fresh = |node| TargetLoad { node, groups: 0, primaries: 0 };
         let targets = serving.map(|target| (target.id, fresh(target.node))).collect();
-        let mut load = Load { targets, pairs: BTreeMap::new() };
+        let mut load = Load { targets, pairs: BTreeMap::new(), led: BTreeMap::new() };
         for group in map.groups.values() {
             let mut members: Vec<_> = group.members.iter().collect();
             members.sort_by_key(|member| member.role != Role::Primary);
@@ -77,13 +79,23 @@ impl Load {
             let Some(next) = self.best(&chosen) else { break };
             chosen.push(next);
         }
-        // The member with the fewest primaries leads.
-        let key = |target: &&TargetId| self.targets.get(*target).map(|load| load.primaries);
-        if let Some(leader) = chosen.iter().min_by_key(|target| (key(target), **target)).copied() {
+        // The member with the fewest primaries leads, and of these who leads the others least.
+        let key = |target: TargetId| {
+            let primaries = self.targets.get(&target).map(|load| load.primaries);
+            (primaries, self.leads_of(target, &chosen), target)
+        };
+        if let Some(leader) = chosen.iter().copied().min_by_key(|target| key(*target)) {
             chosen.sort_by_key(|target| (*target != leader, *target));
         }
         self.note(&chosen);
         chosen
+    }
+
+    /// How often the target's node leads the nodes of these members.
+    fn leads_of(&self, target: TargetId, members: &[TargetId]) -> u32 {
+        let node = |target: &TargetId| self.targets.get(target).map(|load| load.node);
+        let led = |other: NodeId| node(&target).and_then(|own| self.led.get(&(own, other)));
+        members.iter().filter_map(node).filter_map(led).sum()
     }
 
     /// The target that serves best beside those chosen: fewest groups, then fewest shared pairs.
@@ -112,6 +124,9 @@ impl Load {
             for &other in &nodes {
                 let pair = (load.node.min(other), load.node.max(other));
                 *self.pairs.entry(pair).or_default() += 1;
+            }
+            if let Some(leader) = nodes.first() {
+                *self.led.entry((*leader, load.node)).or_default() += 1;
             }
             nodes.push(load.node);
         }
@@ -207,6 +222,25 @@ mod tests {
             vec![pair(nodes[0], nodes[1]), pair(nodes[0], nodes[2]), pair(nodes[1], nodes[2])]
         });
         assert!(most <= least + least / 4, "pairs {least} to {most}");
+    }
+
+    #[test]
+    fn what_a_node_shares_is_led_by_all_others_alike() {
+        for nodes in [4, 5, 7] {
+            let groups = place(&map(nodes, 1), 3, 84);
+            for dead in 1..=nodes {
+                let led: Vec<Vec<TargetId>> = groups
+                    .iter()
+                    .filter(|group| group.iter().any(|target| target.0 / 100 == dead))
+                    .filter(|group| group[0].0 / 100 != dead)
+                    .cloned()
+                    .collect();
+                let (least, most) = spread(&led, |group| vec![group[0].0]);
+                let leaders: BTreeSet<_> = led.iter().map(|group| group[0]).collect();
+                assert_eq!(leaders.len(), nodes as usize - 1, "without node {dead} of {nodes}");
+                assert!(most <= 3 * least, "{least} to {most} without node {dead} of {nodes}");
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use protocol::cluster_map::{GroupRecord, Member, Plan, Role, TargetRecord};
 use protocol::guard::{self, Guard};
-use protocol::ids::{NodeId, TargetId};
+use protocol::ids::{GroupId, NodeId, TargetId};
 use protocol::limits::GROUP_MEMBERS_MAX;
 use protocol::message::command::Command;
 
@@ -25,6 +25,13 @@ pub(super) struct Standing<'a> {
     pub(super) restarted: usize,
     /// Targets that hold everything acknowledged and are up, members or not, ascending.
     pub(super) present: Vec<&'a TargetRecord>,
+}
+
+/// A number that looks random for each group, the same everywhere. Ids themselves will not do:
+/// groups are placed in turn, so those that one target led have ids of one pattern.
+fn scattered(group: GroupId) -> u16 {
+    let [_, _, high, low] = group.0.wrapping_mul(0x9E37_79B1).rotate_left(16).to_be_bytes();
+    u16::from_be_bytes([high, low])
 }
 
 /// True when every member serves, or catches up, where the map has it and nobody who left can come
@@ -88,7 +95,7 @@ impl<'a> Standing<'a> {
         members.extend(self.group.serving().filter(silent));
         // A backup that takes over: another one in each group, so that the work is spread.
         if !members.iter().any(|member| member.role == Role::Primary) {
-            let turn = usize::try_from(self.group.id.0).unwrap_or(0) % self.alive.len().max(1);
+            let turn = usize::from(scattered(self.group.id)) % self.alive.len().max(1);
             let next = self.alive.iter().map(|member| member.target).collect::<BTreeSet<_>>();
             let next = next.into_iter().nth(turn);
             let next = members.iter_mut().filter(|member| Some(member.target) == next);
@@ -307,4 +314,21 @@ fn newest(mut evicted: Vec<TargetId>) -> Vec<TargetId> {
     evicted.retain(|target| seen.insert(*target));
     let surplus = evicted.len().saturating_sub(GROUP_EVICTED_MAX);
     evicted.split_off(surplus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_any_pattern_of_ids_get_every_turn() {
+        for (step, turns) in [(1u32, 2u16), (2, 2), (4, 2), (3, 3), (4, 3), (6, 3)] {
+            let turn = |id: u32| scattered(GroupId(id * step + 1)) % turns;
+            let mut counts = vec![0u32; usize::from(turns)];
+            (0..60).for_each(|id| counts[usize::from(turn(id))] += 1);
+            let even = 60 / u32::from(turns);
+            let fair = even / 2..=even * 2;
+            assert!(counts.iter().all(|count| fair.contains(count)), "{step}: {counts:?}");
+        }
+    }
 }

@@ -86,7 +86,10 @@ impl Health {
         let fresh = Duration::from_millis(HEALTH_FRESH_MS);
         let live = inner.reports.values().filter(|(at, _)| now.since(*at) <= fresh);
         let bytes_left = live.map(|(_, report)| report.resync_bytes_left).sum();
-        let bytes_per_s = inner.samples.front().map_or(0, |&(at, copied)| {
+        // What begins now is not measured over the idle time before it.
+        let first = inner.samples.front().map(|(_, copied)| *copied);
+        let begin = inner.samples.iter().rev().find(|(_, copied)| Some(*copied) == first);
+        let bytes_per_s = begin.map_or(0, |&(at, copied)| {
             let ms = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX).max(1);
             (inner.copied - copied).saturating_mul(1000) / ms
         });
@@ -134,5 +137,17 @@ mod tests {
         }
         assert_eq!(health.recovery(at(20_000)), Recovery::default());
         assert_eq!(health.reports().len(), 2);
+    }
+
+    #[test]
+    fn the_rate_of_a_copy_that_just_began_leaves_out_the_idle_time_before_it() {
+        let health = Health::default();
+        health.note(report(1, 9_000, 0), at(0));
+        (0..10).for_each(|second| health.sample(at(1000 * second)));
+        health.note(report(1, 8_500, 500), at(9_400));
+        assert_eq!(health.recovery(at(9_500)).bytes_per_s, 1_000);
+        health.sample(at(10_000));
+        health.note(report(1, 7_500, 1_500), at(10_900));
+        assert_eq!(health.recovery(at(11_000)).bytes_per_s, 750);
     }
 }
