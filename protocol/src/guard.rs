@@ -141,6 +141,8 @@ guards! {
     KeptUntilWhole,
     /// A target that is nearly full takes no copies of a planned move.
     ResyncRoom,
+    /// A copy that replaces a lost replica is taken also by a target that is nearly full.
+    HealRoom,
     /// Members that differ although nothing is on its way are found and made equal.
     DigestCompare,
 

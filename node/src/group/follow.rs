@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use protocol::cluster_map::Role;
+use protocol::cluster_map::{Plan, PlanReason, Role};
 use protocol::guard::{self, Guard};
 use protocol::ids::Lsn;
 use protocol::ids::{ChunkKey, Epoch, GroupId, NodeId, TargetId, Version};
@@ -333,14 +333,17 @@ fn has_already(info: Option<&ChunkInfo>, request: &ReplicateRequest, epoch: Epoc
 }
 
 /// A target that is nearly full takes no copy of a chunk that it never had, so that a planned move
-/// does not fill it. New writes it takes, and as a member that returned it is brought up to date.
+/// does not fill it. New writes it takes, and as a member that returned, or that replaces a lost
+/// one, it is brought up to date: nobody goes on without a replica for want of the last few percent.
 fn check_room<P>(
     member: &Member<P>,
     cx: &Cx<'_, P>,
     request: &ReplicateRequest,
     here: bool,
 ) -> Result<(), Refusal> {
-    let joins = member.record.plan.is_some_and(|plan| plan.add == cx.core.me());
+    let heals = |plan: &Plan| plan.reason == PlanReason::Heal && guard::holds(Guard::HealRoom);
+    let moves = member.record.plan.filter(|plan| !heals(plan));
+    let joins = moves.is_some_and(|plan| plan.add == cx.core.me());
     // What activation rolls forward comes before the epoch is active.
     let copied = request.mode == ReplicateMode::Whole
         && member.role == Some(Role::Syncing)

@@ -218,10 +218,9 @@ impl Coordinator {
     }
 
     /// Makes a target's copy the step of a plan that is under way.
-    pub(super) fn plan_copy(&mut self, target: TargetId) -> bool {
-        let add = target;
+    pub(super) fn plan_copy(&mut self, target: TargetId, reason: PlanReason) -> bool {
+        let (add, leave) = (target, TargetId(0));
         self.edit(|record| {
-            let (reason, leave) = (PlanReason::Heal, TargetId(0));
             record.plan = Some(Plan { reason, add, leave, since_ms: 1 });
         })
     }

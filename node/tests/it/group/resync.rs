@@ -9,6 +9,7 @@ use node::limits::{
     RESYNC_STOP_PERCENT,
 };
 use node::store::StoreError;
+use protocol::cluster_map::PlanReason;
 use protocol::ids::{ChunkKey, Epoch, Fid, TargetId, Version};
 
 use super::cluster::{Cluster, MS, Shape};
@@ -214,7 +215,7 @@ fn serves_three(cluster: &Cluster) -> bool {
 #[test]
 fn a_move_into_a_nearly_full_target_waits_for_room() {
     let mut cluster = nearly_full();
-    assert!(cluster.coordinator.plan_copy(THREE));
+    assert!(cluster.coordinator.plan_copy(THREE, PlanReason::Rebalance));
     cluster.push_maps();
     cluster.run_until("the refusal", |cluster| refused(cluster) > 0);
     cluster.run_ms(10_000);
@@ -228,6 +229,16 @@ fn a_move_into_a_nearly_full_target_waits_for_room() {
     }
     cluster.run_until("promotion", serves_three);
     assert_eq!(copied(&cluster), 20);
+}
+
+#[test]
+fn a_nearly_full_target_replaces_a_lost_replica() {
+    let mut cluster = nearly_full();
+    assert!(cluster.coordinator.plan_copy(THREE, PlanReason::Heal));
+    cluster.push_maps();
+    cluster.run_until("promotion", serves_three);
+    assert_eq!(refused(&cluster), 0);
+    cluster.heal();
 }
 
 #[test]
