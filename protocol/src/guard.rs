@@ -162,6 +162,8 @@ guards! {
     SpokenTo,
     /// A target whose disk went back in time serves nothing until it was copied to.
     RolledBackDisk,
+    /// A target that lost an epoch it had adopted durably is one whose disk went back.
+    ForgottenEpoch,
     /// A repeated request of a session gets the outcome it had.
     RememberedOutcome,
     /// A directory is not moved into itself.

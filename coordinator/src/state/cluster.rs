@@ -198,7 +198,7 @@ impl<K: Kv> State<K> {
     /// Decides whether a target that registers is believed; true when that changed.
     fn judge(&mut self, report: &TargetReport) -> bool {
         let target = report.target;
-        let back = self.went_back(report);
+        let back = self.went_back(report) || self.forgot_an_epoch(report);
         let alarm = if back {
             self.ledger.rolled_back.insert(target)
         } else {

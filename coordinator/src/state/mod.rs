@@ -283,6 +283,11 @@ impl<K: Kv> State<K> {
         &self.ledger
     }
 
+    /// What is durably known of how far a target's journal was durable, and in which generation.
+    pub fn noted_durable(&self, target: TargetId) -> Option<(Generation, Lsn)> {
+        self.durables.get(&target).copied()
+    }
+
     fn dispatch(&mut self, stamp: Stamp, command: &Command) -> Step<Outcome> {
         if self.settings.is_none() && !matches!(command, Command::Initialize { .. }) {
             return Err(Status::NotReady.into());

@@ -1,6 +1,9 @@
 //! What operators want, and what targets reported as durable.
 
-use protocol::cluster_map::TargetState;
+use std::collections::BTreeMap;
+
+use protocol::cluster_map::{GroupRecord, TargetState};
+use protocol::guard::{self, Guard};
 use protocol::ids::{Generation, Lsn, NodeId, TargetId};
 use protocol::message::cluster::TargetReport;
 use protocol::status::Status;
@@ -106,6 +109,19 @@ impl<K: Kv> State<K> {
             self.keep_durable(report.target, report.generation, report.recovered_lsn);
         }
         back
+    }
+
+    /// True when a target holds everything of a group and its recovery found an older epoch than the
+    /// one that every such target made durable before the first write of it was acknowledged.
+    ///
+    /// This needs no note of positions: it finds what went back while nobody could take one.
+    pub(super) fn forgot_an_epoch(&self, report: &TargetReport) -> bool {
+        let found: BTreeMap<_, _> = report.groups.iter().map(|it| (it.group, it.epoch)).collect();
+        let forgot = |group: &GroupRecord| {
+            found.get(&group.id).copied().unwrap_or_default() < group.last_writable_epoch
+                && self.ledger.holds_everything(group.id, report.target)
+        };
+        guard::holds(Guard::ForgottenEpoch) && self.map.groups.values().any(forgot)
     }
 
     /// Starts to give an empty target its share of the groups there are.

@@ -10,7 +10,7 @@ use node::io::PeerIdentity;
 
 use node::shard::{self, ShardConfig, Timeouts};
 use node::store::{FormatOptions, Recovered, Store, StoreError};
-use protocol::ids::{ClusterId, GroupId, NodeId, ShardId, TargetId};
+use protocol::ids::{ClusterId, GroupId, Lsn, NodeId, ShardId, TargetId};
 use protocol::message::chunk::InventoryEntry;
 use protocol::message::cluster::{GroupReport, TargetReport};
 
@@ -212,6 +212,11 @@ impl SimCluster {
     /// The device of a node.
     pub fn disk(&self, node: NodeId) -> &Rc<SimDisk> {
         &self.disks[&node]
+    }
+
+    /// How far the journal of a node's target is durable; `None` while it does not run.
+    pub fn durable(&self, node: NodeId) -> Option<Lsn> {
+        self.stores.borrow().get(&node).map(|store| store.durable_lsn())
     }
 
     /// True when the node's target has fenced itself.

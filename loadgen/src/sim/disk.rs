@@ -7,6 +7,7 @@ use std::time::Duration;
 use node::io::memory::MemoryDisk;
 use node::io::memory::disk::{Faults, MemoryBuffer, MemoryRead};
 use node::io::{Disk, DiskError};
+use protocol::ids::Lsn;
 
 use super::executor::Executor;
 use super::rng::SimRng;
@@ -27,7 +28,7 @@ pub struct SimDisk {
     rng: SimRng,
     device: MemoryDisk,
     pace: Cell<Pace>,
-    earlier: RefCell<Option<MemoryDisk>>,
+    earlier: RefCell<Option<(Lsn, MemoryDisk)>>,
 }
 
 /// How slow a device is.
@@ -114,19 +115,19 @@ impl SimDisk {
         survived
     }
 
-    /// Keeps a copy of the medium to go back to.
-    pub fn keep(&self) {
-        *self.earlier.borrow_mut() = Some(self.device.snapshot());
+    /// Keeps a copy of the medium to go back to, in which a journal reaches no further than `end`.
+    pub fn keep(&self, end: Lsn) {
+        *self.earlier.borrow_mut() = Some((end, self.device.snapshot()));
     }
 
-    /// True when there is a copy to go back to.
-    pub fn has_kept(&self) -> bool {
-        self.earlier.borrow().is_some()
+    /// How far a journal reaches at most in the copy to go back to, if there is one.
+    pub fn kept(&self) -> Option<Lsn> {
+        self.earlier.borrow().as_ref().map(|(end, _)| *end)
     }
 
     /// Goes back to the copy that was kept, if there is one; the old handle only returns errors.
     pub fn roll_back(&self) -> Option<Rc<SimDisk>> {
-        let earlier = self.earlier.take()?;
+        let (_, earlier) = self.earlier.take()?;
         // Power goes first, so that nothing of the present reaches the past.
         self.device.crash(0);
         Some(SimDisk::with(&self.executor, self.rng.clone(), earlier))

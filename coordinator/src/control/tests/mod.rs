@@ -14,6 +14,7 @@ use super::*;
 
 use crate::kv::Memory;
 use crate::limits::READMIT_MIN;
+use crate::membership::tests::adopted;
 use crate::state::{Outcome, State};
 
 const LEASE: Duration = Duration::from_secs(2);
@@ -108,7 +109,7 @@ impl Cluster {
             intact: true,
             capacity: 1,
             free: 1,
-            groups: Vec::new(),
+            groups: adopted(self.state.map(), TargetId(node * 100)),
         };
         self.apply(&Command::RegisterNode {
             node: NodeId(node),

@@ -11,6 +11,7 @@ use protocol::time::Nanos;
 
 use super::super::*;
 use crate::kv::Memory;
+use crate::membership::tests::adopted;
 use crate::placement;
 use crate::state::{Outcome, State};
 
@@ -103,7 +104,7 @@ impl Model {
             intact: true,
             capacity: CAPACITY,
             free: CAPACITY,
-            groups: Vec::new(),
+            groups: adopted(self.state.map(), TargetId(node * 100)),
         };
         let command = Command::RegisterNode {
             node: NodeId(node),

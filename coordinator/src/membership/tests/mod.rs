@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use protocol::cluster_map::Role;
-use protocol::ids::{ClusterId, Epoch, Generation, Lsn, ShardId};
-use protocol::message::cluster::TargetReport;
+use protocol::ids::{ClusterId, Epoch, Generation, Lsn, ShardId, Version};
+use protocol::message::cluster::{GroupReport, TargetReport};
 use protocol::message::command::{Caller, Stamp};
 use protocol::status::Status;
 
@@ -171,6 +171,11 @@ impl Cluster {
 
     /// A new process registers, with a newer generation of its target.
     fn restart(&mut self, node: u32, intact: bool) {
+        let groups = adopted(self.state.map(), TargetId(node * 100));
+        self.restart_with(node, intact, groups);
+    }
+
+    fn restart_with(&mut self, node: u32, intact: bool, groups: Vec<GroupReport>) {
         let generation = *self.generations.entry(node).and_modify(|known| *known += 1).or_insert(1);
         let report = TargetReport {
             target: TargetId(node * 100),
@@ -182,7 +187,7 @@ impl Cluster {
             intact,
             capacity: 1,
             free: 1,
-            groups: Vec::new(),
+            groups,
         };
         let command = Command::RegisterNode {
             node: NodeId(node),
@@ -201,6 +206,20 @@ impl Cluster {
     fn healthy(&self) -> bool {
         self.state.map().groups.values().all(GroupRecord::healthy)
     }
+}
+
+/// What a target reports that lost nothing: the newest epoch of each of its groups.
+pub(crate) fn adopted(map: &ClusterMap, target: TargetId) -> Vec<GroupReport> {
+    let held = map
+        .groups
+        .values()
+        .filter(|group| group.member(target).is_some() || group.evicted.contains(&target));
+    let report = |group: &GroupRecord| GroupReport {
+        group: group.id,
+        epoch: group.epoch,
+        committed_through: Version::ZERO,
+    };
+    held.map(report).collect()
 }
 
 fn serving(group: &GroupRecord) -> BTreeSet<u32> {
@@ -536,6 +555,31 @@ fn f16_a_target_whose_disk_went_back_is_only_synced() {
     cluster.sync();
     assert_eq!(cluster.state.ledger().rolled_back, BTreeSet::new(), "copied to");
     assert!(cluster.healthy());
+}
+
+#[test]
+fn f16_a_target_that_lost_an_epoch_is_only_synced() {
+    // An older epoch of one group, or no epoch of it: nothing was noted of its positions.
+    for kept in [Some(Epoch(0)), None] {
+        let mut cluster = Cluster::new(3);
+        let mut groups = adopted(cluster.state.map(), TargetId(300));
+        assert!(cluster.groups().iter().all(|group| group.last_writable_epoch == Epoch(1)));
+        match kept {
+            Some(epoch) => groups[0].epoch = epoch,
+            None => drop(groups.remove(0)),
+        }
+        restart_of_all(&mut cluster, &[(1, true), (2, true)]);
+        cluster.restart_with(3, true, groups);
+        cluster.settle();
+        assert_eq!(cluster.state.ledger().rolled_back, BTreeSet::from([TargetId(300)]));
+        for group in cluster.groups() {
+            assert_eq!(serving(&group), BTreeSet::from([1, 2]));
+            assert_eq!(role(&group, 3), Some(Role::Syncing));
+        }
+        cluster.sync();
+        assert_eq!(cluster.state.ledger().rolled_back, BTreeSet::new(), "copied to");
+        assert!(cluster.healthy());
+    }
 }
 
 #[test]

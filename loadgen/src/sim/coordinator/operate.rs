@@ -7,6 +7,7 @@ use protocol::message::cluster::TargetHealth;
 use protocol::message::command::Command;
 
 use super::SimCoordinator;
+use crate::sim::cluster::target_of;
 
 impl SimCoordinator {
     /// Orders every target to check everything it holds; the number of the pass.
@@ -50,6 +51,11 @@ impl SimCoordinator {
             inner.health.retain(|target, _| inner.state.map().targets.contains_key(target));
         }
         done
+    }
+
+    /// How far the journal of a node's target was durable, as far as a restart does not forget it.
+    pub fn noted(&self, node: NodeId) -> Option<Lsn> {
+        self.inner.borrow().state.noted_durable(target_of(node)).map(|(_, lsn)| lsn)
     }
 
     /// What the targets of a node said last that they have made durable.

@@ -60,8 +60,12 @@ impl Atlas {
     }
 
     /// Takes note that a node's disk went back in time, or says that it is not allowed.
-    pub fn allow_roll_back(&mut self, node: NodeId) -> bool {
-        let allowed = self.victims.contains(&node);
+    ///
+    /// What the coordinator has not noted durably when it restarts, it cannot miss: where a run must
+    /// heal, a disk goes back only to what is older than the note, so that it is `noticed`.
+    pub fn allow_roll_back(&mut self, node: NodeId, noticed: bool) -> bool {
+        let bears = noticed || self.mode == Mode::Unrestricted;
+        let allowed = self.victims.contains(&node) && bears;
         if allowed {
             self.damaged.borrow_mut().insert(node);
         }
@@ -100,7 +104,8 @@ mod tests {
             let mut atlas = Atlas::new(Mode::Liveness, &nodes, 2, &SimRng::new(seed));
             for node in &nodes {
                 atlas.allow(*node, Damage::Rot);
-                atlas.allow_roll_back(*node);
+                assert!(!atlas.allow_roll_back(*node, false), "nobody would notice");
+                atlas.allow_roll_back(*node, true);
                 assert!(atlas.allow(*node, Damage::FlushError), "noticed faults may strike");
             }
             assert_eq!(atlas.damaged().borrow().len(), 1);
@@ -112,5 +117,6 @@ mod tests {
         let nodes: Vec<_> = (1..=4).map(NodeId).collect();
         let mut atlas = Atlas::new(Mode::Unrestricted, &nodes, 2, &SimRng::new(1));
         assert!(nodes.iter().all(|node| atlas.allow(*node, Damage::LostWrite)));
+        assert!(nodes.iter().all(|node| atlas.allow_roll_back(*node, false)));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use protocol::ids::Lsn;
+
 use super::Chaos;
 use super::mend::Mend;
 use crate::sim::cluster::process_of;
@@ -174,8 +176,10 @@ impl Chaos {
                 // What nobody may go back to is not worth keeping.
                 let victim = self.atlas.victim_among(&self.nodes, &self.rng);
                 let node = victim.unwrap_or_else(|| self.any_node());
+                let Some(durable) = self.cluster.durable(node) else { return };
                 self.tell(format!("keep the disk of {node}"));
-                self.cluster.disk(node).keep();
+                // One more batch may be under way.
+                self.cluster.disk(node).keep(Lsn(durable.0 + 1));
             }
             Strike::RollBack => self.roll_back(),
             Strike::SpoilRecords => self.spoil_records(),
@@ -283,9 +287,11 @@ impl Chaos {
     /// Kills a node whose disk was kept, and brings the kept disk back.
     fn roll_back(&mut self) {
         let mut kept = self.living();
-        kept.retain(|node| self.cluster.disk(*node).has_kept());
+        kept.retain(|node| self.cluster.disk(*node).kept().is_some());
         let Some(node) = self.atlas.victim_among(&kept, &self.rng) else { return };
-        if !self.atlas.allow_roll_back(node) {
+        let noted = self.cluster.coordinator().noted(node);
+        let noticed = noted > self.cluster.disk(node).kept();
+        if !self.atlas.allow_roll_back(node, noticed) {
             return;
         }
         let Some(disk) = self.cluster.disk(node).roll_back() else { return };
