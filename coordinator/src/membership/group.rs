@@ -30,8 +30,7 @@ pub(super) struct Standing<'a> {
 /// A number that looks random for each group, the same everywhere. Ids themselves will not do:
 /// groups are placed in turn, so those that one target led have ids of one pattern.
 fn scattered(group: GroupId) -> u16 {
-    let [_, _, high, low] = group.0.wrapping_mul(0x9E37_79B1).rotate_left(16).to_be_bytes();
-    u16::from_be_bytes([high, low])
+    u16::try_from(group.0.wrapping_mul(0x9E37_79B1) >> u16::BITS).unwrap_or_default()
 }
 
 /// True when every member serves, or catches up, where the map has it and nobody who left can come
