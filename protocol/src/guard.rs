@@ -56,6 +56,8 @@ guards! {
     TornTail,
     /// The generation of a target is raised and durable before it registers.
     GenerationBump,
+    /// The verdict that a target is not intact outlives starts that never registered.
+    VerdictKept,
     /// A read or write that moved fewer bytes than asked for has failed.
     ShortTransfer,
     /// The cells that a write brings must have the sums it names.
@@ -145,6 +147,8 @@ guards! {
     HealRoom,
     /// Members that differ although nothing is on its way are found and made equal.
     DigestCompare,
+    /// What recovery found is forgotten only when the map has the generation that reported it.
+    VerdictKnown,
 
     // The coordinator: names and membership.
 

@@ -10,3 +10,4 @@ mod one_sided;
 mod random_faults;
 mod search;
 mod slow;
+mod verdict;

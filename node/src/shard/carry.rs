@@ -73,11 +73,22 @@ impl<E: Env, C: Control> Driver<E, C> {
                 let frame = self.frame(header, epoch, notice.encode(), Payload::empty());
                 self.send_on(conn, frame);
             }
+            Effect::VerdictKnown => self.forget_verdict(),
             Effect::Report(report) => self.report(report),
             Effect::Heal(order) => self.heal(order),
             Effect::Alert(alert) => self.alert(&alert),
             Effect::Finish => {}
         }
+    }
+
+    fn forget_verdict(self: &Rc<Self>) {
+        let driver = Rc::clone(self);
+        self.env.spawn(async move {
+            if let Err(error) = driver.store.verdict_is_known().await {
+                let target_id = driver.config.target.0;
+                tracing::warn!(target_id, %error, "the next start will call the target damaged");
+            }
+        });
     }
 
     /// Answers a request with `Ok`.

@@ -98,6 +98,8 @@ pub enum Effect<P> {
         /// The notice.
         notice: WorkingNotice,
     },
+    /// Tell the store that the coordinator knows what its recovery found.
+    VerdictKnown,
     /// Tell the control core.
     Report(ShardReport),
     /// What heals replicas.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::cluster_map::ClusterMap;
+use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, Epoch, Fid, GroupId, NodeId, RequestId, TargetId, Version};
 use protocol::limits::RESYNCS_PER_TARGET_MAX;
 use protocol::message::cluster::{GroupResync, TargetOrders};
@@ -169,6 +170,15 @@ impl Core {
     /// This shard's target.
     pub fn me(&self) -> TargetId {
         self.config.target
+    }
+
+    /// True once the map has this start of the target: what its recovery found is kept by the
+    /// coordinator.
+    pub fn registered(&self) -> bool {
+        let record = self.map.targets.get(&self.me());
+        record.is_some_and(|record| {
+            record.generation == self.config.generation || !guard::holds(Guard::VerdictKnown)
+        })
     }
 
     /// The node a target is attached to, as the map says.

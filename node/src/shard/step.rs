@@ -306,9 +306,13 @@ fn on_map<P: Clone>(
     cx: &mut Cx<'_, P>,
     delta: &MapDelta,
 ) {
+    let before = cx.core.registered();
     if cx.core.map.apply(delta).is_err() {
         cx.core.counters.map_gaps += 1; // The control core sees the same gap and sends it all.
         return;
+    }
+    if !before && cx.core.registered() {
+        cx.out.push(Effect::VerdictKnown);
     }
     let me = cx.core.me();
     for record in &delta.groups {

@@ -46,6 +46,7 @@ impl<D: Disk> Store<D> {
             clean_lsn: Lsn(0),
             slots: [Slot::default(); 2],
             fence: None,
+            damaged: false,
         };
         for pair in [[0, 1], [2, 3]] {
             write_copies(disk, &superblock, pair).await?;

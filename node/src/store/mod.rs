@@ -51,6 +51,7 @@ mod suspect;
 mod tally;
 mod types;
 mod upkeep;
+mod verdict;
 mod wait;
 mod watermark;
 mod write;

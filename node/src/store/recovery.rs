@@ -21,6 +21,7 @@ use super::space::Space;
 use super::superblock::{BadSuperblock, LAYOUT_VERSION, Slot, Superblock};
 use super::types::{FormatOptions, Recovered, StoreError};
 use super::upkeep::Upkeep;
+use super::verdict::remembered;
 use super::wait::{Bell, Gates};
 use crate::io::Disk;
 
@@ -45,7 +46,8 @@ impl<D: Disk> Store<D> {
     /// error: [`Recovered::intact`] tells it.
     ///
     /// # Durability
-    /// On return the new generation is on the medium.
+    /// On return the new generation is on the medium, and with it the verdict that the target is not
+    /// intact: each opening says so again until [`Store::verdict_is_known`].
     ///
     /// # Cancel safety
     /// The generation may have been raised; open again.
@@ -77,7 +79,7 @@ impl<D: Disk> Store<D> {
             superblock.slots[damaged] = Slot::default();
         }
         let durable = found.replay.durable;
-        let mut intact = found.replay.intact;
+        let mut intact = found.replay.intact && !remembered(&superblock);
         let store = Rc::new(Self::assemble(disk, options, superblock, found));
         let torn_repairs = !store.upkeep.before_repairs.borrow().is_empty();
         let suspects = store.check_tail(durable).await;
@@ -85,7 +87,7 @@ impl<D: Disk> Store<D> {
         if !intact {
             store.suspect_all();
         }
-        store.begin_generation().await?;
+        store.begin_generation(intact).await?;
         if !intact || suspects > 0 || torn_repairs || damaged.is_some() {
             // A fresh image makes the verdict durable, and the damaged journal is not needed.
             store.checkpoint().await?;
@@ -213,12 +215,13 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    async fn begin_generation(&self) -> Result<(), StoreError> {
+    async fn begin_generation(&self, intact: bool) -> Result<(), StoreError> {
         let generation = self.generation;
         self.write_superblock(|superblock| {
             superblock.generation = generation;
             superblock.clean_lsn = Lsn(0);
             superblock.fence = None;
+            superblock.damaged = !intact;
         })
         .await
     }

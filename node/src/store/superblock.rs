@@ -25,7 +25,7 @@ pub(super) const SUPERBLOCK_FIELDS: &[(&str, usize)] = &[
     ("node", 4),
     ("target", 4),
     ("generation", 4),
-    ("fenced", 4),
+    ("flags", 4),
     ("container_size", 8),
     ("journal_offset", 8),
     ("journal_size", 8),
@@ -49,6 +49,10 @@ pub(super) const SUPERBLOCK_MAGIC: u64 = u64::from_le_bytes(*b"lanefsTG");
 pub(super) const LAYOUT_VERSION: u32 = 2;
 const COPY_SIZE: u32 = 4096;
 const FENCE_REASON_LEN: usize = 128;
+/// Flag: the generation ended by a device error.
+const FENCED: u32 = 1;
+/// Flag: recovery found damage, and the coordinator may not know it.
+const DAMAGED: u32 = 2;
 
 /// A complete checkpoint and where the journal goes on after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +85,8 @@ pub(super) struct Superblock {
     pub(super) slots: [Slot; 2],
     /// Why the target fenced itself in this generation, if it did.
     pub(super) fence: Option<String>,
+    /// True from when recovery finds damage until the coordinator is known to have heard of it.
+    pub(super) damaged: bool,
 }
 
 /// Why bytes are not a superblock this release can use.
@@ -101,7 +107,7 @@ impl Superblock {
         out.u64(self.features_compat).u64(self.features_read_only).u64(self.features_incompat);
         out.u64(self.sequence).u128(self.cluster.0);
         out.u32(self.node.0).u32(self.target.0).u32(self.generation.0);
-        out.u32(u32::from(self.fence.is_some()));
+        out.u32(self.flags());
         out.u64(geometry.container).u64(geometry.journal_offset).u64(geometry.journal_size);
         out.u64(geometry.checkpoint_offset).u64(geometry.checkpoint_size);
         out.u64(geometry.arena_offset).u64(self.clean_lsn.0);
@@ -139,7 +145,7 @@ impl Superblock {
         let (features_incompat, sequence) = (from.u64()?, from.u64()?);
         let (cluster, node) = (ClusterId(from.u128()?), NodeId(from.u32()?));
         let (target, generation) = (TargetId(from.u32()?), Generation(from.u32()?));
-        let fenced = from.u32()? != 0;
+        let flags = from.u32()?;
         let geometry = Geometry {
             container: from.u64()?,
             journal_offset: from.u64()?,
@@ -164,9 +170,15 @@ impl Superblock {
             geometry,
             clean_lsn,
             slots,
-            fence: fenced.then_some(reason),
+            fence: (flags & FENCED != 0).then_some(reason),
+            damaged: flags & DAMAGED != 0,
         };
         Some((superblock, from.u64()?))
+    }
+
+    fn flags(&self) -> u32 {
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        flag(self.fence.is_some(), FENCED) | flag(self.damaged, DAMAGED)
     }
 
     /// The slot with the newer checkpoint: 0 or 1.

@@ -72,9 +72,84 @@ fn a_damaged_durable_batch_is_never_cut_silently() {
             assert!(store.inventory(GROUP, None, 9).0.iter().all(|entry| entry.suspect));
             assert!(store.space_equals_index());
             let (_, again) = open(&copy);
-            assert!(again.intact, "the verdict is in the checkpoint, the damage behind it");
+            assert!(!again.intact, "nobody has heard of it: the damage is behind a checkpoint");
         }
     }
+}
+
+/// A target whose newest checkpoint and last durable batch are damaged: the second is known to have
+/// been durable only from the first.
+fn with_a_damaged_end() -> MemoryDisk {
+    let (disk, store) = fresh(21);
+    with_store(&store, async {
+        for round in [1..=3, 4..=6] {
+            for counter in round {
+                let put = Put::new(u64::from(counter), counter, pattern(u64::from(counter), 9000));
+                store.write(put.op(&disk)).await.unwrap();
+            }
+            store.checkpoint().await.unwrap();
+        }
+    });
+    let disk = disk.crash(0);
+    let magic = |at: &u64| &disk.peek(*at, 8)[..] == b"lanejrnl";
+    let last = (JOURNAL..JOURNAL + JOURNAL_SIZE).step_by(4096).filter(magic).last().unwrap();
+    disk.rot(last + 100, 1);
+    disk.rot(5 << 20, 1);
+    disk
+}
+
+#[test]
+fn the_verdict_outlives_starts_that_end_anywhere_before_they_registered() {
+    let (journal, batches) = with_batches(6);
+    journal.rot(batches[2] + 100, 1);
+    for (what, damaged) in [("journal", journal), ("checkpoint", with_a_damaged_end())] {
+        for at_write in [true, false] {
+            for n in 1.. {
+                let disk = damaged.crash(0);
+                disk.set_faults(match at_write {
+                    true => Faults { power_off_at_write: n, ..Faults::default() },
+                    false => Faults { power_off_at_flush: n, ..Faults::default() },
+                });
+                let first = block_on(Store::open(Rc::new(disk.clone()), &options()));
+                assert!(first.is_err() || n > 4, "the generation alone takes two flushes");
+                for tear in 0..4 {
+                    let (_, second) = open(&disk.crash(tear));
+                    assert!(!second.intact, "{what}, power off at {n} ({at_write}), tear {tear}");
+                }
+                if first.is_ok() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_verdict_goes_when_the_coordinator_knows_it_and_the_suspicion_stays() {
+    let (disk, batches) = with_batches(6);
+    disk.rot(batches[2] + 100, 1);
+    let (store, recovered) = open(&disk);
+    assert!(!recovered.intact);
+    with_store(&store, async { store.close().await.unwrap() });
+    let (store, recovered) = open(&disk);
+    assert!(!recovered.intact, "a clean shutdown tells nobody");
+    for n in 1..=2 {
+        let torn = disk.crash(0);
+        let (store, _) = open(&torn);
+        torn.set_faults(Faults { power_off_at_flush: n, ..Faults::default() });
+        assert!(block_on(store.verdict_is_known()).is_err());
+        open(&torn.crash(n));
+    }
+    let disk = disk.crash(0);
+    drop(store);
+    let (store, _) = open(&disk);
+    block_on(store.verdict_is_known()).unwrap();
+    let writes = disk.counts().writes;
+    block_on(store.verdict_is_known()).unwrap();
+    assert_eq!(disk.counts().writes, writes, "there is nothing left to forget");
+    let (store, recovered) = open(&disk.crash(0));
+    assert!(recovered.intact);
+    assert!(store.inventory(GROUP, None, 9).0.iter().all(|entry| entry.suspect));
 }
 
 #[test]

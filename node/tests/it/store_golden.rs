@@ -189,12 +189,18 @@ fn images() -> Vec<(&'static str, MemoryDisk)> {
         assert_eq!(store.adopt(GROUP, Epoch(9)).await, Err(StoreError::Fenced));
         assert_eq!(store.close().await, Err(StoreError::Fenced));
     });
+    // Its journal has rotted, and the process that found it ended before it could say so.
+    let damaged = fresh_image();
+    work(&damaged, false, growth);
+    damaged.rot((4 << 20) + 4096 + 100, 1);
+    assert!(!open(&damaged).1.intact);
     let all = [
         ("empty", empty),
         ("closed", closed),
         ("journal", journal),
         ("checkpoint", checkpoint),
         ("fenced", fenced),
+        ("damaged", damaged),
     ];
     all.into_iter().map(|(name, disk)| (name, disk.crash(0))).collect()
 }

@@ -130,7 +130,11 @@ impl Primary {
         second
     }
 
-    fn new(info: ChunkInfo, id: u32, coordinator: Coordinator) -> (Primary, Coordinator) {
+    pub(super) fn new(
+        info: ChunkInfo,
+        id: u32,
+        coordinator: Coordinator,
+    ) -> (Primary, Coordinator) {
         let config = ShardConfig {
             node: NodeId(id),
             shard: ShardId(0),

@@ -9,10 +9,10 @@ use node::shard::control::ControlEvent;
 use node::shard::effect::Effect;
 use node::shard::event::Event;
 use node::shard::heal::{HealEvent, HealOrder};
-use protocol::ids::Fid;
+use protocol::ids::{Fid, Generation, MapVersion, TargetId};
 use protocol::message::cluster::TargetOrders;
 
-use super::coordinator::GROUP;
+use super::coordinator::{Coordinator, GROUP};
 use super::rules::{Primary, sound};
 
 /// Orders of one tick.
@@ -91,6 +91,29 @@ fn the_scrub_rests_while_clients_keep_the_shard_busy() {
     assert_eq!(scrub(&mut primary, 1000, 5000).0, 0);
     primary.state.core.budget.clients.give(busy);
     assert!(scrub(&mut primary, 5000, 6000).0 > 0);
+}
+
+/// A shard that has heard of no map yet, and the map with this generation of its target.
+fn unregistered(generation: u32) -> (Primary, Coordinator) {
+    let (primary, mut coordinator) = Primary::new(sound(), 1, Coordinator::new(1, 1));
+    coordinator.map.targets.get_mut(&TargetId(1)).unwrap().generation = Generation(generation);
+    (primary, coordinator)
+}
+
+fn show(primary: &mut Primary, coordinator: &Coordinator) -> usize {
+    let map = ControlEvent::Map(coordinator.map.to_delta());
+    let orders = primary.step(Event::Control(map));
+    orders.iter().filter(|order| **order == Effect::VerdictKnown).count()
+}
+
+#[test]
+fn what_recovery_found_is_forgotten_when_the_map_has_its_generation() {
+    let (mut primary, old) = unregistered(0);
+    assert_eq!(show(&mut primary, &old), 0, "an earlier start is in this map");
+    let (_, mut new) = unregistered(1);
+    new.map.version = MapVersion(old.map.version.0 + 1);
+    assert_eq!(show(&mut primary, &new), 1);
+    assert_eq!(show(&mut primary, &new), 0, "once");
 }
 
 #[test]

@@ -76,7 +76,10 @@ impl Cluster {
             }
             Effect::ServeRead { to, read, .. } => self.serve_read(target, to, &read),
             Effect::Heal(order) => self.heal_order(target, order),
-            Effect::ServeVerify { .. } | Effect::Alert(_) | Effect::Finish => {}
+            Effect::ServeVerify { .. }
+            | Effect::VerdictKnown
+            | Effect::Alert(_)
+            | Effect::Finish => {}
             Effect::Reply { to, epoch, answer } => self.deliver_reply(target, to, epoch, answer),
             Effect::Working { conn, epoch, notice } => {
                 let event = Event::Working { target, epoch, notice };
