@@ -149,6 +149,8 @@ guards! {
     DigestCompare,
     /// What recovery found is forgotten only when the map has the generation that reported it.
     VerdictKnown,
+    /// Before that nothing is scrubbed, so no record hides that the disk went back in time.
+    ScrubRegistered,
 
     // The coordinator: names and membership.
 

@@ -5,6 +5,8 @@
 //! One pass follows the other at a rate that reads a full target in [`SCRUB_PERIOD_S`]. A pass that
 //! was ordered begins at once and runs faster. While clients keep the shard busy no step starts.
 
+use protocol::guard::{self, Guard};
+
 use super::member::Cx;
 use super::pace::Pace;
 use crate::limits::{
@@ -38,9 +40,13 @@ pub fn tick<P>(cx: &mut Cx<'_, P>) {
     let rate = rate(cx.core, cx.index.capacity());
     cx.core.upkeep.scrub.pace.pass(cx.now, rate);
     let busy = cx.core.budget.clients.bytes() >= FOREGROUND_BUSY_BYTES;
+    // What a scrub records moves the journal on. Before the coordinator has compared what recovery
+    // found with what the target had reported, that could hide a disk that went back in time.
+    let unknown = guard::holds(Guard::ScrubRegistered) && !cx.core.registered();
+    let waits = cx.core.stopping.is_some() || unknown;
     let ordered = cx.core.orders.scrub_pass;
     let scrub = &mut cx.core.upkeep.scrub;
-    if cx.core.stopping.is_some() || scrub.stepping || busy || !scrub.pace.has_room() {
+    if waits || scrub.stepping || busy || !scrub.pace.has_room() {
         return;
     }
     // A pass that began before the order has passed by what was written meanwhile.

@@ -117,6 +117,19 @@ fn what_recovery_found_is_forgotten_when_the_map_has_its_generation() {
 }
 
 #[test]
+fn nothing_is_scrubbed_before_the_coordinator_knows_what_recovery_found() {
+    let (mut primary, old) = unregistered(0);
+    order(&mut primary, 10 * SCRUB_STEP_BYTES, 1);
+    assert_eq!(scrub(&mut primary, 1000, 5000).0, 0);
+    show(&mut primary, &old);
+    assert_eq!(scrub(&mut primary, 5000, 9000).0, 0);
+    let (_, mut new) = unregistered(1);
+    new.map.version = MapVersion(old.map.version.0 + 1);
+    show(&mut primary, &new);
+    assert!(scrub(&mut primary, 9000, 10_000).0 > 0);
+}
+
+#[test]
 fn the_census_is_asked_at_the_start_and_then_once_a_period() {
     let mut primary = Primary::of(sound());
     let asked = |orders: Vec<HealOrder>| orders.contains(&HealOrder::Census);
