@@ -51,7 +51,8 @@ pub(super) async fn admin(
                     Status::Conflict => Refusal::new(
                         Status::Conflict,
                         format!(
-                            "node {node} is still needed: try again when all groups are healthy"
+                            "node {node} is still needed, or may still hold a lease: try again in \
+                             some seconds, when all groups are healthy"
                         ),
                     ),
                     _ => refusal,

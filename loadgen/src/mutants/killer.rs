@@ -99,6 +99,8 @@ fn run(binary: &TestBinary, test: &str, without: Option<&str>) -> Ended {
     command.args(["--exact", test]).current_dir(&binary.folder);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.env("CARGO_MANIFEST_DIR", &binary.folder);
+    // A property that fails on purpose must not leave its case in the source tree.
+    command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
     match without {
         Some(name) => command.env(VARIABLE, name),
         None => command.env_remove(VARIABLE),

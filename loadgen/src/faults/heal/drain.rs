@@ -24,8 +24,8 @@ const SETTINGS: &str = "recovery = \"200MiB\"\n";
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Looks at the map for each one through `lanefs admin group list`.
 const LOOKS_PER_LIST: u64 = 100;
-/// How soon a node that was stopped must be known to be down.
-const GONE_WITHIN: Duration = Duration::from_secs(10);
+/// How soon a node that was stopped must be known to be down, and its lease over.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
 /// A drain that has not ended after this never will.
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -39,7 +39,7 @@ async fn measure(mut lab: Lab) -> Result<Vec<Bar>, StepError> {
     let (node, bars) = drain(&lab, &client, &workload).await?;
     // An empty node is forgotten once it cannot join again.
     lab.node(node)?.kill()?;
-    let gone = |map: &ClusterMap| !is_up(map, node);
+    let gone = |map: &ClusterMap| !is_up(map, node) && map.groups.values().all(|it| it.mutations);
     health::wait(&mut lab, &client, "the empty node to be gone", GONE_WITHIN, gone).await?;
     client.admin(AdminOp::Remove(NodeId(node))).await.map_err(judge::failed)?;
     judge::verify(&lab, &workload, Fault::KillNode).await?;
