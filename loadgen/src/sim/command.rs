@@ -42,6 +42,9 @@ pub struct Sim {
     /// Adds a line about the seeds that ran to this list, which is made when it does not exist.
     #[arg(long, value_name = "FILE", conflicts_with = "trace")]
     ledger: Option<PathBuf>,
+    /// Seeds of known, open bugs, with commas: these must be red, and all others green.
+    #[arg(long, value_name = "SEEDS", value_delimiter = ',', conflicts_with = "trace")]
+    open: Vec<u64>,
 }
 
 /// The process that runs the seeds which arrive on standard input; started by `sim`.
@@ -83,6 +86,7 @@ impl Sim {
             coverage_required: self.require_coverage,
             hashes: self.hashes,
             ledger: self.ledger.clone(),
+            open: self.open.clone(),
         };
         campaign.run()
     }

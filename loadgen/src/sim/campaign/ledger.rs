@@ -60,6 +60,7 @@ mod tests {
             coverage_required: false,
             hashes: false,
             ledger: Some(path.clone()),
+            open: Vec::new(),
         };
         let green = Totals { seeds: 50, digest: 7, ..Totals::default() };
         append(&path, &campaign, &green)?;

@@ -41,6 +41,8 @@ pub struct Campaign {
     pub hashes: bool,
     /// File that lists the campaigns that were run.
     pub ledger: Option<PathBuf>,
+    /// Seeds of bugs that are known and open: they must be red, and the others must be green.
+    pub open: Vec<u64>,
 }
 
 /// Why a campaign failed.
@@ -55,6 +57,11 @@ pub enum CampaignError {
     /// Promises were broken.
     #[error("{0} of the seeds are red; each line above names the command that repeats one")]
     Red(usize),
+    /// A bug that was called open does not show any more.
+    #[error(
+        "seed {0} is called open and is green: take it off the list, and out of the table of open bugs"
+    )]
+    Closed(u64),
     /// Situations were met too rarely.
     #[error("met in less than {COVERAGE_MIN_PERCENT} % of the runs: {0}")]
     Coverage(String),
@@ -114,7 +121,8 @@ impl Campaign {
     /// Runs all seeds and prints what they did.
     ///
     /// # Errors
-    /// [`CampaignError::Red`] when a promise was broken, [`CampaignError::Coverage`] when that is
+    /// [`CampaignError::Red`] when a promise was broken in a seed that is not called open,
+    /// [`CampaignError::Closed`] when one that is was kept, [`CampaignError::Coverage`] when that is
     /// asked for and a situation was met too rarely, [`CampaignError::Ledger`] when the list that
     /// was asked for cannot be written.
     #[expect(clippy::disallowed_methods, reason = "real time is the budget of the runs")]
@@ -171,8 +179,12 @@ impl Campaign {
     }
 
     fn judge(&self, totals: &Totals) -> Result<(), CampaignError> {
-        if !totals.red.is_empty() {
-            return Err(CampaignError::Red(totals.red.len()));
+        let surprises = totals.red.iter().filter(|seed| !self.open.contains(seed)).count();
+        if surprises > 0 {
+            return Err(CampaignError::Red(surprises));
+        }
+        if let Some(seed) = self.open.iter().find(|seed| !totals.red.contains(seed)) {
+            return Err(CampaignError::Closed(*seed));
         }
         let rare = report::rare(totals);
         if self.coverage_required && !rare.is_empty() {
@@ -200,5 +212,31 @@ impl Totals {
             *runs += 1;
             *all += count;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_that_is_called_open_must_be_red_and_every_other_one_green() {
+        let judge = |open: &[u64], red: &[u64]| {
+            let campaign = Campaign {
+                seed_first: 0,
+                seeds: 9,
+                time: None,
+                mode: Mode::Liveness,
+                jobs: 1,
+                coverage_required: false,
+                hashes: false,
+                ledger: None,
+                open: open.to_vec(),
+            };
+            campaign.judge(&Totals { red: red.to_vec(), ..Totals::default() })
+        };
+        assert!(judge(&[], &[]).is_ok() && judge(&[4, 7], &[7, 4]).is_ok());
+        assert!(matches!(judge(&[4], &[4, 5, 6]), Err(CampaignError::Red(2))));
+        assert!(matches!(judge(&[4, 7], &[4]), Err(CampaignError::Closed(7))));
     }
 }
