@@ -114,7 +114,8 @@ pub fn plan(map: &ClusterMap, observed: &Observations<'_>, now: Nanos) -> Vec<Ac
         busy: BTreeSet::new(),
         actions: Vec::new(),
     };
-    draft.busy.extend(map.groups.values().filter(|group| !steady(group)).map(|group| group.id));
+    let unsteady = map.groups.values().filter(|group| !steady(map, group));
+    draft.busy.extend(unsteady.map(|group| group.id));
     finish::finish(&mut draft);
     heal::heal(&mut draft);
     drain::drain(&mut draft);
@@ -161,9 +162,14 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// True when a group may get a step: its epoch is active, and nobody in it is known to be away.
-fn steady(group: &GroupRecord) -> bool {
-    group.active && !group.down
+/// True when a group may get a step: its epoch is active, and nobody in it is known to be away or
+/// back in a newer generation, which membership answers first.
+fn steady(map: &ClusterMap, group: &GroupRecord) -> bool {
+    let current = |member: &Member| {
+        let record = map.targets.get(&member.target);
+        record.is_some_and(|record| record.generation == member.generation)
+    };
+    group.active && !group.down && group.members.iter().all(current)
 }
 
 /// True when the target's node is being emptied.

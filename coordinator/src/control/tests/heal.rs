@@ -222,6 +222,16 @@ impl Model {
     }
 }
 
+#[test]
+fn a_node_added_while_a_restarted_coordinator_evicts_another() {
+    let mut model = Model::new(5, 3);
+    for turn in [Turn::Add, Turn::Coordinator, Turn::Kill(1), Turn::Add] {
+        model.turn(turn);
+    }
+    model.start(1);
+    assert!(model.run_until(LONG * 3, Model::at_rest), "{:?}", model.state.map().groups);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 24,

@@ -87,7 +87,7 @@ impl Model {
             self.control.step(Seen { map, settings: &settings, ledger }, self.now, event);
         for command in commands {
             let outcome = self.apply(&command);
-            assert_eq!(outcome, Outcome::Done, "{command:?}");
+            assert_eq!(outcome, Outcome::Done, "{command:?} at {:?} for {event:?}", self.now);
         }
     }
 
