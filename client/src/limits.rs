@@ -23,6 +23,9 @@ pub const WRITER_CHUNKS_IN_FLIGHT: usize = 6;
 /// Chunks that one file writer holds from the first that is not durable on, those that are durable
 /// behind it included: when that one has to go elsewhere, so have the others.
 pub const WRITER_WINDOW_CHUNKS: usize = WRITER_CHUNKS_IN_FLIGHT + 2;
+/// Times in a row that a new file is laid out anew without a chunk becoming durable in between; then
+/// it waits for its groups.
+pub const WRITER_MOVES_MAX: u32 = 4;
 /// How long a new file waits for a group whose primary does not answer or takes no writes, in
 /// milliseconds, before it goes on elsewhere: longer than fail-over takes.
 pub const LEAVE_AFTER_MS: u64 = 1_000;

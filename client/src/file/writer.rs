@@ -19,7 +19,9 @@ use crate::core::Failed;
 use crate::error::Error;
 use crate::file::reader::impossible;
 use crate::file::window::Window;
-use crate::limits::{SMALL_FILE_LEN_MAX, WRITER_CHUNKS_IN_FLIGHT, WRITER_WINDOW_CHUNKS};
+use crate::limits::{
+    SMALL_FILE_LEN_MAX, WRITER_CHUNKS_IN_FLIGHT, WRITER_MOVES_MAX, WRITER_WINDOW_CHUNKS,
+};
 use crate::namespace::shown;
 use crate::plan::WriteTask;
 use crate::plan::range::{Piece, write_piece};
@@ -45,6 +47,8 @@ pub struct FileWriter {
     filling: BytesMut,
     in_flight: JoinSet<(u64, Result<(), Trouble>)>,
     window: Window,
+    /// Times the file was laid out anew since a chunk became durable.
+    moves: u32,
     /// Nothing is left to be tried elsewhere: groups are waited for.
     stays: bool,
     /// The first failure: the file can only be abandoned.
@@ -91,6 +95,7 @@ impl FileWriter {
             filling: BytesMut::new(),
             in_flight: JoinSet::new(),
             window: Window::default(),
+            moves: 0,
             stays: false,
             failed: None,
         })
@@ -332,9 +337,13 @@ impl FileWriter {
         Ok(())
     }
 
-    async fn lay_out_anew(&self) -> Result<FileContent, Error> {
+    async fn lay_out_anew(&mut self) -> Result<FileContent, Error> {
         let what = || format!("lay out {} anew", self.name);
         let problem = |detail: &str| Error::Usage { what: what(), detail: detail.into() };
+        if self.moves >= WRITER_MOVES_MAX {
+            return Err(problem("no group took a chunk since it last was"));
+        }
+        self.moves += 1;
         let entry = self.entry.as_ref().ok_or_else(|| Error::Closed { what: what() })?;
         let first = self.window.first().ok_or_else(|| problem("nothing is left to write"))?;
         if first.offset > 0 {
@@ -365,7 +374,10 @@ impl FileWriter {
             }
         };
         match result {
-            Ok(()) => self.window.on_durable(at),
+            Ok(()) => {
+                self.moves = 0;
+                self.window.on_durable(at);
+            }
             Err(Trouble::Left) => self.window.on_left(at),
             Err(Trouble::Failed(error)) => {
                 self.failed.get_or_insert(error);

@@ -60,6 +60,8 @@ pub struct WriteOp {
     began: Option<Nanos>,
     /// The last sign of the group was none, or that it takes no writes.
     troubled: bool,
+    /// The map has been refreshed since the operation began.
+    refreshed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +83,7 @@ impl WriteOp {
             may_leave: false,
             began: None,
             troubled: false,
+            refreshed: false,
         }
     }
 
@@ -120,7 +123,11 @@ impl WriteOp {
         };
         self.errands.extend(self.failover.doubt(now, map, group, &mut conditions.recently));
         if self.may_leave && self.is_hopeless(now, group, conditions) {
-            return Next::Fail(self.failover.left());
+            // The map may be of before the group recovered: without an attempt nothing else tells.
+            return match std::mem::replace(&mut self.refreshed, true) {
+                true => Next::Fail(self.failover.left()),
+                false => Next::RefreshMap,
+            };
         }
         if let Some(until) = self.failover.pause_for(View::of(group), now) {
             return Next::WaitUntil(until);
@@ -203,9 +210,14 @@ impl WriteOp {
                 }
                 self.failover.on_link(&sent.place, failure);
                 self.failover.on_view_failed(sent.view);
-                Step::RefreshMap
+                self.refresh()
             }
         }
+    }
+
+    fn refresh(&mut self) -> Step<WriteReply> {
+        self.refreshed = true;
+        Step::RefreshMap
     }
 
     fn send(
@@ -301,7 +313,7 @@ impl WriteOp {
             // Only the primary takes writes, so elsewhere means: the primary of a newer epoch.
             (_, Some(Class::Refresh | Class::Elsewhere)) => {
                 self.failover.on_view_failed(sent.view);
-                Step::RefreshMap
+                self.refresh()
             }
             (status, _) => Step::Fail(Failure::Refused { status, text: refusal.text }),
         }

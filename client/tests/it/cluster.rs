@@ -97,6 +97,8 @@ pub(crate) struct State {
     pub(crate) grown_reads: Vec<bool>,
     /// Primaries that clients could not reach.
     pub(crate) unreachable: Vec<UnreachableRequest>,
+    /// How often a file was laid out anew.
+    pub(crate) moves: u32,
     /// Entries of the longest page of a listing.
     pub(crate) page_max: usize,
     next_ino: u64,
@@ -384,12 +386,13 @@ impl State {
                 Ok(())
             }),
             NamespaceOp::ExtendLayout { ino, first_chunk, avoid } => {
-                let Some(entry) = self.unlinked.get_mut(&ino).filter(|_| avoid == GROUP) else {
+                self.moves += 1;
+                let Some(entry) = self.unlinked.get_mut(&ino) else {
                     return OpOutcome::Refused(Status::Invalid);
                 };
                 let layout = &mut entry.content.as_mut().unwrap().layout;
                 layout.segments.retain(|segment| segment.first_chunk < first_chunk);
-                let groups = vec![OTHER];
+                let groups = vec![if avoid == GROUP { OTHER } else { GROUP }];
                 layout.segments.push(Segment { first_chunk, chunk_log2: CHUNK_LOG2, groups });
                 OpOutcome::Done(Some(entry.clone()))
             }
@@ -486,7 +489,8 @@ impl State {
     /// A new epoch of the group without one target; a backup leads if that was the primary.
     pub(crate) fn evict(&mut self, target: TargetId) {
         self.map.version.0 += 1;
-        let group = self.map.groups.get_mut(&GROUP).unwrap();
+        let mut groups = self.map.groups.values_mut();
+        let group = groups.find(|group| group.member(target).is_some()).unwrap();
         group.epoch.0 += 1;
         group.members.retain(|member| member.target != target);
         if group.primary().is_none() {

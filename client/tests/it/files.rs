@@ -5,7 +5,7 @@
 
 use client::limits::{
     BUDGET_FLOOR, DOUBT_AFTER_MS, HEDGE_AFTER_MAX_MS, LEAVE_AFTER_MS, PROBE_ATTEMPT_MS,
-    RESERVE_FIRST, SILENT_REQUESTS, WRITER_WINDOW_CHUNKS,
+    RESERVE_FIRST, SILENT_REQUESTS, WRITER_MOVES_MAX, WRITER_WINDOW_CHUNKS,
 };
 use client::plan::LinkFailure;
 use client::{Client, Error};
@@ -15,7 +15,7 @@ use protocol::message::namespace::{Entry, SetAttributes};
 use protocol::message::operate::UnreachableRequest;
 use protocol::status::Status;
 
-use crate::cluster::{Cluster, Fault, GROUP, OTHER};
+use crate::cluster::{Cluster, Fault, GROUP, OTHER, State};
 use client::transport::{Peer, PeerId};
 
 fn content(len: usize) -> Vec<u8> {
@@ -330,6 +330,41 @@ async fn a_file_goes_on_elsewhere_when_nobody_takes_over_for_a_dead_primary() {
         let most = LEAVE_AFTER_MS + DOUBT_AFTER_MS + PROBE_ATTEMPT_MS;
         assert!(took.as_millis() < u128::from(most), "{took:?}");
     }
+}
+
+/// Every group keeps its primary alone.
+fn lose_all_backups(state: &mut State) {
+    [2, 3, 5, 6].into_iter().for_each(|target| state.evict(TargetId(target)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_map_of_before_the_groups_came_back_moves_no_file() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let healthy = cluster.state().map.clone();
+    lose_all_backups(&mut cluster.state());
+    client.refresh_map().await.unwrap();
+    // Meanwhile they came back, and nobody tells the client.
+    let mut state = cluster.state();
+    let version = state.map.version.0 + 1;
+    state.map = healthy;
+    state.map.version.0 = version;
+    drop(state);
+    put(&client, "f", b"bytes").await.unwrap();
+    assert_eq!(cluster.state().moves, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_moves_only_so_often_before_it_waits_for_its_groups() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    lose_all_backups(&mut cluster.state());
+    cluster.set_script(Box::new(|_, _, kind, _| {
+        (kind == Kind::Write).then_some(Fault::Status(Status::NotWritable))
+    }));
+    let error = put(&client, "f", b"bytes").await.unwrap_err();
+    assert!(error.to_string().contains("too few members"), "{error}");
+    assert_eq!(cluster.state().moves, WRITER_MOVES_MAX);
 }
 
 #[tokio::test(start_paused = true)]
