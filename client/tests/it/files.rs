@@ -345,11 +345,12 @@ async fn a_map_of_before_the_groups_came_back_moves_no_file() {
     lose_all_backups(&mut cluster.state());
     client.refresh_map().await.unwrap();
     // Meanwhile they came back, and nobody tells the client.
-    let mut state = cluster.state();
-    let version = state.map.version.0 + 1;
-    state.map = healthy;
-    state.map.version.0 = version;
-    drop(state);
+    {
+        let mut state = cluster.state();
+        let version = state.map.version.0 + 1;
+        state.map = healthy;
+        state.map.version.0 = version;
+    }
     put(&client, "f", b"bytes").await.unwrap();
     assert_eq!(cluster.state().moves, 0);
 }

@@ -49,7 +49,7 @@ pub struct Replicas {
 /// # Errors
 /// [`StepError::Different`] for the first violation.
 pub async fn verify(lab: &Lab, workload: &Workload, fault: Fault) -> Result<Verified, StepError> {
-    let _rest = workload.rest().await;
+    let _rest = workload.rest().await?;
     surfaced(workload, fault)?;
     settle_unknown(workload).await?;
     stay_removed(workload).await?;

@@ -21,6 +21,7 @@ pub mod judge;
 pub mod lab;
 pub mod menu;
 mod rot;
+mod scrub;
 mod stage;
 pub mod workload;
 

@@ -8,18 +8,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use client::Client;
-use protocol::message::operate::AdminOp;
-
 use super::load;
 use super::plan_of;
-use crate::cluster::{StepError, now};
+use crate::cluster::StepError;
 use crate::faults::bar::{Bar, Limit};
 use crate::faults::corrupt::{self, Flip};
 use crate::faults::dice::Dice;
-use crate::faults::inject::seconds;
 use crate::faults::lab::Lab;
 use crate::faults::menu::Fault;
+use crate::faults::scrub::{self, Sample};
 use crate::faults::workload::{Pace, Workload};
 use crate::faults::{judge, stage};
 
@@ -33,18 +30,6 @@ const FILL: u64 = 768 << 20;
 const CELLS_PER_CHUNK: u32 = 256;
 /// Cells that lose a bit.
 const FLIPS: usize = 10_000;
-/// Time between two looks at what was found and repaired.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A scrub that has not ended, or a repair that has not been made, after this never will.
-const LIMIT: Duration = Duration::from_secs(180);
-
-/// What all targets together had found and repaired at some time.
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    at: Instant,
-    found: u64,
-    repaired: u64,
-}
 
 pub(super) fn bars(parent: &Path) -> Result<Vec<Bar>, StepError> {
     let plan = plan_of(NODES, TARGET_SIZE, String::new());
@@ -54,7 +39,10 @@ pub(super) fn bars(parent: &Path) -> Result<Vec<Bar>, StepError> {
 async fn measure(mut lab: Lab) -> Result<Vec<Bar>, StepError> {
     let (client, mut workload) = load::loaded(&mut lab, pace()).await?;
     let flips = flip(&lab, &workload).await?;
-    let samples = scrub(&client, flips.len() as u64).await?;
+    let samples = scrub::run(&client, flips.len() as u64).await?;
+    if let Some(Sample { found, repaired, .. }) = samples.last() {
+        println!("one scrub: {found} cells found damaged, {repaired} repaired");
+    }
     let bars = figures(&flips, &samples);
     let verified = judge::verify(&lab, &workload, Fault::BitFlips).await?;
     println!("{} replicas verified, 0 missing, 0 failed", verified.replicas);
@@ -66,7 +54,7 @@ async fn measure(mut lab: Lab) -> Result<Vec<Bar>, StepError> {
 
 /// Flips a bit in each of many cells, each chunk in one container only, while nothing is written.
 async fn flip(lab: &Lab, workload: &Workload) -> Result<Vec<Flip>, StepError> {
-    let _rest = workload.rest().await;
+    let _rest = workload.rest().await?;
     let mut dice = Dice::new(lab.plan().seed);
     let mut flips = Vec::new();
     for node in 1..=NODES {
@@ -89,37 +77,6 @@ async fn flip(lab: &Lab, workload: &Workload) -> Result<Vec<Flip>, StepError> {
 fn node_of(file: u64, cell: u32) -> u32 {
     let chunk = file + u64::from(cell / CELLS_PER_CHUNK);
     1 + u32::try_from(chunk % u64::from(NODES)).unwrap_or(0)
-}
-
-/// Orders a scrub and watches until it is done and nothing damaged is left.
-async fn scrub(client: &Client, flipped: u64) -> Result<Vec<Sample>, StepError> {
-    client.admin(AdminOp::Scrub).await.map_err(judge::failed)?;
-    let begun = now();
-    let (mut samples, mut done_at) = (Vec::new(), None);
-    loop {
-        let status = client.status().await.map_err(judge::failed)?;
-        let sum = |of: fn(&protocol::message::cluster::TargetHealth) -> u64| {
-            status.targets.iter().map(of).sum::<u64>()
-        };
-        let (found, repaired) = (sum(|it| it.cells_damaged), sum(|it| it.cells_repaired));
-        samples.push(Sample { at: now(), found, repaired });
-        let is_done = status.targets.iter().all(|it| it.scrub_pass >= status.scrub_pass);
-        if is_done && done_at.is_none() {
-            done_at = Some(begun.elapsed());
-        }
-        // A report may be older than what it will say next.
-        let settled = done_at.is_some_and(|at| begun.elapsed() > at + Duration::from_secs(1));
-        if settled && (repaired >= flipped || sum(|it| it.cells_bad) == 0) {
-            let took = seconds(done_at.unwrap_or_default());
-            println!("scrub took {took}; {found} cells found damaged, {repaired} repaired");
-            return Ok(samples);
-        }
-        if begun.elapsed() > LIMIT {
-            let what = format!("the scrub; {found} cells found, {repaired} repaired");
-            return Err(StepError::Timeout { seconds: LIMIT.as_secs(), what });
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
 }
 
 fn figures(flips: &[Flip], samples: &[Sample]) -> Vec<Bar> {
@@ -174,6 +131,7 @@ fn pace() -> Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::now;
 
     #[test]
     fn the_lag_is_that_of_the_slowest_repair_and_none_when_one_is_missing() {

@@ -42,7 +42,7 @@ async fn measure(mut lab: Lab, repetitions: u32) -> Result<Vec<Bar>, StepError> 
     println!("{FILES} files, {} more to write them", seconds(begun.elapsed()));
     let bars = {
         // Nothing is written meanwhile, so that every restart finds the same.
-        let _rest = workload.rest().await;
+        let _rest = workload.rest().await?;
         restarts(&mut lab, &client, &workload, repetitions).await?
     };
     let verified = judge::verify(&lab, &workload, Fault::KillAll).await?;

@@ -28,6 +28,9 @@ use crate::cluster::{StepError, now};
 
 /// Time between two looks at how much was written.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Longest that the operations under way may take to end: each call of the client ends within its
+/// deadline of 30 s, and the longest of them, a file, is a few calls.
+const ENDS_WITHIN: Duration = Duration::from_secs(150);
 
 /// How much is done at once.
 #[derive(Clone, Debug, Default)]
@@ -157,34 +160,60 @@ impl Workload {
     /// Waits until so many files have been written.
     ///
     /// # Errors
-    /// [`StepError::Different`] quotes an error that reached a writer.
+    /// [`StepError::Different`] quotes an error that reached a writer, or says that nothing was
+    /// written for longer than a file may take.
     pub async fn written(&self, enough: impl Fn(Totals) -> bool) -> Result<(), StepError> {
-        while !enough(self.ledger().totals()) {
+        let (mut last, mut since) = (0, now());
+        loop {
+            let totals = self.ledger().totals();
+            if enough(totals) {
+                return Ok(());
+            }
             if let Some(error) = self.ledger().take_errors().pop() {
                 return Err(StepError::Different(error.text));
             }
+            if totals.written_files != last {
+                (last, since) = (totals.written_files, now());
+            }
+            if since.elapsed() > ENDS_WITHIN {
+                return Err(stuck("writing a file"));
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        Ok(())
     }
 
     /// Lets every task finish its operation and rest until the result is dropped.
     ///
+    /// # Errors
+    /// [`StepError::Different`] when an operation takes longer than any may.
+    ///
     /// # Cancel safety
     /// Nothing rests.
-    pub async fn rest(&self) -> RwLockWriteGuard<'_, ()> {
-        self.shared.gate.write().await
+    pub async fn rest(&self) -> Result<RwLockWriteGuard<'_, ()>, StepError> {
+        let rest = self.shared.gate.write();
+        tokio::time::timeout(ENDS_WITHIN, rest).await.map_err(|_| stuck("an operation"))
     }
 
-    /// Ends every task after its operation.
+    /// Ends every task after its operation; one that does not end is an error of the ledger.
     pub async fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        while let Some(ended) = self.tasks.join_next().await {
+        let end = tokio::time::Instant::now() + ENDS_WITHIN;
+        while let Ok(Some(ended)) = tokio::time::timeout_at(end, self.tasks.join_next()).await {
             if let Err(error) = ended {
                 self.shared.ledger.error(None, format!("a task of the workload ended: {error}"));
             }
         }
+        if !self.tasks.is_empty() {
+            self.shared.ledger.error(None, stuck("a task").to_string());
+            self.tasks.shutdown().await;
+        }
     }
+}
+
+/// Says that the workload waits for something that should have ended.
+fn stuck(what: &str) -> StepError {
+    let limit = ENDS_WITHIN.as_secs();
+    StepError::Different(format!("{what} of the workload has not ended within {limit} s"))
 }
 
 impl Shared {
