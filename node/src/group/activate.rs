@@ -17,6 +17,9 @@
 //! - otherwise, when somebody has it and trusts it, it is kept: it may have been acknowledged. The
 //!   primary repairs its copy from there, then brings it to those who do not trust theirs.
 //! - when nobody trusts it, there is nothing to keep: the version before is everywhere.
+//!
+//! A pending that only turns out to be damaged when it is to be brought to a serving member that
+//! does not have it is the first of these cases.
 
 use std::collections::BTreeSet;
 
@@ -68,6 +71,7 @@ pub fn on_adopted<P: Clone>(
         calls::start(member, cx, target, CallKind::Discard(foreign, None));
     }
     note_doubts(member, target, reply);
+    note_lacking(member, cx, target, reply);
     let missing = missing(member, cx, target, reply);
     member.activation.rolls.extend(missing.into_iter().map(|key| (target, key)));
     advance(member, cx);
@@ -115,6 +119,23 @@ pub fn roll_ended<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     advance(member, cx);
 }
 
+/// Notes that a pending is damaged here, so it cannot be sent; true when that is settled: a serving
+/// member does not have it, so it was not acknowledged and goes.
+pub fn roll_damaged<P: Clone>(
+    member: &mut Member<P>,
+    cx: &mut Cx<'_, P>,
+    target: TargetId,
+    key: ChunkKey,
+) -> bool {
+    let newest = cx.index.info(member.group, key).map(|info| (key, info.version));
+    let Some(name) = newest.filter(|name| member.activation.lacking.contains(name)) else {
+        return false;
+    };
+    member.activation.broken.entry(name).or_default().insert(target);
+    roll_ended(member, cx);
+    true
+}
+
 /// Tells the coordinator that activation is finished, until the map shows it.
 pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if !member.activation.doubts.is_empty() || !member.activation.drops.is_empty() {
@@ -145,9 +166,19 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
         member.activation.rolling += 1;
         calls::start(member, cx, target, CallKind::Roll(key));
     }
-    if member.activation.rolling == 0 {
-        finish(member, cx);
+    if member.activation.rolling > 0 {
+        return;
     }
+    // Only now: what is being sent could arrive behind the order to drop it.
+    let broken = std::mem::take(&mut member.activation.broken);
+    if broken.is_empty() {
+        return finish(member, cx);
+    }
+    for ((key, version), targets) in broken {
+        member.activation.drops.push((key, version));
+        member.activation.rolls.extend(targets.into_iter().map(|target| (target, key)));
+    }
+    settle_doubts(member, cx);
 }
 
 /// Notes which of the pendings that the primary does not trust a member has.
@@ -162,6 +193,20 @@ fn note_doubts<P>(member: &mut Member<P>, target: TargetId, reply: &AdoptReply) 
             doubt.lacking = true;
         }
     }
+}
+
+/// Notes which pendings a serving member does not have at all.
+fn note_lacking<P>(member: &mut Member<P>, cx: &Cx<'_, P>, target: TargetId, reply: &AdoptReply) {
+    if member.role_of(target) != Some(Role::Backup) {
+        return;
+    }
+    let identity = |pending: &Pending| (pending.key, pending.version);
+    let theirs: BTreeSet<(ChunkKey, Version)> = reply.pendings.iter().map(identity).collect();
+    let own = cx.index.pendings(member.group);
+    let lacks = |pending: &&Pending| {
+        pending.version > reply.committed_through && !theirs.contains(&identity(pending))
+    };
+    member.activation.lacking.extend(own.iter().filter(lacks).map(identity));
 }
 
 /// Decides on pendings that the primary does not trust, as far as it can be decided now.

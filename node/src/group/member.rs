@@ -135,6 +135,10 @@ pub struct Activation {
     pub doubts: BTreeMap<(ChunkKey, Version), Doubt>,
     /// Those of them that are to be dropped everywhere.
     pub drops: Vec<(ChunkKey, Version)>,
+    /// Pendings that are here and that a serving member does not have at all.
+    pub lacking: BTreeSet<(ChunkKey, Version)>,
+    /// Those of them that turned out to be damaged here when they were to be sent, and to whom.
+    pub broken: BTreeMap<(ChunkKey, Version), BTreeSet<TargetId>>,
 }
 
 /// What a primary knows of a pending that it has and does not trust.

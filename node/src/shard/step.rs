@@ -259,6 +259,11 @@ fn on_whole_failed<P: Clone>(
             calls::finish(cx.core, id);
             resync::copy_damaged(member, target, key, len);
         }
+        CallKind::Roll(key) if damaged => {
+            if activate::roll_damaged(member, cx, target, key) {
+                calls::finish(cx.core, id);
+            }
+        }
         _ if *error != StoreError::NotFound => return,
         CallKind::Copy(_, len) => {
             calls::finish(cx.core, id);

@@ -14,6 +14,15 @@ fn crash_of_all(
     cut: &[TargetId],
     distrusting: &[TargetId],
 ) -> (Cluster, ChunkKey, Option<Version>, Option<Version>) {
+    crash_with(cut, distrusting, &[])
+}
+
+/// The same; beside it the write has rotted, unnoticed, where it is `rotten`.
+fn crash_with(
+    cut: &[TargetId],
+    distrusting: &[TargetId],
+    rotten: &[TargetId],
+) -> (Cluster, ChunkKey, Option<Version>, Option<Version>) {
     let (mut cluster, key) = quiet();
     cluster.ask_change(ONE, key, 1, (WriteClass::Growth, 0, b"before"));
     cluster.run_ms(200);
@@ -33,6 +42,10 @@ fn crash_of_all(
         if let Some(store) = store.filter(|_| distrusting.contains(&target)) {
             store.suspect.extend(version.map(|version| (key, version)));
         }
+    }
+    for target in rotten {
+        let store = cluster.stores.get_mut(target);
+        assert!(store.is_some_and(|store| store.spoil(key, 0)));
     }
     cluster.cut.clear();
     cluster.slow.clear();
@@ -71,6 +84,27 @@ fn a_pending_that_a_serving_member_lacks_was_never_acknowledged_and_goes() {
     assert!(cluster.coordinator.record().active);
     for target in [ONE, TWO, THREE] {
         assert_eq!(newest(&cluster, target, key), base, "{target}");
+    }
+    cluster.heal();
+}
+
+#[test]
+fn a_pending_that_rotted_and_that_a_serving_member_lacks_goes_as_well() {
+    let (mut cluster, key, base, _) = crash_with(&[TWO, THREE], &[], &[ONE]);
+    assert!(cluster.coordinator.record().active);
+    assert_eq!(cluster.coordinator.record().serving().count(), 3, "nobody had to leave");
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), base, "{target}");
+    }
+    cluster.heal();
+}
+
+#[test]
+fn a_pending_that_rotted_and_that_everybody_has_is_repaired() {
+    let (mut cluster, key, _, version) = crash_with(&[], &[], &[ONE]);
+    assert!(cluster.coordinator.record().active);
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), version, "{target}");
     }
     cluster.heal();
 }
