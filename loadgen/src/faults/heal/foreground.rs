@@ -30,11 +30,11 @@ use crate::faults::{health, judge, stage};
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(10);
 /// Size of each target.
-const TARGET_SIZE: u64 = 4 << 30;
+const TARGET_SIZE: u64 = 6 << 30;
 /// How long everything that an emptied node held takes to copy.
 const COPY_TIME: Duration = Duration::from_secs(15);
 /// Most bytes that a node holds.
-const NODE_BYTES_MAX: u64 = 3 << 30;
+const NODE_BYTES_MAX: u64 = 9 << 29;
 /// Length of one step in which the knee is looked for.
 const STEP: Duration = Duration::from_secs(2);
 /// Operations at once in those steps.
@@ -72,8 +72,9 @@ struct Stage {
 pub(super) fn bars(parent: &Path, repetitions: u32) -> Result<Vec<Bar>, StepError> {
     let file = parent.join(format!("lanefs-fio-{}", std::process::id()));
     let rate = fio::write(&file, FIO_BYTES);
-    std::fs::remove_file(&file).map_err(file_error(&file))?;
+    let removed = std::fs::remove_file(&file);
     let rate = rate?;
+    removed.map_err(file_error(&file))?;
     let share = f64::from(u32::try_from(coordinator::limits::BAND_HEAL_PERCENT).unwrap_or(100));
     // The budget is that of all who send: every node but the one that is copied to.
     let each = rate * BUDGET_OF_FIO / f64::from(NODES - 1) * 100.0 / share;
