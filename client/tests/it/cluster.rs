@@ -254,12 +254,18 @@ impl State {
         let Some(chunk) = self.chunks.get(&(target, request.key)) else {
             return refused(self, Status::ChunkNotFound);
         };
-        if (chunk.len() as u32) < request.offset + request.len {
-            return refused(self, Status::ChunkShort);
+        let mut len = request.len;
+        if (chunk.len() as u32) < request.offset + len {
+            let primary = self.map.groups[&request.group].primary();
+            let leads = primary.is_some_and(|member| member.target == target);
+            if request.expect_len != 0 || !leads || chunk.len() as u32 <= request.offset {
+                return refused(self, Status::ChunkShort);
+            }
+            len = chunk.len() as u32 - request.offset;
         }
         let first_cell = request.offset >> CELL_LOG2;
         let start = (first_cell << CELL_LOG2) as usize;
-        let end = (request.offset + request.len).next_multiple_of(1 << CELL_LOG2) as usize;
+        let end = (request.offset + len).next_multiple_of(1 << CELL_LOG2) as usize;
         let payload = &chunk[start..end.min(chunk.len())];
         let reply = ReadReply {
             version: Version { epoch: Epoch(1), counter: 1 },

@@ -55,6 +55,19 @@ async fn bytes_are_changed_where_they_are_and_added_at_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_chunk_has_is_read_also_where_it_ends_before_a_hole() {
+    let client = Cluster::healthy().client();
+    let mut bytes = content(30_000);
+    let entry = put(&client, "f", &bytes).await;
+    let mut editor = client.open_write(entry.attributes.ino, WriteMode::Change).await.unwrap();
+    editor.write_at(3_000_000, vec![7; 5]).await.unwrap();
+    editor.close().await.unwrap();
+    bytes.resize(3_000_000, 0);
+    bytes.extend([7; 5]);
+    assert!(cat(&client, "f").await == bytes);
+}
+
+#[tokio::test(start_paused = true)]
 async fn appends_go_on_in_the_cell_where_the_file_ended() {
     let client = Cluster::healthy().client();
     let mut bytes = content(16_389);

@@ -52,12 +52,12 @@ pub fn admit<P>(
         true => grown(member, &info, request)?,
         false => leased(member, &info, request)?,
     };
-    if !cx.core.budget.clients.take(request.len) {
+    let Found { newest, exact, len } = found;
+    if !cx.core.budget.clients.take(len) {
         return Err(Status::Busy.into());
     }
     cx.core.counters.requests += 1;
-    let (group, key, offset, len) = (member.group, request.key, request.offset, request.len);
-    let Found { newest, exact } = found;
+    let (group, key, offset) = (member.group, request.key, request.offset);
     let read = ReadTask { group, key, offset, len, newest, exact, verify: request.verify };
     cx.out.push(Effect::ServeRead { to: asked.reply, epoch: asked.epoch, read });
     Ok(())
@@ -87,6 +87,8 @@ struct Found {
     newest: bool,
     /// The version that has to be read, unless the chunk only grows.
     exact: Option<Version>,
+    /// How many of the wanted bytes it has.
+    len: u32,
 }
 
 /// Only a serving member of the newest epoch it knows reads under a lease, only while that lasts.
@@ -117,16 +119,17 @@ fn grown<P>(member: &Member<P>, info: &ChunkInfo, request: &ReadRequest) -> Resu
     let pending = info.committed.is_none_or(|(version, _)| version != info.version);
     if member.is_committed(info.version) && covers(info.chunk_len) {
         // The version before is older than what may have been acknowledged.
-        let found = Found { newest: pending, exact: pending.then_some(info.version) };
+        let exact = pending.then_some(info.version);
+        let found = Found { newest: pending, exact, len: request.len };
         return if info.suspect { Err(suspect()) } else { Ok(found) };
     }
     if info.committed.is_some_and(|(_, len)| covers(len)) {
-        let found = Found { newest: false, exact: None };
+        let found = Found { newest: false, exact: None, len: request.len };
         return if info.committed_suspect { Err(suspect()) } else { Ok(found) };
     }
     if pending && covers(info.chunk_len) {
         if !guard::holds(Guard::DirtyRead) {
-            return Ok(Found { newest: true, exact: None });
+            return Ok(Found { newest: true, exact: None, len: request.len });
         }
         return Err(if is_frozen(member, request) { Status::Frozen } else { Status::Dirty }.into());
     }
@@ -146,7 +149,7 @@ fn leased<P>(
             return Err(suspect());
         }
         let exact = newest.then_some(info.version);
-        return covered(member, info.chunk_len, request).map(|()| Found { newest, exact });
+        return covered(member, info.chunk_len, request).map(|len| Found { newest, exact, len });
     }
     if is_frozen(member, request) {
         return Err(Status::Frozen.into());
@@ -162,7 +165,8 @@ fn leased<P>(
             if info.committed_suspect {
                 return Err(suspect());
             }
-            covered(member, len, request).map(|()| Found { newest: false, exact: Some(version) })
+            let exact = Some(version);
+            covered(member, len, request).map(|len| Found { newest: false, exact, len })
         }
         (Some(Version::ZERO), None) => Err(Status::ChunkNotFound.into()),
         // Acknowledged, but below a mark that an older write elsewhere holds back.
@@ -177,10 +181,15 @@ fn is_frozen<P>(member: &Member<P>, request: &ReadRequest) -> bool {
     !member.record.writable() || (member.is_primary() && !flies)
 }
 
-fn covered<P>(member: &Member<P>, have: u32, request: &ReadRequest) -> Result<(), Refusal> {
+/// How many of the wanted bytes there are: all of them, or for a reader who does not know how long
+/// the chunk is, and asks the primary, as many as it has.
+fn covered<P>(member: &Member<P>, have: u32, request: &ReadRequest) -> Result<u32, Refusal> {
     let end = u64::from(request.offset) + u64::from(request.len);
     if end <= u64::from(have) {
-        return Ok(());
+        return Ok(request.len);
+    }
+    if request.expect_len == 0 && request.offset < have && member.is_primary() {
+        return Ok(have - request.offset);
     }
     let short = Refusal::new(Status::ChunkShort, format!("chunk has {have} committed bytes"));
     Err(absent(member, request, short))

@@ -31,7 +31,8 @@ pub struct ReadRequest {
     pub offset: u32,
     /// Bytes wanted, 1 to [`crate::limits::READ_LEN_MAX`].
     pub len: u32,
-    /// Length the reader knows the chunk to have (from the file's size); 0 when unknown.
+    /// Length the reader knows the chunk to have (from the file's size); 0 when unknown: then a
+    /// primary whose chunk ends inside the range answers with what there is.
     pub expect_len: u32,
     /// Truncation generation of the file the reader opened.
     pub trunc_gen: u32,

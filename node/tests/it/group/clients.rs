@@ -95,7 +95,7 @@ impl Cluster {
             key,
             offset: 0,
             len,
-            expect_len: 0,
+            expect_len: len,
             trunc_gen: 0,
             handle: Handle(0),
             growth_only,

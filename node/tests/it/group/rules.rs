@@ -221,6 +221,38 @@ fn a_leased_read_needs_a_lease_that_still_runs() {
 }
 
 #[test]
+fn a_reader_who_does_not_know_the_length_is_given_what_there_is_by_the_primary() {
+    let read = |member: &mut Primary, offset, expect_len| {
+        let request = ReadRequest {
+            group: GROUP,
+            key: KEY,
+            offset,
+            len: 4_000,
+            expect_len,
+            trunc_gen: 0,
+            handle: Handle(0),
+            growth_only: false,
+            verify: false,
+        };
+        let reply = ReplyTo { conn: ConnId(1 << 40), request: RequestId(1), kind: Kind::Read };
+        let asked = Asked { reply, epoch: Epoch(1), deadline: None, node: None };
+        let orders = member.step(Event::Asked(asked, Request::Read(request)));
+        let answer = orders.iter().find_map(|order| match order {
+            Effect::ServeRead { read, .. } => Some(Ok((read.offset, read.len))),
+            Effect::Reply { answer: Err(refusal), .. } => Some(Err(refusal.status)),
+            _ => None,
+        });
+        answer.unwrap()
+    };
+    let mut primary = Primary::of(sound());
+    assert_eq!(read(&mut primary, 30, 0), Ok((30, 70)));
+    assert_eq!(read(&mut primary, 30, 5_000), Err(Status::ChunkShort));
+    assert_eq!(read(&mut primary, 100, 0), Err(Status::ChunkShort));
+    let mut backup = Primary::second(sound(), Role::Backup);
+    assert_eq!(read(&mut backup, 30, 0), Err(Status::Dirty));
+}
+
+#[test]
 fn a_growth_read_of_a_chunk_that_was_changed_is_sent_back() {
     let mut primary = Primary::of(ChunkInfo { mutated: true, ..sound() });
     assert_eq!(primary.read(true, 0), Some(Status::NotGrowthOnly));
