@@ -304,7 +304,7 @@ impl Core {
             let (step, payload) = self.finish_read(op, answer);
             self.run_errands(op.take_errands());
             if let Some(done) = self.settle(step, start).await? {
-                let bytes = payload.slice(done.range);
+                let bytes = done.patched.map_or(payload, Bytes::from).slice(done.range);
                 return Ok(if done.zeros == 0 { bytes } else { padded(&bytes, done.zeros) });
             }
         }

@@ -2,7 +2,10 @@
 //!
 //! A bound that servers must agree on lives in [`protocol::limits`].
 
-use protocol::limits::{MUTATE_OPS_MAX, READ_LEN_MAX, SESSION_WINDOW, WRITE_LEN_MAX};
+use protocol::limits::{
+    GROUP_MEMBERS_MAX, MUTATE_OPS_MAX, READ_LEN_MAX, RECHECK_CELLS_MAX, SESSION_WINDOW,
+    WRITE_LEN_MAX,
+};
 
 /// Payload bytes one client has in flight, in bytes.
 ///
@@ -159,3 +162,11 @@ pub const HEDGE_SAMPLES: usize = 100;
 
 /// How often every replica is asked again before bytes that none of them has are called lost.
 pub const UNREADABLE_ROUNDS: u32 = 3;
+/// Requests for halves of what a member refused because some cell of it is damaged, in one read.
+///
+/// Sum: the longest read in the smallest cells, halved down to every cell, on every member of the
+/// largest group. Beyond it a range is asked for as it is.
+pub const NARROWING_ASKS_MAX: u32 = 4_080;
+
+const _: () =
+    assert!(NARROWING_ASKS_MAX as usize == GROUP_MEMBERS_MAX * 2 * (RECHECK_CELLS_MAX - 1));

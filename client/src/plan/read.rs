@@ -3,17 +3,18 @@
 //! Invariant: bytes leave here only after every cell they touch matched its checksum, and "not
 //! there" is believed only from the primary, under a map at least as new as the file's stamp, and
 //! for a growth-only file only when every other replica said so too.
+//!
+//! A replica is asked for the whole range. Only when none can give that, because each has other
+//! damaged cells, the range is put together from what is good on each: `salvage`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use protocol::checksum::bad_cells;
 use protocol::cluster_map::{ClusterMap, GroupRecord, Member, Role, TargetState};
 use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, Generation, GroupId, Handle, MapVersion, TargetId, Version};
-use protocol::layout::cells_touched;
-use protocol::limits::{CELL_LOG2_ALLOWED, RECHECK_CELLS_MAX};
+use protocol::limits::RECHECK_CELLS_MAX;
 use protocol::message::chunk::{ReadReply, ReadRequest};
 use protocol::message::heal::ReportCorruptRequest;
 use protocol::status::{Class, Status};
@@ -25,6 +26,17 @@ use crate::plan::errand::{self, Errand};
 use crate::plan::failover::{Failover, Place, View, group_of};
 use crate::plan::{Attempt, Conditions, Failure, LinkFailure, Next, Outcome, Refusal, Step};
 use crate::retry::mix;
+
+mod check;
+mod salvage;
+
+pub use check::CheckedRead;
+
+use check::Kept;
+use salvage::Salvage;
+
+/// Why a member is left that lacks the bytes.
+const NOT_THERE: &str = "the bytes are not there";
 
 /// What to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,26 +61,15 @@ pub struct ReadTask {
     pub stamp: MapVersion,
 }
 
-/// Where the wanted bytes are in the payload that arrived last.
+/// Where the wanted bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadDone {
-    /// Their place in the payload.
+    /// Their place in the payload that arrived last, or in `patched`.
     pub range: Range<usize>,
+    /// Bytes put together from several answers, where no replica had all of them.
+    pub patched: Option<Vec<u8>>,
     /// Zeros that follow them: a hole of a file that is not growth-only.
     pub zeros: usize,
-}
-
-/// What came back for a read, after its checksums were compared; only [`ReadOp::check`] makes one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckedRead(Result<Range<usize>, Fault>);
-
-/// What is wrong with an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Fault {
-    text: String,
-    /// Cells that do not match their checksums, of that version; none when the answer itself makes
-    /// no sense.
-    damage: Option<(Version, Vec<u32>)>,
 }
 
 /// A read on its way.
@@ -84,6 +85,8 @@ pub struct ReadOp {
     bad: BTreeMap<(TargetId, Generation), String>,
     /// The primary said the bytes are not there, and may be believed.
     denied: bool,
+    /// What is done when no member has good bytes for all of the range.
+    salvage: Salvage,
     /// Rounds after which no serving member had good bytes.
     lost_rounds: u32,
     /// The next member asked is the primary.
@@ -98,6 +101,8 @@ pub struct ReadOp {
 #[derive(Clone, Debug)]
 struct Sent {
     member: Member,
+    /// What was asked for, inside the chunk.
+    range: Range<u32>,
     view: View,
     map_version: MapVersion,
     place: Place,
@@ -121,6 +126,7 @@ impl ReadOp {
             asked: Vec::new(),
             bad: BTreeMap::new(),
             denied: false,
+            salvage: Salvage::default(),
             lost_rounds: 0,
             wants_primary: false,
             timeouts: 0,
@@ -182,7 +188,17 @@ impl ReadOp {
             self.start_round();
             return Next::WaitUntil(until);
         }
-        if let Some(detail) = self.all_bad(group) {
+        if let Some(member) = self.unfinished(group)
+            && let Some(range) = self.salvage.take_next()
+        {
+            return self.send(now, map, group, member, range, conditions);
+        }
+        let all_bad = self.all_bad(group);
+        if (all_bad.is_some() || self.open_members(group).is_empty()) && self.salvage.deepen() {
+            self.bad.clear();
+            self.denied = false;
+            self.start_round();
+        } else if let Some(detail) = all_bad {
             if self.lost_rounds == UNREADABLE_ROUNDS {
                 return Next::Fail(Failure::Unreadable { detail });
             }
@@ -197,7 +213,11 @@ impl ReadOp {
         }
         self.errands.extend(self.failover.doubt(now, map, group, &mut conditions.recently));
         match self.choose(map, group, now, conditions) {
-            Some(member) => self.send(now, map, group, member, conditions),
+            Some(member) => {
+                let name = (member.target, member.generation);
+                let range = self.salvage.begin(name, &self.wanted());
+                self.send(now, map, group, member, range, conditions)
+            }
             None => {
                 self.start_round();
                 self.wait_for_map(now)
@@ -224,9 +244,17 @@ impl ReadOp {
     /// Compares what came back with its checksums.
     ///
     /// # Cost
-    /// One pass of xxh3-64 over the payload.
+    /// One pass of xxh3-64 over the payload. No copy, unless the range is put together from several
+    /// answers: then one of the good bytes.
     pub fn check(&self, reply: &ReadReply, payload: &[u8]) -> CheckedRead {
-        CheckedRead(check(&self.task, reply, payload))
+        let wanted = self.sent.as_ref().map_or(self.wanted(), |sent| sent.range.clone());
+        let found = check::check(self.task.key, &wanted, reply, payload);
+        let whole = found.as_ref().is_ok_and(|have| have.len() == self.task.len as usize);
+        let kept = match self.salvage.is_on() && !whole {
+            true => check::keep(&wanted, &found, reply, payload),
+            false => None,
+        };
+        CheckedRead { found, kept }
     }
 
     /// Says what an outcome leads to.
@@ -241,6 +269,7 @@ impl ReadOp {
     ) -> Step<ReadDone> {
         let Some(sent) = self.sent.take() else { return Step::TryNow };
         if let Outcome::Link(failure) = outcome {
+            self.salvage.leave();
             return self.on_link(now, sent, failure, conditions);
         }
         conditions.health.on_ended(sent.ticket);
@@ -260,11 +289,15 @@ impl ReadOp {
         map: &ClusterMap,
         group: &GroupRecord,
         member: Member,
+        range: Range<u32>,
         conditions: &mut Conditions,
     ) -> Next<ReadRequest> {
-        self.asked.push(member.target);
+        if !self.asked.contains(&member.target) {
+            self.asked.push(member.target);
+        }
         let Some(place) = self.failover.place(map, &member) else {
             self.failover.note(format!("target {} has no address in the map", member.target));
+            self.salvage.leave();
             return Next::WaitUntil(self.failover.pause(now));
         };
         if self.failover.on_sent() == 0 {
@@ -277,8 +310,10 @@ impl ReadOp {
             self.failover.on_primary_asked(member.target, now);
         }
         let Place { node, address } = place;
+        let (offset, len) = (range.start, range.end - range.start);
         self.sent = Some(Sent {
             member,
+            range,
             view: View::of(group),
             map_version: map.version,
             place,
@@ -296,8 +331,8 @@ impl ReadOp {
             request: ReadRequest {
                 group: group.id,
                 key: self.task.key,
-                offset: self.task.offset,
-                len: self.task.len,
+                offset,
+                len,
                 expect_len: self.task.chunk_len,
                 trunc_gen: self.task.trunc_gen,
                 handle: self.task.handle,
@@ -350,8 +385,17 @@ impl ReadOp {
         members
     }
 
-    /// When no serving member is left that could have good bytes: what each of them said.
+    /// The member that has more to be asked for, while it serves.
+    fn unfinished(&self, group: &GroupRecord) -> Option<Member> {
+        let (target, generation) = self.salvage.unfinished()?;
+        group.member(target).filter(|member| member.generation == generation).copied()
+    }
+
+    /// When no member is left that could have good bytes: what each serving one said.
     fn all_bad(&self, group: &GroupRecord) -> Option<String> {
+        if !self.open_members(group).is_empty() {
+            return None;
+        }
         let said = |member: &Member| self.bad.get(&(member.target, member.generation));
         let mut texts = Vec::new();
         for member in group.serving() {
@@ -385,6 +429,12 @@ impl ReadOp {
         conditions: &mut Conditions,
     ) -> Step<ReadDone> {
         self.failover.on_refused(&sent.place(), sent.member.target, &refusal);
+        if self.salvage.is_on() {
+            if self.is_part_refused(refusal.status) {
+                return self.on_part_refused(sent, refusal);
+            }
+            self.salvage.leave();
+        }
         match (refusal.status, refusal.status.class()) {
             // How much is there is asked of the primary, without saying how much there must be.
             (Status::ChunkShort, _) if !self.task.growth_only && self.task.chunk_len != 0 => {
@@ -406,6 +456,7 @@ impl ReadOp {
             (_, Some(Class::Retry)) => Step::WaitUntil(self.failover.pause(now)),
             (Status::NotGrowthOnly, _) => {
                 self.task.growth_only = false;
+                self.salvage.forget();
                 self.start_round();
                 Step::TryNow
             }
@@ -413,7 +464,10 @@ impl ReadOp {
                 self.failover.on_view_failed(sent.view);
                 Step::RefreshMap
             }
-            (_, Some(Class::Elsewhere)) => {
+            (status, Some(Class::Elsewhere)) => {
+                if status == Status::Corrupt {
+                    self.salvage.note_damage();
+                }
                 self.set_bad(sent.member, refusal.text);
                 Step::TryNow
             }
@@ -428,22 +482,30 @@ impl ReadOp {
         checked: CheckedRead,
         conditions: &mut Conditions,
     ) -> Step<ReadDone> {
-        match checked.0 {
+        let CheckedRead { found, kept } = checked;
+        if let Err(fault) = &found {
+            self.failover.note(format!("{} ({})", fault.text, sent.place()));
+            if let Some((version, cells)) = &fault.damage {
+                self.salvage.note_damage();
+                if guard::holds(Guard::DamageReported)
+                    && conditions.recently.reports.admit((sent.member.target, self.task.key), now)
+                {
+                    self.errands.push(self.report(now, &sent, *version, cells));
+                }
+            }
+        }
+        match found {
             Ok(have) if have.len() == self.task.len as usize => {
-                Step::Done(ReadDone { range: have, zeros: 0 })
+                Step::Done(ReadDone { range: have, patched: None, zeros: 0 })
+            }
+            found if self.salvage.is_on() => {
+                self.on_part(sent, found.err().map(|fault| fault.text), kept)
             }
             Ok(have) => match self.on_missing(sent, have.len()) {
-                Step::Done(done) => Step::Done(ReadDone { range: have, zeros: done.zeros }),
+                Step::Done(done) => Step::Done(ReadDone { range: have, ..done }),
                 step => step,
             },
             Err(fault) => {
-                self.failover.note(format!("{} ({})", fault.text, sent.place()));
-                if let Some((version, cells)) = fault.damage
-                    && guard::holds(Guard::DamageReported)
-                    && conditions.recently.reports.admit((sent.member.target, self.task.key), now)
-                {
-                    self.errands.push(self.report(now, &sent, version, cells));
-                }
                 self.set_bad(sent.member, fault.text);
                 Step::TryNow
             }
@@ -451,8 +513,9 @@ impl ReadOp {
     }
 
     /// Tells a member which cells it sent were bad; it looks for itself before it believes that.
-    fn report(&self, now: Nanos, sent: &Sent, version: Version, cells: Vec<u32>) -> Errand {
+    fn report(&self, now: Nanos, sent: &Sent, version: Version, cells: &[u32]) -> Errand {
         let (group, key) = (self.task.group, self.task.key);
+        let cells = cells.iter().copied().take(RECHECK_CELLS_MAX).collect();
         Errand::Report(Attempt {
             target: sent.member.target,
             node: sent.place.node,
@@ -465,10 +528,9 @@ impl ReadOp {
 
     /// A member lacks some of the bytes: it has only the first `have`.
     fn on_missing(&mut self, sent: Sent, have: usize) -> Step<ReadDone> {
-        const WHY: &str = "the bytes are not there";
         if guard::holds(Guard::HoleFromPrimary) && sent.member.role != Role::Primary {
             if self.denied {
-                self.set_bad(sent.member, WHY.into());
+                self.set_bad(sent.member, NOT_THERE.into());
             }
             self.wants_primary = true;
             return Step::TryNow;
@@ -478,14 +540,80 @@ impl ReadOp {
             return Step::RefreshMap;
         }
         if !self.task.growth_only {
-            return Step::Done(ReadDone { range: 0..0, zeros: self.task.len as usize - have });
+            if sent.range != self.wanted() {
+                self.salvage.on_end(sent.range.start);
+                return self.on_part_ended(sent.member);
+            }
+            let zeros = self.task.len as usize - have;
+            return Step::Done(ReadDone { range: 0..0, patched: None, zeros });
         }
         // Bytes below the size of a growth-only file were acknowledged, so some member has them:
         // every other one is asked, once more where it was asked before.
         self.denied = true;
         self.start_round();
-        self.set_bad(sent.member, WHY.into());
+        self.set_bad(sent.member, NOT_THERE.into());
         Step::TryNow
+    }
+
+    /// Takes in what is good in an answer to a part of the range; `wrong` is what is not.
+    fn on_part(&mut self, sent: Sent, wrong: Option<String>, kept: Option<Kept>) -> Step<ReadDone> {
+        let Some(kept) = kept else {
+            self.salvage.leave();
+            self.set_bad(sent.member, wrong.unwrap_or_default());
+            return Step::TryNow;
+        };
+        let short = kept.chunk_len < sent.range.end;
+        let leads = sent.member.role == Role::Primary || !guard::holds(Guard::HoleFromPrimary);
+        let ends = short && leads && !self.task.growth_only;
+        if ends && guard::holds(Guard::FreshnessStamp) && sent.map_version < self.task.stamp {
+            self.salvage.leave();
+            self.failover.on_view_failed(sent.view);
+            return Step::RefreshMap;
+        }
+        self.salvage.keep(kept, self.task.growth_only, ends);
+        self.wants_primary |= short && !leads && !self.task.growth_only;
+        if let Some(why) = wrong.or_else(|| (short && !ends).then(|| NOT_THERE.into())) {
+            self.salvage.note(why);
+        }
+        self.on_part_ended(sent.member)
+    }
+
+    /// True for a refusal of a part of the range that says what the member lacks.
+    fn is_part_refused(&self, status: Status) -> bool {
+        match status {
+            Status::Corrupt => true,
+            // What only grew is somewhere: nobody is believed who lacks it.
+            Status::ChunkShort | Status::ChunkNotFound => self.task.growth_only,
+            _ => false,
+        }
+    }
+
+    fn on_part_refused(&mut self, sent: Sent, refusal: Refusal) -> Step<ReadDone> {
+        if refusal.status == Status::ChunkNotFound {
+            self.salvage.leave();
+            self.set_bad(sent.member, refusal.text);
+            return Step::TryNow;
+        }
+        self.salvage.note(refusal.text);
+        self.salvage.on_refused(&sent.range);
+        self.on_part_ended(sent.member)
+    }
+
+    /// Ends the read when nothing is missing any more; else goes on with this member or the next.
+    fn on_part_ended(&mut self, member: Member) -> Step<ReadDone> {
+        if let Some(bytes) = self.salvage.take_whole(&self.wanted()) {
+            let (range, zeros) = (0..bytes.len(), self.task.len as usize - bytes.len());
+            return Step::Done(ReadDone { range, patched: Some(bytes), zeros });
+        }
+        if let Some(why) = self.salvage.verdict() {
+            self.set_bad(member, why);
+        }
+        Step::TryNow
+    }
+
+    /// The range of the operation, inside the chunk.
+    fn wanted(&self) -> Range<u32> {
+        self.task.offset..self.task.offset + self.task.len
     }
 
     fn set_bad(&mut self, member: Member, why: String) {
@@ -513,37 +641,6 @@ impl Sent {
 fn is_slow(map: &ClusterMap, target: TargetId) -> bool {
     let record = map.targets.get(&target);
     record.is_some_and(|record| record.state == TargetState::Slow)
-}
-
-/// The part of the wanted range that the payload holds, verified.
-fn check(task: &ReadTask, reply: &ReadReply, payload: &[u8]) -> Result<Range<usize>, Fault> {
-    let senseless = |text: String| Fault { text, damage: None };
-    if !CELL_LOG2_ALLOWED.contains(&reply.cell_log2) {
-        return Err(senseless(format!("answer with cells of 2^{} bytes", reply.cell_log2)));
-    }
-    let end = (task.offset + task.len).min(reply.chunk_len);
-    if end <= task.offset {
-        return Ok(0..0);
-    }
-    let (first, count) = cells_touched(reply.cell_log2, task.offset, end - task.offset);
-    let start = first << reply.cell_log2;
-    let stop = (u64::from(first + count) << reply.cell_log2).min(u64::from(reply.chunk_len));
-    let covered = stop - u64::from(start);
-    if reply.first_cell != first
-        || payload.len() as u64 != covered
-        || reply.sums.len() != count as usize
-    {
-        return Err(senseless("answer does not cover the cells that were asked for".into()));
-    }
-    let bad = bad_cells(task.key, first, reply.cell_log2, payload, &reply.sums);
-    let cells: Vec<u32> = bad.take(RECHECK_CELLS_MAX).collect();
-    match cells.first() {
-        Some(cell) if guard::holds(Guard::ReadSums) => Err(Fault {
-            text: format!("cell {cell} does not match its checksum"),
-            damage: Some((reply.version, cells)),
-        }),
-        _ => Ok((task.offset - start) as usize..(end - start) as usize),
-    }
 }
 
 #[cfg(test)]

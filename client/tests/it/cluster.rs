@@ -75,6 +75,10 @@ pub(crate) struct State {
     /// Groups never report that they have cut a file.
     pub(crate) never_cut: bool,
     pub(crate) chunks: BTreeMap<(TargetId, ChunkKey), Vec<u8>>,
+    /// Cells of every chunk that do not verify on a target.
+    pub(crate) damaged: BTreeMap<TargetId, Vec<u32>>,
+    /// Targets know of that, and refuse them.
+    pub(crate) damage_known: bool,
     /// How often each write took effect.
     pub(crate) applied: BTreeMap<OpId, u32>,
     /// Where each did.
@@ -267,6 +271,14 @@ impl State {
         let start = (first_cell << CELL_LOG2) as usize;
         let end = (request.offset + len).next_multiple_of(1 << CELL_LOG2) as usize;
         let payload = &chunk[start..end.min(chunk.len())];
+        let mut sent = payload.to_vec();
+        for cell in self.damaged.get(&target).into_iter().flatten() {
+            let at = (*cell as usize * (1 << CELL_LOG2)).wrapping_sub(start);
+            if at < sent.len() && self.damage_known {
+                return refused(self, Status::Corrupt);
+            }
+            sent.get_mut(at).into_iter().for_each(|byte| *byte ^= 1);
+        }
         let reply = ReadReply {
             version: Version { epoch: Epoch(1), counter: 1 },
             chunk_len: chunk.len() as u32,
@@ -275,7 +287,7 @@ impl State {
             sums: cell_sums(request.key, first_cell, CELL_LOG2, payload),
             aux: Vec::new(),
         };
-        answer(self, Status::Ok, reply.encode(), Bytes::copy_from_slice(payload))
+        answer(self, Status::Ok, reply.encode(), sent.into())
     }
 
     fn write(&mut self, target: TargetId, call: &Call) -> Answer {

@@ -135,6 +135,32 @@ async fn corrupt_cells_of_one_replica_are_read_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_range_is_whole_where_each_cell_is_good_on_some_replica() {
+    for damage_known in [false, true] {
+        let cluster = Cluster::healthy();
+        let client = cluster.client();
+        let bytes = content(1 << 20);
+        put(&client, "f", &bytes).await.unwrap();
+        let cells = [vec![0, 7, 63], vec![1, 7, 62], vec![2, 62, 63]];
+        cluster.state().damage_known = damage_known;
+        cluster.state().damaged = (1..).map(TargetId).zip(cells).collect();
+        assert!(cat(&client, "f").await.unwrap() == bytes, "known: {damage_known}");
+        cluster.state().damaged.insert(TargetId(3), vec![7]);
+        let error = cat(&client, "f").await.unwrap_err();
+        assert!(matches!(error, Error::Unreadable { .. }), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_that_one_replica_has_is_asked_for_once() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    put(&client, "f", &content(3 << 20)).await.unwrap();
+    cat(&client, "f").await.unwrap();
+    assert_eq!(cluster.state().calls[&Kind::Read], 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn damage_that_a_reader_found_is_reported_to_the_member_that_has_it() {
     let cluster = Cluster::healthy();
     let client = cluster.client();
