@@ -82,6 +82,16 @@ impl SimCluster {
 
     /// Starts the processes of a cluster.
     pub fn make(seed: u64, shape: &Shape) -> SimCluster {
+        SimCluster::with_clocks(seed, shape, |_| None)
+    }
+
+    /// Starts the processes of a cluster; `rate_of` says how many parts per million faster than
+    /// time a node's clock runs, where that is not to be drawn.
+    pub fn with_clocks(
+        seed: u64,
+        shape: &Shape,
+        rate_of: impl Fn(NodeId) -> Option<i32>,
+    ) -> SimCluster {
         let rng = SimRng::new(seed);
         let executor = Executor::new(rng.fork());
         let coordinator = SimCoordinator::start(&executor, rng.fork(), shape);
@@ -104,17 +114,22 @@ impl SimCluster {
             rng,
         };
         for node in (1..=shape.nodes).map(NodeId) {
-            cluster.make_node(node, shape.container_len, shape.clock_ppm_max);
+            let rate = cluster.draw_rate(shape.clock_ppm_max);
+            cluster.make_node(node, shape.container_len, rate_of(node).unwrap_or(rate));
         }
         cluster
     }
 
-    fn make_node(&mut self, node: NodeId, container_len: u64, clock_ppm_max: u64) {
-        let disk = SimDisk::new(&self.executor, self.rng.fork(), container_len);
-        self.disks.insert(node, disk);
+    fn draw_rate(&self, clock_ppm_max: u64) -> i32 {
         let ppm = i64::try_from(self.rng.below(2 * clock_ppm_max + 1)).unwrap_or(0)
             - i64::try_from(clock_ppm_max).unwrap_or(0);
-        let clock = SimClock::new(&self.executor, i32::try_from(ppm).unwrap_or(0));
+        i32::try_from(ppm).unwrap_or(0)
+    }
+
+    fn make_node(&mut self, node: NodeId, container_len: u64, clock_ppm: i32) {
+        let disk = SimDisk::new(&self.executor, self.rng.fork(), container_len);
+        self.disks.insert(node, disk);
+        let clock = SimClock::new(&self.executor, clock_ppm);
         self.clocks.insert(node, clock);
         self.start_node(node);
     }

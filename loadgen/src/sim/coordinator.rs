@@ -16,6 +16,7 @@ use coordinator::membership::Witness;
 use coordinator::serve::words::Words;
 use coordinator::state::{Audit, Outcome, State, read};
 use node::io::Nanos;
+use node::membership::state::lease_end;
 use node::shard::{ControlEvent, ShardReport};
 use protocol::cluster_map::{ClusterMap, GroupRecord, Member, TargetState};
 use protocol::ids::{Epoch, GroupId, Ino, MapVersion, NodeId, SessionId, TargetId};
@@ -260,7 +261,7 @@ impl SimCoordinator {
         self.observe(&Event::Heartbeat { node, at: now, targets });
         let control = self.inner.borrow().controls.get(&node).cloned();
         let Some(control) = control else { return };
-        control.deliver(ControlEvent::Lease { expires: sent.after(NODE_LEASE) });
+        control.deliver(ControlEvent::Lease { expires: lease_end(sent, TUNING.lease_ms()) });
         for order in self.orders_of(node) {
             control.deliver(ControlEvent::Orders(order));
         }

@@ -5,6 +5,7 @@
 mod damage;
 mod first_light;
 mod guards;
+mod leases;
 mod limits;
 mod one_sided;
 mod random_faults;
