@@ -83,17 +83,22 @@ impl DamageList {
         }
     }
 
-    /// The first damaged cell of a range; a damaged descriptor does not count, because its cells
-    /// may still be known.
+    /// Damaged cells of a range; a damaged descriptor does not count, because its cells may still
+    /// be known.
+    pub(super) fn bad(&self, name: Name, state: &ChunkState, cells: Range<u32>) -> BTreeSet<u32> {
+        let found = self.found.get(&(name, state.version)).filter(|it| it.lsn == state.lsn);
+        found.map_or_else(BTreeSet::new, |found| found.cells.range(cells).copied().collect())
+    }
+
+    /// The first of them.
     pub(super) fn first_bad(
         &self,
         name: Name,
         state: &ChunkState,
         cells: Range<u32>,
     ) -> Option<u32> {
-        let found = self.found.get(&(name, state.version))?;
-        let mut bad = found.cells.range(cells);
-        bad.next().copied().filter(|_| found.lsn == state.lsn)
+        let found = self.found.get(&(name, state.version)).filter(|it| it.lsn == state.lsn)?;
+        found.cells.range(cells).next().copied()
     }
 
     /// True when the descriptor of a version is damaged.

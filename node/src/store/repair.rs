@@ -65,8 +65,9 @@ impl<D: Disk> Store<D> {
     /// - [`StoreError::Disk`], [`StoreError::Fenced`]: the repair may or may not be durable.
     ///
     /// # Durability
-    /// On success data, descriptor and record are on the medium. The old units are not used again
-    /// while the target stays open, up to [`BAD_RUNS_MAX`] runs.
+    /// On success data, descriptor and record are on the medium. The old units of cells that are
+    /// known to be damaged are not used again while the target stays open, up to [`BAD_RUNS_MAX`]
+    /// runs; those of other cells are free.
     ///
     /// # Cancel safety
     /// The version is whole either way; the repair may or may not become durable.
@@ -121,7 +122,10 @@ impl<D: Disk> Store<D> {
         let (good, bad, anew) = match listed {
             Ok(listed) => {
                 let good = listed.iter().map(|cell| cell.sum).eq(sums.iter().copied());
-                let bad = (cells.start..).zip(&listed);
+                // A version may be repaired whole because its record is in doubt: that says nothing
+                // of the medium.
+                let damaged = self.upkeep.damages.borrow().bad(name, &state, cells.clone());
+                let bad = (cells.start..).zip(&listed).filter(|(cell, _)| damaged.contains(cell));
                 let bad = bad.map(|(number, cell)| state.cell_extent(number, cell.place));
                 (good, bad.filter(|run| !run.is_none()).collect(), false)
             }

@@ -218,6 +218,25 @@ fn a_repair_with_other_bytes_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_version_in_doubt_gives_its_sound_places_back() {
+    let (disk, store) = fresh(64);
+    let bytes = pattern(3, 1_000_000);
+    with_store(&store, async {
+        fill(&store, &disk).await;
+        let free = store.free();
+        store.mark_suspect(GROUP, key(3), version(3));
+        disk.rot(place_of(&disk, &bytes[7 * CELL..]) + 9, 1);
+        assert_eq!(scrub(&store, 1 << 20).await.0, [cells(3, 3, &[7])]);
+        store.repair(repair_op(&disk, 3, 3, 0, &bytes)).await.unwrap();
+        assert_eq!((store.damaged(GROUP), store.suspects(GROUP)), (vec![], vec![]));
+        assert_eq!(store.bad_bytes(), CELL as u64, "only what the medium lost");
+        assert_eq!(store.free(), free - CELL as u64);
+        assert_eq!(read_all(&store, 3).await.unwrap(), bytes);
+        assert!(store.space_equals_index());
+    });
+}
+
+#[test]
 fn a_lost_descriptor_is_replaced_by_the_whole_chunk_only() {
     for by_install in [false, true] {
         let (disk, store) = fresh(63);
