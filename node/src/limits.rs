@@ -167,6 +167,14 @@ pub const COMPARE_PERIOD_S: u64 = 24 * 3600;
 pub const COMPARE_HOURS_MAX: u64 = 24 * 365;
 /// Time before members that differed are compared again, in milliseconds.
 pub const COMPARE_AGAIN_MS: u64 = 5000;
+/// Time before a group is compared whose primary is new or in which somebody came back, in
+/// milliseconds: then there is more urgent work.
+pub const COMPARE_SETTLE_MS: u64 = 10_000;
+/// Time before a difference is looked at again in a group that can spare nobody, in milliseconds.
+pub const COMPARE_LATER_MS: u64 = 60_000;
+/// How long an ordered scrub waits for a group that is never at rest, in milliseconds, before it ends
+/// without that group's comparison.
+pub const COMPARE_PATIENCE_MS: u64 = 60_000;
 /// Time between two groups that one shard begins to compare, in milliseconds.
 pub const COMPARE_EVERY_MS: u64 = 50;
 /// Chunks of one group that are known to differ at a time; who lacks one is copied to anew anyway.

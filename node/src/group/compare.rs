@@ -1,5 +1,7 @@
-//! Comparison: once a day, and with every ordered scrub, the primary asks the other members what
-//! the group amounts to there, and finds the chunks where somebody silently differs.
+//! Comparison: once a day, with every ordered scrub, when it begins to lead and when somebody serves
+//! in a new generation, the primary asks the other members what the group amounts to there, and finds
+//! the chunks where somebody silently differs. A device that lost writes which it had confirmed shows
+//! at the next start of its node, and there nothing else tells.
 //!
 //! Digests say something only while nothing is on its way: no write, no pending, no deletion, every
 //! member at the same mark. A difference counts when it is there again after a while; then the
@@ -10,15 +12,16 @@
 //!
 //! Who is wrong cannot stay a serving member: it lacks something acknowledged. So the primary asks
 //! for its eviction, of itself when it is the one. It comes back as a syncing member, and resync
-//! sets aside what it alone had and copies the rest. Nobody is removed from a group that could not
-//! be written without it; the difference is reported all the same.
+//! sets aside what it alone had and copies the rest. Nobody is removed from a group that lacks
+//! replicas and could not be written without it: the difference is reported, and found again once
+//! the group has its replicas.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use protocol::cluster_map::Role;
+use protocol::cluster_map::{GroupRecord, Member as Entry, Role};
 use protocol::guard::{self, Guard};
-use protocol::ids::{ChunkKey, TargetId, Version};
+use protocol::ids::{ChunkKey, GroupId, TargetId, Version};
 use protocol::message::chunk::{InventoryEntry, InventoryReply};
 use protocol::message::cluster::EvictRequest;
 use protocol::message::heal::DigestReply;
@@ -26,10 +29,14 @@ use protocol::message::heal::DigestReply;
 use super::calls::{self, CallKind};
 use super::member::{Cx, Member, Phase};
 use crate::io::Nanos;
-use crate::limits::{COMPARE_AGAIN_MS, COMPARE_CHUNKS_MAX, COMPARE_EVERY_MS, RESYNC_PAGE};
+use crate::limits::{
+    COMPARE_AGAIN_MS, COMPARE_CHUNKS_MAX, COMPARE_EVERY_MS, COMPARE_LATER_MS, COMPARE_PATIENCE_MS,
+    COMPARE_SETTLE_MS, RESYNC_PAGE,
+};
 use crate::shard::control::ShardReport;
 use crate::shard::effect::{Alert, Effect, Refusal, ReplyBody};
 use crate::shard::event::{Answer, Asked};
+use crate::shard::state::Core;
 
 /// What a member holds of a chunk: version and content hash; `None` when it has none.
 type Held = Option<(Version, u64)>;
@@ -41,8 +48,10 @@ type Differences = BTreeMap<ChunkKey, BTreeMap<TargetId, Held>>;
 pub struct Compare {
     /// When the last comparison ended, or this target began to lead the group.
     last: Option<Nanos>,
-    /// Ordered scrub pass that the last comparison was for.
+    /// Ordered scrub pass that the last comparison was for, or that ended without one.
     pass: u32,
+    /// Since when an ordered pass waits for a comparison.
+    ordered: Option<Nanos>,
     step: Step,
     /// When a difference is looked at again.
     again: Option<Nanos>,
@@ -63,15 +72,39 @@ enum Step {
     Lists { waiting: BTreeSet<TargetId> },
 }
 
+impl Compare {
+    /// Has the group compared before long.
+    fn settle(&mut self, now: Nanos) {
+        self.again.get_or_insert(now.after(Duration::from_millis(COMPARE_SETTLE_MS)));
+    }
+
+    /// True while an ordered pass waits for a comparison; not for ever.
+    fn is_ordered(&mut self, now: Nanos, pass: u32) -> bool {
+        if pass <= self.pass {
+            self.ordered = None;
+            return false;
+        }
+        let since = *self.ordered.get_or_insert(now);
+        if now.since(since) >= Duration::from_millis(COMPARE_PATIENCE_MS) {
+            self.pass = pass;
+            return false;
+        }
+        true
+    }
+}
+
 /// Begins a comparison when it is due and nothing is on its way.
 pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if !member.is_primary() || !guard::holds(Guard::DigestCompare) {
         member.compare = Compare::default();
         return;
     }
-    let last = *member.compare.last.get_or_insert(cx.now);
-    let compare = &member.compare;
-    let ordered = cx.core.orders.scrub_pass > compare.pass;
+    let compare = &mut member.compare;
+    if compare.last.is_none() {
+        compare.settle(cx.now); // It leads from now on.
+    }
+    let last = *compare.last.get_or_insert(cx.now);
+    let ordered = compare.is_ordered(cx.now, cx.core.orders.scrub_pass);
     let due = match compare.again {
         Some(again) => cx.now >= again,
         None => ordered || cx.now.since(last) >= cx.core.config.timeouts.compare,
@@ -86,6 +119,28 @@ pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
         done(member, cx);
     } else {
         member.compare.step = Step::Digests { waiting, differs: false, restless: false };
+    }
+}
+
+/// Notes the newest ordered pass that is finished here: everything was read, and every group that is
+/// led from here was compared or passed over.
+pub fn note_pass<P>(groups: &BTreeMap<GroupId, Member<P>>, core: &mut Core) {
+    let finished = core.upkeep.scrub.finished;
+    let compared = |member: &Member<P>| !member.is_primary() || member.compare.pass >= finished;
+    if core.upkeep.scrub.reported < finished && groups.values().all(compared) {
+        core.upkeep.scrub.reported = finished;
+    }
+}
+
+/// Has the group compared before long when somebody serves in the next epoch who did not
+/// catch up for it, but came back and was believed.
+pub fn on_record(compare: &mut Compare, now: Nanos, before: &GroupRecord, next: &GroupRecord) {
+    let known = |entry: &Entry| {
+        let old = before.member(entry.target);
+        old.is_some_and(|old| old.generation == entry.generation)
+    };
+    if !next.serving().all(known) {
+        compare.settle(now);
     }
 }
 
@@ -179,8 +234,9 @@ pub fn on_list<P: Clone>(
 /// Forgets what belongs to an epoch that has ended; a difference is looked for again.
 pub fn leave(compare: &mut Compare) {
     let differed = compare.strikes > 0;
-    let Compare { last, pass, .. } = std::mem::take(compare);
-    *compare = Compare { last, pass, again: differed.then_some(Nanos(0)), ..Compare::default() };
+    let Compare { last, pass, ordered, again, .. } = std::mem::take(compare);
+    let again = if differed { Some(Nanos(0)) } else { again };
+    *compare = Compare { last, pass, ordered, again, ..Compare::default() };
 }
 
 /// Looks again after a while.
@@ -283,13 +339,16 @@ fn judge<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     };
     let group = member.group;
     cx.out.push(Effect::Alert(Alert::Differs { group, key, target }));
-    if serving.len() > usize::from(member.record.min_write).max(1) {
+    let record = &member.record;
+    let complete = serving.len() >= usize::from(record.replicas);
+    if complete || serving.len() > usize::from(record.min_write).max(1) {
         let (epoch, reporter) = (member.epoch(), me);
         let request = EvictRequest { group, epoch, target, reporter };
         cx.out.push(Effect::Report(ShardReport::Evict(request)));
         again(member, cx);
     } else {
-        done(member, cx); // It was reported, and will be again.
+        member.compare.step = Step::Idle;
+        member.compare.again = Some(cx.now.after(Duration::from_millis(COMPARE_LATER_MS)));
     }
 }
 

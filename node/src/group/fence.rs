@@ -28,6 +28,7 @@ pub fn on_record<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, record: &
         return;
     }
     leave(member, cx);
+    compare::on_record(&mut member.compare, cx.now, &member.record, record);
     let me = cx.core.config;
     let mine =
         |own: &&Entry| own.generation == me.generation || !guard::holds(Guard::PrimaryGeneration);

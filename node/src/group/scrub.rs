@@ -25,8 +25,10 @@ pub struct Scrub {
     pub stepping: bool,
     /// Ordered pass that the present one fulfils, as it stood when it began; `None` before that.
     pub pass: Option<u32>,
-    /// Newest ordered pass that is finished.
+    /// Newest ordered pass of which everything was read.
     pub finished: u32,
+    /// Newest one after which the groups led from here were compared too.
+    pub reported: u32,
     /// Passes finished since the start, ordered or not.
     pub passes: u64,
     /// Bytes the present pass has read.
@@ -90,6 +92,7 @@ impl Default for Scrub {
             stepping: false,
             pass: None,
             finished: 0,
+            reported: 0,
             passes: 0,
             done: 0,
             total: 0,

@@ -199,7 +199,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             resync_bytes_done: state.core.counters.resync_bytes_done,
             map_version: state.core.map.version,
             resyncs: state.resyncs(),
-            scrub_pass: upkeep.scrub.finished,
+            scrub_pass: upkeep.scrub.reported,
             scrub_bytes_done: upkeep.scrub.done,
             scrub_bytes_total: upkeep.scrub.total,
             cells_damaged: upkeep.counts.cells_damaged,

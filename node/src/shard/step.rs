@@ -260,7 +260,8 @@ fn on_whole_failed<P: Clone>(
             resync::copy_damaged(member, target, key, len);
         }
         CallKind::Roll(key) if damaged => {
-            if activate::roll_damaged(member, cx, target, key) {
+            let is_settled = activate::roll_damaged(member, cx, target, key);
+            if is_settled {
                 calls::finish(cx.core, id);
             }
         }
@@ -359,6 +360,7 @@ fn on_tick<P: Clone>(groups: &mut BTreeMap<GroupId, Member<P>>, cx: &mut Cx<'_, 
         compare::tick(member, cx);
         settle(member, cx);
     }
+    compare::note_pass(groups, cx.core);
 }
 
 /// Ends the shard when nothing is in flight any more, or when it has waited long enough.

@@ -3,7 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use node::limits::{COMPARE_AGAIN_MS, COMPARE_CHUNKS_MAX, COMPARE_EVERY_MS, COMPARE_PERIOD_S};
+use node::limits::{
+    COMPARE_AGAIN_MS, COMPARE_CHUNKS_MAX, COMPARE_EVERY_MS, COMPARE_LATER_MS, COMPARE_PATIENCE_MS,
+    COMPARE_PERIOD_S, COMPARE_SETTLE_MS,
+};
 use node::shard::control::Timeouts;
 use protocol::ids::{ChunkKey, Epoch, Fid, TargetId, Version};
 use protocol::message::chunk::WriteClass;
@@ -95,21 +98,88 @@ fn a_difference_that_goes_away_is_no_difference() {
 }
 
 #[test]
-fn nobody_is_removed_from_a_group_that_needs_everybody() {
+fn nobody_is_removed_from_a_group_that_needs_everybody_until_it_has_its_replicas() {
     let (mut cluster, key) = at_rest();
-    cluster.coordinator.needs(3);
-    cluster.push_maps();
+    cluster.kill(THREE);
+    cluster.run_until("an eviction", |cluster| cluster.coordinator.record().serving().count() == 2);
+    cluster.run_ms(500);
     change(&mut cluster, TWO, key);
     order(&mut cluster);
     cluster.run_ms(10 * COMPARE_AGAIN_MS);
     assert!(cluster.procs[&ONE].state.core.upkeep.counts.differing > 0, "it is reported");
     assert!(!evicted(&cluster, ONE, TWO));
+    let reported = cluster.procs[&ONE].state.core.upkeep.counts.differing;
+    cluster.run_ms(COMPARE_LATER_MS);
+    let again = cluster.procs[&ONE].state.core.upkeep.counts.differing;
+    assert!(again > reported, "and reported again");
+    assert!(again <= 2 * reported, "but not all the time");
+    cluster.restart(THREE);
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, TWO));
+    cluster.heal();
+    assert_eq!(bytes(&cluster, TWO, key), b"the same");
+}
+
+#[test]
+fn a_group_whose_replicas_are_all_needed_waits_for_the_one_that_is_made_equal() {
+    let (mut cluster, key) = at_rest();
+    cluster.coordinator.needs(3);
+    cluster.push_maps();
+    change(&mut cluster, TWO, key);
+    order(&mut cluster);
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, TWO));
+    cluster.heal();
+    assert_eq!(bytes(&cluster, TWO, key), b"the same");
+}
+
+#[test]
+fn who_comes_back_and_is_believed_is_compared() {
+    let (mut cluster, key) = at_rest();
+    // What comes later says durably that the first write is committed.
+    for number in 2..4 {
+        let later = ChunkKey { index: number, ..key };
+        cluster.ask_change(ONE, later, number.into(), (WriteClass::Growth, 0, b"later"));
+        cluster.run_ms(500);
+    }
+    for target in [ONE, TWO, THREE] {
+        cluster.kill(target);
+    }
+    cluster.coordinator.power_cut();
+    lose(&mut cluster, TWO, key);
+    for target in [ONE, TWO, THREE] {
+        cluster.restart(target);
+    }
+    cluster.run_ms(COMPARE_SETTLE_MS + 2 * COMPARE_AGAIN_MS);
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, TWO));
+    cluster.heal();
+    assert_eq!(bytes(&cluster, TWO, key), b"the same");
+}
+
+#[test]
+fn an_ordered_pass_ends_with_the_comparison_or_without_it_after_a_while() {
+    let (mut cluster, key) = at_rest();
+    let reported = |cluster: &Cluster| cluster.procs[&ONE].state.core.upkeep.scrub.reported;
+    change(&mut cluster, TWO, key);
+    order(&mut cluster);
+    cluster.run_ms(COMPARE_AGAIN_MS);
+    let finished = cluster.procs[&ONE].state.core.upkeep.scrub.finished;
+    assert!(finished > reported(&cluster), "everything was read, not everything compared");
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, TWO));
+    cluster.heal();
+    cluster.run_until("the end of the pass", |cluster| reported(cluster) == finished);
+    // A member that catches up for ever, so the group is never at rest.
+    cluster.kill(THREE);
+    cluster.run_ms(1_000);
+    cluster.cut.extend([(ONE, THREE), (THREE, ONE)]);
+    order(&mut cluster);
+    cluster.run_ms(COMPARE_PATIENCE_MS + 1_000);
+    assert!(reported(&cluster) > finished);
 }
 
 #[test]
 fn without_an_order_groups_are_compared_once_a_period() {
     assert_eq!(Timeouts::default().compare, Duration::from_secs(COMPARE_PERIOD_S));
     let (mut cluster, key) = at_rest();
+    cluster.run_ms(COMPARE_SETTLE_MS + COMPARE_AGAIN_MS); // The comparison of who begins to lead.
     change(&mut cluster, TWO, key);
     let next = |cluster: &Cluster| cluster.procs[&ONE].state.core.upkeep.compare_at;
     let before = next(&cluster);
