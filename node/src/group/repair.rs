@@ -26,6 +26,7 @@ use protocol::message::heal::{FetchReply, FetchRequest, ReportCorruptRequest};
 use protocol::status::Status;
 
 use super::member::{Cx, Member};
+use super::scrub;
 use crate::io::Nanos;
 use crate::limits::{
     FETCHES_PER_SHARD_MAX, RECHECKS_PER_SHARD_MAX, REPAIR_LOOK_MS, REPAIR_PAUSE_MAX_MS,
@@ -105,7 +106,8 @@ impl Repairs {
 
 /// Notes when it is time to look for damage in every group: in the step of this very moment.
 pub fn note_time<P>(cx: &mut Cx<'_, P>) {
-    if cx.now.since(cx.core.upkeep.looked) >= Duration::from_millis(REPAIR_LOOK_MS) {
+    let due = cx.now.since(cx.core.upkeep.looked) >= Duration::from_millis(REPAIR_LOOK_MS);
+    if scrub::end(cx) || due {
         cx.core.upkeep.looked = cx.now;
     }
 }

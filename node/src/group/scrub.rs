@@ -25,7 +25,9 @@ pub struct Scrub {
     pub stepping: bool,
     /// Ordered pass that the present one fulfils, as it stood when it began; `None` before that.
     pub pass: Option<u32>,
-    /// Newest ordered pass of which everything was read.
+    /// Ordered pass that was read to its end, until its damage is counted.
+    pub ended: Option<u32>,
+    /// Newest ordered pass of which everything was read and all damage is counted.
     pub finished: u32,
     /// Newest one after which the groups led from here were compared too.
     pub reported: u32,
@@ -69,10 +71,21 @@ pub fn on_step(core: &mut Core, bytes: u64, last: bool) {
     scrub.pace.take(bytes);
     scrub.done += bytes;
     if last {
-        scrub.finished = scrub.finished.max(scrub.pass.unwrap_or_default());
+        scrub.ended = scrub.pass.take().filter(|pass| *pass > scrub.finished);
         scrub.passes += 1;
-        scrub.pass = None;
     }
+}
+
+/// Ends the ordered pass that was read to its end, in a step in which all groups look for damage;
+/// true when there is one.
+///
+/// Whoever waits for a pass believes the damage that is reported with its end, so none of it may
+/// still be on its way from the store.
+pub fn end<P>(cx: &mut Cx<'_, P>) -> bool {
+    let scrub = &mut cx.core.upkeep.scrub;
+    let Some(pass) = scrub.ended.take() else { return false };
+    scrub.finished = pass;
+    true
 }
 
 /// Bytes per second: as ordered, or what an ordered pass or the period asks for.
@@ -91,6 +104,7 @@ impl Default for Scrub {
             pace: Pace::new(0),
             stepping: false,
             pass: None,
+            ended: None,
             finished: 0,
             reported: 0,
             passes: 0,

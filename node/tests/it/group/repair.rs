@@ -1,12 +1,14 @@
 //! Damage: found, repaired from whoever has good bytes, and left alone where nobody has.
 
 use node::limits::{FETCHES_PER_SHARD_MAX, REPAIR_PAUSE_MAX_MS, REPAIRS_PER_GROUP_MAX};
+use node::shard::control::ControlEvent;
 use node::shard::event::{Asked, ConnId, Event, ReplyTo, Request};
 use protocol::ids::{ChunkKey, Epoch, Fid, RequestId, TargetId};
 use protocol::message::Kind;
+use protocol::message::cluster::TargetOrders;
 use protocol::message::heal::ReportCorruptRequest;
 
-use super::cluster::{CLIENT, Cluster, SCRIPT, Shape};
+use super::cluster::{CLIENT, Cluster, MS, SCRIPT, Shape};
 use super::coordinator::GROUP;
 use super::rot::CELL;
 
@@ -61,6 +63,22 @@ fn damaged_cells_are_found_and_repaired_in_every_role() {
         assert!(state.core.upkeep.scrub.passes > 0, "{target}");
         cluster.heal();
     }
+}
+
+#[test]
+fn an_ordered_pass_ends_only_when_what_it_found_is_counted() {
+    let mut cluster = chunk_of_three_cells();
+    for target in [ONE, TWO, THREE] {
+        spoil(&mut cluster, target, &[1]);
+    }
+    let orders = TargetOrders { scrub_pass: 7, ..TargetOrders::default() };
+    cluster.tell(ONE, 1, Event::Control(ControlEvent::Orders(orders)));
+    let finished = |cluster: &Cluster| cluster.procs[&ONE].state.core.upkeep.scrub.finished == 7;
+    while !finished(&cluster) {
+        assert!(cluster.now < 60_000 * MS, "the pass ends");
+        cluster.run_ms(1);
+    }
+    assert_eq!(cluster.procs[&ONE].state.cells_bad(), 1, "whoever waited for it learns of it");
 }
 
 #[test]
