@@ -54,7 +54,7 @@ ci: ## everything a change must pass, with the time each step took
 	@$(call step,mutants)
 	@$(call step,cpu-check)
 	@$(call step,search MINUTES=3)
-	@$(call step,sim SEEDS=500 COVERAGE=1 OPEN=193)
+	@$(call step,sim SEEDS=500 COVERAGE=1)
 	@$(call step,faults MINUTES=5)
 	@$(call step,demo)
 
