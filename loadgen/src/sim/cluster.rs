@@ -10,7 +10,7 @@ use node::io::PeerIdentity;
 
 use node::shard::{self, ShardConfig, Timeouts};
 use node::store::{FormatOptions, Recovered, Store, StoreError};
-use protocol::ids::{ClusterId, GroupId, Lsn, NodeId, ShardId, TargetId};
+use protocol::ids::{ClusterId, Generation, GroupId, Lsn, NodeId, ShardId, TargetId};
 use protocol::message::chunk::InventoryEntry;
 use protocol::message::cluster::{GroupReport, TargetReport};
 
@@ -313,7 +313,8 @@ async fn boot(
 ) {
     use node::io::{Clock, Env};
     let target = target_of(node);
-    let options = FormatOptions { cluster: CLUSTER, node, target };
+    let first_generation = Generation(1);
+    let options = FormatOptions { cluster: CLUSTER, node, target, first_generation };
     if incarnation_is_first(&env).await {
         let formatted = Store::format(env.disk().as_ref(), &options).await;
         assert_eq!(formatted, Ok(()), "node {node} formats its disk");

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use protocol::ids::{ClusterId, NodeId, ShardId};
+use protocol::ids::{ClusterId, Generation, NodeId, ShardId};
 use protocol::message::cluster::{GroupReport, TargetReport};
 
 use crate::config::{Config, Shard};
@@ -135,8 +135,12 @@ impl ShardSetup {
         let opened = ShardDisk::open(&path, self.container.size()).await;
         let disk = opened.map_err(|cause| StartError::Disk { path: path.clone(), cause })?;
         let disk = Rc::new(disk);
-        let options =
-            FormatOptions { cluster: self.cluster, node: self.node, target: self.shard.target };
+        let options = FormatOptions {
+            cluster: self.cluster,
+            node: self.node,
+            target: self.shard.target,
+            first_generation: seconds_of_now(),
+        };
         let failed = |cause| StartError::Store { path: path.clone(), cause };
         if self.container.fresh() {
             Store::format(&*disk, &options).await.map_err(failed)?;
@@ -203,4 +207,12 @@ impl ShardSetup {
             groups: groups.collect(),
         }
     }
+}
+
+/// Newer than the generation of any container that was made, or opened for the last time, before this
+/// second; 1 where the clock is not set.
+#[expect(clippy::disallowed_methods, reason = "a count that goes on from container to container")]
+fn seconds_of_now() -> Generation {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Generation(u32::try_from(since.as_secs()).unwrap_or(1))
 }

@@ -123,7 +123,7 @@ impl<D: Disk> Store<D> {
         Store {
             disk,
             identity: options.clone(),
-            generation: next_generation(superblock.generation),
+            generation: next_generation(superblock.generation, options.first_generation),
             geometry,
             journal: RefCell::new(Journal::new(
                 &geometry,
@@ -262,9 +262,12 @@ async fn find<D: Disk>(disk: &D, superblock: &Superblock) -> Found {
 }
 
 /// The generation of this opening.
-fn next_generation(last: Generation) -> Generation {
+fn next_generation(last: Generation, first: Generation) -> Generation {
     let step = u32::from(guard::holds(Guard::GenerationBump));
-    Generation(last.0.saturating_add(step))
+    match last {
+        Generation(0) => first.max(Generation(1)),
+        last => Generation(last.0.saturating_add(step)),
+    }
 }
 
 async fn load_either<D: Disk>(

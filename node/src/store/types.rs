@@ -20,6 +20,9 @@ pub struct FormatOptions {
     pub node: NodeId,
     /// Its number.
     pub target: TargetId,
+    /// Generation of a new container's first opening: newer than any of a container that it replaces,
+    /// so that the coordinator takes it for what it is and not for an old copy.
+    pub first_generation: Generation,
 }
 
 /// What recovery found.

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
 use protocol::ids::{ClusterId, NodeId};
 use protocol::tls::Identity;
@@ -277,14 +278,41 @@ impl Running {
 fn process_serves_without_a_coordinator_and_stops_on_sigterm() {
     let folder = NodeFolder::new();
     let (node, line) = Running::until(folder.command(&folder.text), "serving");
-    for part in ["target_id=101", &format!("port={}", folder.port), "core=\"any\"", "generation=1"]
-    {
+    for part in ["target_id=101", &format!("port={}", folder.port), "core=\"any\""] {
         assert!(line.contains(part), "{line:?} does not say {part:?}");
     }
     assert_eq!(node.stop(), Some(0));
+    let first = generation(&line);
     let (node, line) = Running::until(folder.command(&folder.text), "serving");
-    assert!(line.contains("generation=2"), "{line}");
+    assert_eq!(generation(&line), first + 1);
     assert_eq!(node.stop(), Some(0));
+}
+
+#[expect(clippy::disallowed_methods, reason = "the wall clock is what is waited for")]
+#[test]
+fn process_with_a_new_container_is_newer_than_with_the_one_it_replaces() {
+    let folder = NodeFolder::new();
+    let (node, line) = Running::until(folder.command(&folder.text), "serving");
+    assert_eq!(node.stop(), Some(0));
+    let old = generation(&line);
+    std::fs::remove_file(folder.authority.folder().join("t101.lane")).unwrap();
+    while seconds_of_now() <= u64::from(old) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (node, line) = Running::until(folder.command(&folder.text), "serving");
+    assert!(generation(&line) > old, "{line}");
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[expect(clippy::disallowed_methods, reason = "what the node counts from")]
+fn seconds_of_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The generation that a node says it serves with.
+fn generation(line: &str) -> u32 {
+    let text = line.split("generation=").nth(1).unwrap_or_default();
+    text.split(|letter: char| !letter.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
 #[test]

@@ -10,7 +10,8 @@ use node::io::{Buffer, Disk};
 use node::store::{FormatOptions, ReadMode, Recovered, Store, StoreError, WriteOp};
 use protocol::checksum::cell_sum;
 use protocol::ids::{
-    ChunkKey, ClusterId, Epoch, Fid, GroupId, NodeId, OpId, Seq, SessionId, TargetId, Version,
+    ChunkKey, ClusterId, Epoch, Fid, Generation, GroupId, NodeId, OpId, Seq, SessionId, TargetId,
+    Version,
 };
 use protocol::message::chunk::WriteClass;
 
@@ -18,7 +19,12 @@ pub(crate) const GROUP: GroupId = GroupId(3);
 pub(crate) const SIZE: u64 = 24 << 20;
 
 pub(crate) fn options() -> FormatOptions {
-    FormatOptions { cluster: ClusterId(7), node: NodeId(1), target: TargetId(101) }
+    FormatOptions {
+        cluster: ClusterId(7),
+        node: NodeId(1),
+        target: TargetId(101),
+        first_generation: Generation(1),
+    }
 }
 
 pub(crate) fn key(fid: u64) -> ChunkKey {
