@@ -129,9 +129,10 @@ async fn empty(lab: &mut Lab, client: &Client, node: u32) -> Result<(), StepErro
     lab.node(node)?.kill()?;
     let container = lab.container(node);
     std::fs::remove_file(&container).map_err(file_error(&container))?;
-    let before = load::copied(&client.status().await.map_err(judge::failed)?);
     let begun = now();
     join(lab, client, node).await?;
+    // What the process of before had copied is not counted any more.
+    let before = load::copied(&client.status().await.map_err(judge::failed)?);
     while load::copied(&client.status().await.map_err(judge::failed)?) <= before {
         if begun.elapsed() > BEGINS_WITHIN {
             let what = format!("copies to the emptied node {node}");
