@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use protocol::config_file;
 use protocol::ids::{ClusterId, CoordinatorId};
 use serde::Deserialize;
 
@@ -63,7 +64,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], naming the file, the key and what is expected there.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let text = config_file::read(path)
             .map_err(|error| ConfigError::Read { path: path.into(), detail: error.to_string() })?;
         Config::parse(path, &text)
     }
@@ -155,6 +156,12 @@ key = "/abs/admin.key"
 
     fn problem(text: &str) -> String {
         Config::parse(Path::new("/c/client.toml"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_file_is_bounded_in_length() {
+        let error = Config::load(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(error.ends_with("it is longer than 1048576 bytes"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use protocol::config_file;
 use protocol::ids::{ClusterId, CoordinatorId};
 use protocol::limits::GROUP_MEMBERS_MAX;
 use protocol::message::command::Caller;
@@ -87,7 +88,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when the file cannot be read or a setting is wrong.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+        let text = config_file::read(path).map_err(|error| ConfigError {
             path: path.to_path_buf(),
             text: format!("cannot read the configuration: {error}"),
         })?;
@@ -365,6 +366,12 @@ gid = 100
             assert!(error.starts_with("/etc/lanefs/c.toml: "), "{error}");
             assert!(error.contains(expected) && !error.contains('\n'), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn the_file_is_bounded_in_length() {
+        let error = Config::load(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(error.ends_with("it is longer than 1048576 bytes"), "{error}");
     }
 
     #[test]

@@ -8,12 +8,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use protocol::config_file;
 use protocol::ids::{ClusterId, NodeId, TargetId};
 use serde::Deserialize;
 
 use crate::limits::{
-    COMPARE_HOURS_MAX, CONFIG_LEN_MAX, CONTAINER_SIZE_MIN, COORDINATORS_MAX, IO_MEMORY_MAX,
-    IO_MEMORY_MIN, SHARDS_MAX,
+    COMPARE_HOURS_MAX, CONTAINER_SIZE_MIN, COORDINATORS_MAX, IO_MEMORY_MAX, IO_MEMORY_MIN,
+    SHARDS_MAX,
 };
 
 mod file;
@@ -121,12 +122,8 @@ pub struct ConfigError {
 /// [`ConfigError`] names the file, the line or key, and what is expected there.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let error = |problem| ConfigError { file: path.to_path_buf(), problem };
-    let len = std::fs::metadata(path).map_err(|cause| error(format!("cannot be read: {cause}")))?;
-    if len.len() > CONFIG_LEN_MAX {
-        return Err(error(format!("is longer than {CONFIG_LEN_MAX} bytes")));
-    }
     let text =
-        std::fs::read_to_string(path).map_err(|cause| error(format!("cannot be read: {cause}")))?;
+        config_file::read(path).map_err(|cause| error(format!("cannot be read: {cause}")))?;
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     parse(&text, folder).map_err(error)
 }

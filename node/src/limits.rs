@@ -27,8 +27,6 @@ pub const MEMLOCK_MIN: u64 = 512 << 10;
 pub const RING_DEPTH: usize = 256;
 /// Smallest container, in bytes.
 pub const CONTAINER_SIZE_MIN: u64 = 16 << 20;
-/// Length of one configuration file, in bytes: a table of [`SHARDS_MAX`] shards is a tenth of it.
-pub const CONFIG_LEN_MAX: u64 = 1 << 20;
 /// Coordinators a configuration may list.
 pub const COORDINATORS_MAX: usize = 9;
 /// Files one process wants to be able to open: sockets first, then what rings and containers use.
@@ -123,6 +121,9 @@ pub const SHARD_PEER_BYTES_MAX: u64 = 64 << 20;
 pub const SHARD_PEER_REQUESTS_MAX: usize = 4096;
 /// Writes that wait for the version in flight of one chunk.
 pub const CHUNK_QUEUE_MAX: usize = 64;
+/// Repeats of a version that wait for its way to the device; its sender has one, more come only by
+/// connections that it has given up since.
+pub const VERSION_WAITERS_MAX: usize = 8;
 /// Pendings that one activation sends at a time, each a whole chunk.
 pub const ROLLS_IN_FLIGHT_MAX: usize = 4;
 /// Whole chunks of resync in flight of one shard: 16 MiB of default chunks.

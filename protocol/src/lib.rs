@@ -2,12 +2,13 @@
 //!
 //! Owns ids, limits, checksums, the frame, the messages, placement and layout arithmetic, and TLS
 //! settings. Knows nothing of sockets, clocks or runtimes, and of files only the certificates that
-//! [`tls`] loads: every function here is synchronous and takes time and randomness as arguments.
+//! [`tls`] loads and configurations: every function here is synchronous and takes time and randomness as arguments.
 //! Start reading at [`frame`], then [`message`].
 
 pub mod allocator;
 pub mod checksum;
 pub mod cluster_map;
+pub mod config_file;
 pub mod cpu;
 pub mod frame;
 pub mod guard;

@@ -130,6 +130,8 @@ pub const VERIFIER_TABLES_MAX_LIST: usize = 65_536;
 pub const VERIFIER_APPARENT_MAX: usize = 1 << 20;
 /// Verifier: apparent size of a body of [`BODY_LEN_MAX_LIST`], in bytes.
 pub const VERIFIER_APPARENT_MAX_LIST: usize = 4 << 20;
+/// Length of one configuration file, in bytes: ten times what the largest node needs.
+pub const CONFIG_LEN_MAX: u64 = 1 << 20;
 
 const _: () = assert!(BODY_LEN_MAX <= BODY_LEN_MAX_LIST);
 // A write of one default chunk in the smallest cells: 8 bytes of sum and 28 of aux for each.

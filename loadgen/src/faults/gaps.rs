@@ -64,6 +64,7 @@ struct Seen {
     changes: Duration,
     evicted: Duration,
     active: Duration,
+    allowed: Duration,
     healed: Duration,
 }
 
@@ -133,15 +134,19 @@ async fn away(
     let mut writes = Bar::new(&format!("growth-write gap, {what}"), None, Some(write));
     let mut evicted = Bar::new(&format!("  out of every group after, {what}"), None, None);
     let mut active = Bar::new(&format!("  every group active after, {what}"), None, None);
+    let mut allowed = Bar::new(&format!("  changes allowed after, {what}"), None, None);
     let mut healed = Bar::new(&format!("  healthy after its return, {what}"), None, None);
     for repetition in 0..repetitions {
         let node = repetition % NODES + 1;
         let seen = once(lab, client, workload, away, node).await?;
-        let shown = [seen.reads, seen.writes, seen.changes, seen.evicted, seen.active]
-            .map(|time| format!("{:.0}", time.as_secs_f64() * 1e3));
+        let times = [seen.reads, seen.writes, seen.changes];
+        let steps = [seen.evicted, seen.active, seen.allowed];
+        let [times, steps] =
+            [times, steps].map(|it| it.map(|time| format!("{:.0}", time.as_secs_f64() * 1e3)));
         println!(
-            "{what} of node {node}: {} ms (reads, writes, overwrites, evicted, active); healthy after {}",
-            shown.join(" "),
+            "{what} of node {node}: {} ms (reads, writes, overwrites), {} ms (evicted, active, changes allowed); healthy after {}",
+            times.join(" "),
+            steps.join(" "),
             seconds(seen.healed)
         );
         reads.push(seen.reads);
@@ -149,9 +154,10 @@ async fn away(
         changes.push(seen.changes);
         evicted.push(seen.evicted);
         active.push(seen.active);
+        allowed.push(seen.allowed);
         healed.push(seen.healed);
     }
-    Ok(vec![reads, writes, changes, evicted, active, healed])
+    Ok(vec![reads, writes, changes, evicted, active, allowed, healed])
 }
 
 async fn once(
@@ -199,7 +205,7 @@ fn cut(lab: &Lab, node: u32) -> Result<(), StepError> {
 /// Watches the map for as long as the node stays away.
 async fn follow(client: &Client, target: TargetId) -> Seen {
     let begun = now();
-    let (mut evicted, mut active) = (WINDOW, WINDOW);
+    let [mut evicted, mut active, mut allowed] = [WINDOW; 3];
     while begun.elapsed() < WINDOW {
         if let Ok(map) = client.refresh_map().await {
             let out = health::is_evicted(&map, target);
@@ -210,10 +216,13 @@ async fn follow(client: &Client, target: TargetId) -> Seen {
             if out && serves {
                 active = active.min(begun.elapsed());
             }
+            if out && serves && map.groups.values().all(|group| group.mutations) {
+                allowed = allowed.min(begun.elapsed());
+            }
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    Seen { evicted, active, ..Seen::default() }
+    Seen { evicted, active, allowed, ..Seen::default() }
 }
 
 /// Kills every node at once and starts all again: the time until every group takes writes.

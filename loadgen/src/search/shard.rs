@@ -205,7 +205,7 @@ impl Shards {
                 let sent = self.sent.number(Sent { epoch, request, message, payload });
                 orders.push(Order::Send { to, sent });
             }
-            Effect::SendWhole { target: to, request, epoch, whole } => {
+            Effect::SendWhole { target: to, request, epoch, whole, .. } => {
                 let Some(body) = whole_of(held, &whole) else {
                     let error = StoreError::NotFound;
                     let mut out = Vec::new();

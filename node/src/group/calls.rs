@@ -18,7 +18,7 @@ use super::replicate;
 use crate::io::Nanos;
 use crate::limits::RESYNC_PAGE;
 use crate::shard::control::{ShardReport, Timeouts};
-use crate::shard::effect::{Effect, PeerMessage, Whole};
+use crate::shard::effect::{Effect, Lane, PeerMessage, Whole};
 use crate::shard::state::Core;
 
 /// A request to another member that has no answer yet.
@@ -293,7 +293,11 @@ fn order<P: Clone>(
                 role: member.role_of(target).unwrap_or(Role::Syncing),
                 committed_through: member.mark_for_members(),
             };
-            return Some(Effect::SendWhole { target, request, epoch, whole });
+            let lane = match &call.kind {
+                CallKind::Copy(..) => Lane::Bulk,
+                _ => Lane::Urgent,
+            };
+            return Some(Effect::SendWhole { target, request, epoch, whole, lane });
         }
         CallKind::Adopt => {
             let generation = member.record.member(me)?.generation;

@@ -14,7 +14,7 @@ use protocol::status::Status;
 
 use super::fence;
 use super::member::{Cx, Member, Phase, Storing};
-use crate::limits::ADOPTS_WAITING_MAX;
+use crate::limits::{ADOPTS_WAITING_MAX, VERSION_WAITERS_MAX};
 use crate::shard::effect::{Effect, Installed, Refusal, ReplyBody, Task, WriteTask};
 use crate::shard::event::{Asked, ReplyTo};
 use crate::shard::state::Job;
@@ -43,6 +43,9 @@ pub fn on_replicate<P>(
     let storing = member.follow.storing.get_mut(&key).map_or(&mut [][..], Vec::as_mut_slice);
     if let Some(same) = storing.iter_mut().find(|storing| storing.version == version) {
         same.waiters.retain(|waiter| *waiter != asked.reply);
+        if same.waiters.len() >= VERSION_WAITERS_MAX {
+            return Err(Status::Busy.into());
+        }
         same.waiters.push(asked.reply);
         return Ok(());
     }

@@ -289,6 +289,9 @@ pub fn release<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if member.writes.mark_held && member.record.mutations && member.phase == Phase::Ready {
         member.writes.mark_held = false;
         raise_mark(member, cx);
+        for key in member.writes.chunks.keys().copied().collect::<Vec<ChunkKey>>() {
+            write::pump(member, cx, key);
+        }
     }
     for version in std::mem::take(&mut member.writes.held) {
         advance(member, cx, version);

@@ -277,12 +277,18 @@ fn decide<P>(member: &Member<P>, cx: &Cx<'_, P>, queued: &Queued<P>) -> Result<D
         return Err(Refusal::new(Status::Busy, "the chunk here is suspect and being repaired"));
     }
     if !member.is_committed(info.version) {
-        return Err(Status::Busy.into()); // Of an epoch before, and not settled yet.
+        return unsettled(member, Status::Busy); // Of an epoch before.
     }
     if (info.cell_log2, info.chunk_log2) != (request.cell_log2, request.chunk_log2) {
         return Err(Refusal::new(Status::Invalid, "cell or chunk size differs from the chunk's"));
     }
     place(info.version, info.chunk_len, request)
+}
+
+/// A write on top of a change that older epochs left: it waits here, as that change does, until
+/// members that left answer no reads any more. Asking again would end later than that.
+fn unsettled<P>(member: &Member<P>, status: Status) -> Result<Decision, Refusal> {
+    if member.writes.mark_held { Ok(Decision::Wait) } else { Err(status.into()) }
 }
 
 /// Growth that begins where the growth in flight ends builds on it; anything else waits.
@@ -326,9 +332,12 @@ fn seen_before<P>(
     if request.op.seq > op.seq || !guard::holds(Guard::OpTable) {
         return Ok(None);
     }
-    // An operation this primary does not drive and has not committed is frozen or being settled.
-    if request.op.seq < op.seq || !member.is_committed(version) {
+    if request.op.seq < op.seq {
         return Err(Status::Unknown.into());
+    }
+    // An operation this primary does not drive and has not committed is frozen or being settled.
+    if !member.is_committed(version) {
+        return unsettled(member, Status::Unknown).map(Some);
     }
     Ok(Some(Decision::Done(WriteReply { version, chunk_len, free: cx.index.free() })))
 }

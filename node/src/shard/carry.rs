@@ -15,7 +15,7 @@ use protocol::status::Status;
 use super::control::Control;
 use super::driver::{Driver, Received};
 use super::effect::{
-    Effect, Installed, PeerMessage, ReadTask, Refusal, RepairTask, ReplyBody, Task, Whole,
+    Effect, Installed, Lane, PeerMessage, ReadTask, Refusal, RepairTask, ReplyBody, Task, Whole,
     WriteTask,
 };
 use super::event::{ConnId, Event, JobId, ReplyTo};
@@ -35,22 +35,22 @@ impl<E: Env, C: Control> Driver<E, C> {
             }
             Effect::CommitThrough { group, through } => self.store.commit_through(group, through),
             Effect::Send { target, request, epoch, message, payload } => {
-                if self.has_peer(core, target) {
+                if self.has_peer(core, target, Lane::Urgent) {
                     let payload = payload.map_or_else(Payload::empty, |payload| {
                         Payload::from_buffer(payload.buffer, payload.len)
                     });
                     let (kind, body) = encode(&message);
                     let frame = self.frame(Header::new(kind, request), epoch, body, payload);
-                    self.send_to_peer(target, request, frame);
+                    self.send_to_peer(target, Lane::Urgent, request, frame);
                 } else {
                     self.notify(Event::Unsent { request });
                 }
             }
-            Effect::SendWhole { target, request, epoch, whole } => {
-                if self.has_peer(core, target) {
+            Effect::SendWhole { target, request, epoch, whole, lane } => {
+                if self.has_peer(core, target, lane) {
                     let driver = Rc::clone(self);
                     self.env.spawn(async move {
-                        driver.send_whole(target, request, epoch, whole).await;
+                        driver.send_whole((target, lane), request, epoch, whole).await;
                     });
                 } else {
                     self.notify(Event::Unsent { request });
@@ -173,13 +173,19 @@ impl<E: Env, C: Control> Driver<E, C> {
         self.notify(Event::Stored { job, result });
     }
 
-    async fn send_whole(&self, target: TargetId, request: RequestId, epoch: Epoch, whole: Whole) {
+    async fn send_whole(
+        &self,
+        (target, lane): (TargetId, Lane),
+        request: RequestId,
+        epoch: Epoch,
+        whole: Whole,
+    ) {
         match self.read_whole(&whole).await {
             Ok((info, out)) => {
                 let (message, payload) = whole_message(&whole, &info, out);
                 let header = Header::new(Kind::Replicate, request);
                 let frame = self.frame(header, epoch, message.encode(), payload);
-                self.send_to_peer(target, request, frame);
+                self.send_to_peer(target, lane, request, frame);
             }
             Err(error) => {
                 if error != StoreError::NotFound && error != StoreError::Busy {

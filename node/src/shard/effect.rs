@@ -61,6 +61,8 @@ pub enum Effect<P> {
         epoch: Epoch,
         /// What to read and how to label it.
         whole: Whole,
+        /// Which connection it goes over.
+        lane: Lane,
     },
     /// Read committed bytes and answer with them; `Event::Served` when done.
     ServeRead {
@@ -252,6 +254,16 @@ pub enum PeerMessage {
     Fetch(FetchRequest),
     /// This much is committed.
     Committed(CommittedNotice),
+}
+
+/// One of the two connections to a target. A frame of several MiB holds up whatever is sent behind
+/// it, so copies have a connection of their own and clients never wait for one to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// What clients or changes of membership wait for.
+    Urgent,
+    /// Copies of resync.
+    Bulk,
 }
 
 /// A whole chunk to read and send.

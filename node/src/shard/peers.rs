@@ -1,4 +1,4 @@
-//! Connections to other members: one to each target, made when first needed.
+//! Connections to other members: one of each [`Lane`] to each target, made when first needed.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use protocol::status::Status;
 
 use super::control::Control;
 use super::driver::{Driver, LinkOf, Received, Wake};
+use super::effect::Lane;
 use super::event::{Answer, Event};
 use super::heal::HealEvent;
 use super::state::Core;
@@ -24,7 +25,7 @@ use crate::io::{Clock, Disk, Env, Incoming, Link, Nanos, Net, NetError, Outgoing
 
 /// The connections to other targets.
 pub(super) struct Peers<E: Env> {
-    by_target: RefCell<BTreeMap<TargetId, Peer<E>>>,
+    by_target: RefCell<BTreeMap<(TargetId, Lane), Peer<E>>>,
 }
 
 struct Peer<E: Env> {
@@ -41,23 +42,23 @@ impl<E: Env> Peers<E> {
         peers.into_values().filter_map(|peer| peer.link).collect()
     }
 
-    fn link(&self, target: TargetId) -> Option<Rc<LinkOf<E>>> {
-        self.by_target.borrow().get(&target).and_then(|peer| peer.link.clone())
+    fn link(&self, to: (TargetId, Lane)) -> Option<Rc<LinkOf<E>>> {
+        self.by_target.borrow().get(&to).and_then(|peer| peer.link.clone())
     }
 
-    fn edit<T>(&self, target: TargetId, edit: impl FnOnce(&mut Peer<E>) -> T) -> T {
-        edit(self.by_target.borrow_mut().entry(target).or_default())
+    fn edit<T>(&self, to: (TargetId, Lane), edit: impl FnOnce(&mut Peer<E>) -> T) -> T {
+        edit(self.by_target.borrow_mut().entry(to).or_default())
     }
 }
 
 impl<E: Env, C: Control> Driver<E, C> {
     /// True when a connection to the target is open; if not, one is on its way after this.
-    pub(super) fn has_peer(self: &Rc<Self>, core: &Core, target: TargetId) -> bool {
-        if self.peers.link(target).is_some() {
+    pub(super) fn has_peer(self: &Rc<Self>, core: &Core, target: TargetId, lane: Lane) -> bool {
+        if self.peers.link((target, lane)).is_some() {
             return true;
         }
         if let Some((node, address)) = core.map.endpoint(target) {
-            self.connect_once(node, target, address);
+            self.connect_once(node, (target, lane), address);
         }
         false
     }
@@ -66,11 +67,12 @@ impl<E: Env, C: Control> Driver<E, C> {
     pub(super) fn send_to_peer(
         &self,
         target: TargetId,
+        lane: Lane,
         request: RequestId,
         frame: Outgoing<E::Disk>,
     ) {
         let bytes = u64::from(frame.header.payload_len);
-        let sent = match self.peers.link(target) {
+        let sent = match self.peers.link((target, lane)) {
             Some(link) => link.send(frame),
             None => Err(NetError::Closed),
         };
@@ -80,32 +82,35 @@ impl<E: Env, C: Control> Driver<E, C> {
         }
     }
 
-    fn connect_once(self: &Rc<Self>, node: NodeId, target: TargetId, address: SocketAddr) {
+    fn connect_once(self: &Rc<Self>, node: NodeId, to: (TargetId, Lane), address: SocketAddr) {
         let now = self.now();
-        let due = self.peers.edit(target, |peer| {
+        let due = self.peers.edit(to, |peer| {
             let due = !peer.connecting && now >= peer.not_before;
             peer.connecting |= due;
             due
         });
         if due && !self.stopped.get() {
             let driver = Rc::clone(self);
-            self.env.spawn(async move { driver.converse(node, target, address).await });
+            self.env.spawn(async move { driver.converse(node, to, address).await });
         }
     }
 
     /// Connects and reads answers until the connection ends.
-    async fn converse(self: Rc<Self>, node: NodeId, target: TargetId, address: SocketAddr) {
+    async fn converse(self: Rc<Self>, node: NodeId, to: (TargetId, Lane), address: SocketAddr) {
+        let (target, lane) = to;
         let error = match self.env.net().connect(node, target, address).await {
             Ok(link) if self.stopped.get() => {
                 link.close();
                 NetError::Closed
             }
             Ok(link) => {
-                self.peers.edit(target, |peer| {
+                self.peers.edit(to, |peer| {
                     peer.link = Some(Rc::clone(&link));
                     peer.pause = Duration::ZERO;
                 });
-                self.notify(Event::PeerUp { target });
+                if lane == Lane::Urgent {
+                    self.notify(Event::PeerUp { target });
+                }
                 let error = self.read_answers(target, &link).await;
                 link.close();
                 error
@@ -115,7 +120,7 @@ impl<E: Env, C: Control> Driver<E, C> {
         tracing::debug!(peer = target.0, %address, %error, "connection to member ended");
         let waits = self.config.timeouts;
         let now = self.now();
-        self.peers.edit(target, |peer| {
+        self.peers.edit(to, |peer| {
             peer.link = None;
             peer.connecting = false;
             peer.pause = (peer.pause * 2).clamp(waits.reconnect, waits.silence);

@@ -61,6 +61,17 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 /// How long a start that will be taken takes at most.
 const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+}
+
+/// How long operations took, in milliseconds.
+#[derive(Debug, Default)]
+struct Times(Vec<(Kind, f64)>);
+
 /// What operations need.
 struct Stage {
     client: Client,
@@ -100,10 +111,10 @@ async fn measure(mut lab: Lab, node_bytes: u64, pairs: u32) -> Result<Vec<Bar>, 
     let mut ratio =
         Bar::of("foreground p99 while healing / healthy", "times").median(Limit::AtMost(1.5));
     for pair in 0..pairs {
-        let before = p99(&open_loop(&stage, rate, WINDOW).await?);
+        let before = open_loop(&stage, rate, WINDOW).await?;
         empty(&mut lab, &client, pair % NODES + 1).await?;
         let copied = load::copied(&client.status().await.map_err(judge::failed)?);
-        let during = p99(&open_loop(&stage, rate, WINDOW).await?);
+        let during = open_loop(&stage, rate, WINDOW).await?;
         let status = client.status().await.map_err(judge::failed)?;
         let map = client.refresh_map().await.map_err(judge::failed)?;
         if health::is_healthy(&map) {
@@ -111,9 +122,10 @@ async fn measure(mut lab: Lab, node_bytes: u64, pairs: u32) -> Result<Vec<Bar>, 
             return Err(StepError::Different(what));
         }
         let moved = (load::copied(&status).saturating_sub(copied)) >> 20;
+        let (told, told_during) = (before.shown(), during.shown());
+        let (before, during) = (p99(&before.all()), p99(&during.all()));
         println!(
-            "pair {pair}: healthy {before:.2} ms, healing {during:.2} ms, {:.2} times; {moved} MiB copied meanwhile",
-            during / before
+            "pair {pair}: healthy {told}, healing {told_during}; {moved} MiB copied meanwhile"
         );
         healthy.values.push(before);
         healing.values.push(during);
@@ -176,13 +188,14 @@ impl Stage {
     }
 
     /// One operation: a read of a piece of a file, or a new file that is removed at once.
-    async fn operate(&self, draw: u64) -> Result<(), StepError> {
+    async fn operate(&self, draw: u64) -> Result<Kind, StepError> {
         let mut dice = Dice::new(draw);
         if dice.below(100) >= WRITE_PERCENT {
-            let Some(reader) = dice.one_of(&self.readers) else { return Ok(()) };
+            let Some(reader) = dice.one_of(&self.readers) else { return Ok(Kind::Read) };
             let mut within = Dice::new(!draw);
             let at = within.below((FILE_BYTES - READ_BYTES) as u64);
-            return reader.read_at(at, READ_BYTES).await.map(drop).map_err(judge::failed);
+            reader.read_at(at, READ_BYTES).await.map_err(judge::failed)?;
+            return Ok(Kind::Read);
         }
         let mut writer =
             self.client.create(Ino::ROOT, READ_BYTES as u64).await.map_err(judge::failed)?;
@@ -191,7 +204,28 @@ impl Stage {
         let attributes = SetAttributes::default();
         writer.publish(Ino::ROOT, &name, attributes, false).await.map_err(judge::failed)?;
         let op = NamespaceOp::Unlink { parent: Ino::ROOT, name };
-        self.client.mutate(op).await.map(drop).map_err(judge::failed)
+        self.client.mutate(op).await.map_err(judge::failed)?;
+        Ok(Kind::Write)
+    }
+}
+
+impl Times {
+    fn push(&mut self, kind: Kind, took: Duration) {
+        self.0.push((kind, took.as_secs_f64() * 1e3));
+    }
+
+    fn of(&self, kind: Kind) -> Vec<f64> {
+        self.0.iter().filter(|(it, _)| *it == kind).map(|(_, ms)| *ms).collect()
+    }
+
+    fn all(&self) -> Vec<f64> {
+        self.0.iter().map(|(_, ms)| *ms).collect()
+    }
+
+    /// The 99th percentiles of all, of reads and of writes.
+    fn shown(&self) -> String {
+        let [reads, writes] = [Kind::Read, Kind::Write].map(|kind| p99(&self.of(kind)));
+        format!("{:.2} ms (reads {reads:.2}, new files {writes:.2})", p99(&self.all()))
     }
 }
 
@@ -240,12 +274,12 @@ async fn closed_loop(stage: &Arc<Stage>, at_once: usize) -> Result<Vec<f64>, Ste
 }
 
 /// Operations at fixed times; how long after it was due each ended, in milliseconds.
-async fn open_loop(stage: &Arc<Stage>, rate: f64, window: Duration) -> Result<Vec<f64>, StepError> {
+async fn open_loop(stage: &Arc<Stage>, rate: f64, window: Duration) -> Result<Times, StepError> {
     let begun = now();
-    let mut tasks: JoinSet<Result<Duration, StepError>> = JoinSet::new();
+    let mut tasks: JoinSet<Result<(Kind, Duration), StepError>> = JoinSet::new();
     let mut dice = Dice::new(u64::from(begun.elapsed().subsec_nanos()) ^ rate.to_bits());
     let mut number = 0_u32;
-    let mut all = Vec::new();
+    let mut all = Times::default();
     loop {
         let after = Duration::from_secs_f64(f64::from(number) / rate.max(1.0));
         if after >= window {
@@ -254,14 +288,16 @@ async fn open_loop(stage: &Arc<Stage>, rate: f64, window: Duration) -> Result<Ve
         let due: Instant = begun + after;
         tokio::time::sleep_until(due.into()).await;
         let (stage, draw) = (Arc::clone(stage), dice.draw());
-        tasks.spawn(async move { stage.operate(draw).await.map(|()| due.elapsed()) });
+        tasks.spawn(async move { stage.operate(draw).await.map(|kind| (kind, due.elapsed())) });
         number += 1;
         while let Some(ended) = tasks.try_join_next() {
-            all.push(ended.map_err(judge::failed)??.as_secs_f64() * 1e3);
+            let (kind, took) = ended.map_err(judge::failed)??;
+            all.push(kind, took);
         }
     }
     while let Some(ended) = tasks.join_next().await {
-        all.push(ended.map_err(judge::failed)??.as_secs_f64() * 1e3);
+        let (kind, took) = ended.map_err(judge::failed)??;
+        all.push(kind, took);
     }
     Ok(all)
 }

@@ -143,6 +143,22 @@ fn f11_a_change_waits_for_the_lease_of_a_former_primary_and_growth_does_not() {
 }
 
 #[test]
+fn f11_who_changes_what_a_former_primary_left_unsettled_waits_with_it_and_need_not_ask_again() {
+    let (mut cluster, key) = chunk(b"old bytes");
+    write(&mut cluster, ONE, key, 2, (WriteClass::Mutation, 0, b"new"));
+    // Acknowledged, and nobody else knows that yet.
+    lose(&mut cluster, ONE);
+    let end = cluster.coordinator.leases[&ONE];
+    cluster.ask_change(TWO, key, 3, (WriteClass::Mutation, 4, b"ones!"));
+    cluster.run_until("the lease", |cluster| cluster.now >= end);
+    assert!(answered(&cluster, 3).is_none(), "neither refused nor acknowledged");
+    cluster.run_until("the answer", |cluster| answered(cluster, 3).is_some());
+    assert!(matches!(answered(&cluster, 3), Some(Ok(_))), "{:?}", answered(&cluster, 3));
+    assert_eq!(read(&mut cluster, TWO, key, 9, false).as_deref(), Ok(&b"new ones!"[..]));
+    cluster.heal();
+}
+
+#[test]
 fn f12_a_former_backup_is_short_and_never_wrong() {
     let (mut cluster, key) = chunk(b"old bytes");
     lose(&mut cluster, THREE);

@@ -9,7 +9,7 @@ use node::group::ChunkIndex;
 use node::io::Nanos;
 use node::limits::{
     ADOPTS_WAITING_MAX, RECHECKS_PER_SHARD_MAX, SHARD_CLIENT_REQUESTS_MAX, SHARD_PEER_BYTES_MAX,
-    SHARD_PEER_REQUESTS_MAX,
+    SHARD_PEER_REQUESTS_MAX, VERSION_WAITERS_MAX,
 };
 use node::shard::control::{ControlEvent, ShardConfig, ShardReport, Timeouts};
 use node::shard::effect::{Effect, Task};
@@ -437,8 +437,17 @@ fn fill(backup: &mut Primary, len: u32) -> (usize, JobId, Status) {
 }
 
 fn send(backup: &mut Primary, key: ChunkKey, len: u32) -> Vec<Effect<Bytes>> {
+    send_as(backup, key, len, RequestId(key.fid.0))
+}
+
+fn send_as(
+    backup: &mut Primary,
+    key: ChunkKey,
+    len: u32,
+    request: RequestId,
+) -> Vec<Effect<Bytes>> {
     let version = Version { epoch: Epoch(1), counter: 1 + key.fid.0 as u32 };
-    let reply = ReplyTo { conn: ConnId(1), request: RequestId(key.fid.0), kind: Kind::Replicate };
+    let reply = ReplyTo { conn: ConnId(1), request, kind: Kind::Replicate };
     let asked = Asked { reply, epoch: Epoch(1), deadline: None, node: Some(NodeId(1)) };
     let payload = Rc::new(b"stands for all of it".to_vec());
     let request = Request::Replicate(replicate(key, version, len), payload, true);
@@ -467,6 +476,29 @@ fn versions_of_primaries_beyond_the_bounds_are_answered_busy() {
         assert_eq!(answer(&send(&mut backup, next(0), len)), None, "and leaves its room");
         assert_eq!(answer(&send(&mut backup, next(1), len)), Some(Err(Status::Busy)));
     }
+}
+
+#[test]
+fn repeats_of_a_version_wait_for_the_device_with_it_up_to_a_bound() {
+    let mut backup = Primary::second(sound(), Role::Backup);
+    let key = ChunkKey { fid: Fid(1000), index: 0 };
+    let mut job = None;
+    for number in 0..VERSION_WAITERS_MAX as u64 {
+        let orders = send_as(&mut backup, key, 1, RequestId(number));
+        assert_eq!(answer(&orders), None);
+        job = job.or(orders.iter().find_map(|order| match order {
+            Effect::Store { job, .. } => Some(*job),
+            _ => None,
+        }));
+    }
+    let known = send_as(&mut backup, key, 1, RequestId(0));
+    assert_eq!(answer(&known), None, "it waits already");
+    let beyond = send_as(&mut backup, key, 1, RequestId(VERSION_WAITERS_MAX as u64));
+    assert_eq!(answer(&beyond), Some(Err(Status::Busy)));
+    let durable = Durable { lsn: Lsn(1), free: 1 << 30, chunk_len: 1 };
+    let orders = backup.step(Event::Stored { job: job.unwrap(), result: Ok(Some(durable)) });
+    let told = orders.iter().filter(|order| matches!(order, Effect::Reply { answer: Ok(_), .. }));
+    assert_eq!(told.count(), VERSION_WAITERS_MAX);
 }
 
 #[test]
