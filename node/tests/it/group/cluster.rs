@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use node::io::Nanos;
 use node::shard::control::{ControlEvent, ShardConfig, ShardReport, Timeouts};
-use node::shard::effect::Task;
+use node::shard::effect::{Lane, Task};
 use node::shard::event::{Event, JobId};
 use node::shard::state::ShardState;
 use node::shard::step::step;
@@ -83,6 +83,8 @@ pub(super) struct Cluster {
     pub fetches: u64,
     /// Whole chunks that each target was asked to install.
     pub installs: BTreeMap<(TargetId, ChunkKey), u32>,
+    /// Whole chunks that were sent, and over which connection.
+    pub wholes: BTreeMap<Lane, u32>,
     pub shape: Shape,
     pub digest: u64,
     pub reads: u64,
@@ -119,6 +121,7 @@ impl Cluster {
             cut: Vec::new(),
             slow: BTreeMap::new(),
             installs: BTreeMap::new(),
+            wholes: BTreeMap::new(),
             rechecked: Vec::new(),
             fetches: 0,
             shape,

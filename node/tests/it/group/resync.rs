@@ -8,6 +8,7 @@ use node::limits::{
     RESYNC_QUEUE_MAX, RESYNC_REFUSED_PAUSE_MAX_MS, RESYNC_REFUSED_PAUSE_MIN_MS,
     RESYNC_STOP_PERCENT,
 };
+use node::shard::effect::Lane;
 use node::store::StoreError;
 use protocol::cluster_map::PlanReason;
 use protocol::ids::{ChunkKey, Epoch, Fid, TargetId, Version};
@@ -119,6 +120,15 @@ fn a_resync_that_was_cut_off_copies_nothing_twice() {
     assert!(twice <= COPIES_PER_SHARD_MAX, "{twice} chunks were in flight when it was cut off");
     assert_eq!(cluster.installs.keys().filter(|(target, _)| *target == THREE).count(), 60);
     cluster.heal();
+}
+
+#[test]
+fn copies_have_a_connection_of_their_own_so_that_clients_never_wait_for_one_to_pass() {
+    let mut cluster = behind(20);
+    cluster.restart(THREE);
+    cluster.heal();
+    assert_eq!(cluster.wholes.get(&Lane::Urgent), None, "nobody waits for a whole chunk");
+    assert!(cluster.wholes[&Lane::Bulk] >= 20, "{:?}", cluster.wholes);
 }
 
 #[test]

@@ -71,7 +71,8 @@ impl Cluster {
                 let event = self.request_event(target, request, epoch, message, payload);
                 self.transmit(target, to, event);
             }
-            Effect::SendWhole { target: to, request, epoch, whole, .. } => {
+            Effect::SendWhole { target: to, request, epoch, whole, lane } => {
+                *self.wholes.entry(lane).or_default() += 1;
                 self.send_whole(target, to, request, epoch, &whole);
             }
             Effect::ServeRead { to, read, .. } => self.serve_read(target, to, &read),
