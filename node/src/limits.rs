@@ -142,6 +142,10 @@ pub const RESYNC_REFUSED_PAUSE_MAX_MS: u64 = 30_000;
 pub const REPAIRS_PER_GROUP_MAX: usize = 64;
 /// Requests for cells of one shard that have no answer yet: each may bring a whole chunk.
 pub const FETCHES_PER_SHARD_MAX: usize = 4;
+/// First pause after a version that a primary wants was not given, in milliseconds; it doubles.
+pub const TAKE_PAUSE_MS: u64 = 100;
+/// Times that a version is asked for which a primary wants of a member; then it goes on without.
+pub const TAKE_TRIES_MAX: u32 = 8;
 /// Rechecks of one shard under way: those that clients caused and those of failed reads.
 pub const RECHECKS_PER_SHARD_MAX: usize = 8;
 /// Time between two looks for new damage, in milliseconds.

@@ -145,6 +145,8 @@ guards! {
     ResyncRoom,
     /// A copy that replaces a lost replica is taken also by a target that is nearly full.
     HealRoom,
+    /// What a primary may have lost is taken over from the member that has it.
+    TakenOver,
     /// Members that differ although nothing is on its way are found and made equal.
     DigestCompare,
     /// What recovery found is forgotten only when the map has the generation that reported it.

@@ -113,7 +113,8 @@ fn frozen(parts: &Parts, before: &World, after: &World, at: usize) -> Result<(),
     let newest = stores.map(|store| store.newest().map(|held| held.version));
     // A backup may learn of an older commit, but it drops nothing and gets nothing new.
     let kept = match is.1 {
-        Some(Role::Primary) => pendings[0] == pendings[1],
+        // It may take over what it lost, on top of what it has.
+        Some(Role::Primary) => pendings[0].iter().all(|one| pendings[1].contains(one)),
         _ => newest[0] == newest[1],
     };
     let name = target(u8::try_from(at).unwrap_or(u8::MAX));

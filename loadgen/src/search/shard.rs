@@ -12,6 +12,7 @@ use node::io::Nanos;
 use node::shard::control::{ControlEvent, ShardConfig, ShardReport, Timeouts};
 use node::shard::effect::{Effect, PeerMessage, ReplyBody, Whole};
 use node::shard::event::{Answer, Asked, ConnId, Event, JobId, ReplyTo, Request};
+use node::shard::heal::{FetchTask, HealEvent, HealOrder};
 use node::shard::state::ShardState;
 use node::shard::step::step;
 use node::store::{Durable, StoreError};
@@ -23,6 +24,7 @@ use protocol::message::Kind;
 use protocol::message::chunk::{
     ReadRequest, ReplicateMode, ReplicateRequest, WriteClass, WriteReply, WriteRequest,
 };
+use protocol::message::heal::FetchReply;
 use protocol::status::Status;
 
 use super::coordinator::place;
@@ -87,11 +89,19 @@ pub(super) struct Stepped {
     pub(super) orders: Vec<Order>,
 }
 
+/// What an answer says.
+#[derive(Clone, Debug)]
+enum Said {
+    Plainly(Answer),
+    /// All of a version.
+    Cells(Box<FetchReply>, Bytes),
+}
+
 /// The transitions that were made so far.
 pub(super) struct Shards {
     known: HashMap<(Part, Part, Happening), Result<Rc<Stepped>, String>>,
     pub(super) sent: Shown<Sent>,
-    answers: Shown<(RequestId, Answer)>,
+    answers: Shown<(RequestId, Said)>,
 }
 
 impl Shards {
@@ -156,8 +166,14 @@ impl Shards {
                 request_event(node, conn, self.sent.part(*sent).clone())
             }
             Happening::Answer { from, answer } => {
-                let (request, answer) = self.answers.part(*answer).clone();
-                Event::Answered { target: target(*from), request, answer }
+                let (request, said) = self.answers.part(*answer).clone();
+                let target = target(*from);
+                match said {
+                    Said::Plainly(answer) => Event::Answered { target, request, answer },
+                    Said::Cells(reply, bytes) => {
+                        Event::Heal(HealEvent::Fetched(target, request, reply, bytes))
+                    }
+                }
             }
             Happening::Lost { from, refused } => {
                 Event::PeerLost { target: target(*from), refused: *refused }
@@ -230,6 +246,11 @@ impl Shards {
                 orders.push(Order::Read { newest: read.newest });
                 state.core.budget.clients.give(read.len);
             }
+            Effect::Heal(HealOrder::ServeFetch(to, _, fetch)) => {
+                let said = cells_of(held, &fetch);
+                orders.push(self.answer(to, said, None));
+                state.core.budget.peers.give(fetch.len);
+            }
             // Signs of work matter to clocks only; nothing else is ordered in these scopes.
             _ => {}
         }
@@ -260,9 +281,14 @@ impl Shards {
             Ok(_) => Answer::Done,
             Err(refusal) => Answer::Refused(refusal.status),
         };
-        let answer = self.answers.number((to.request, answer));
+        Some(self.answer(to, Said::Plainly(answer), prepared))
+    }
+
+    fn answer(&mut self, to: ReplyTo, said: Said, prepared: Option<Epoch>) -> Order {
+        let byte = |number: u64| u8::try_from(number).unwrap_or(u8::MAX);
+        let answer = self.answers.number((to.request, said));
         let (owner, connection) = (to.conn.0 / CONNECTIONS, to.conn.0 % CONNECTIONS);
-        Some(Order::Answer { to: byte(owner), connection: byte(connection), answer, prepared })
+        Order::Answer { to: byte(owner), connection: byte(connection), answer, prepared }
     }
 }
 
@@ -277,6 +303,7 @@ impl std::fmt::Display for Sent {
             PeerMessage::Discard(_) => "discard",
             PeerMessage::Inventory(_) => "inventory",
             PeerMessage::Quarantine(_) => "quarantine",
+            PeerMessage::Fetch(_) => "fetch",
             PeerMessage::Committed(notice) => {
                 return write!(out, "committed {} of epoch {}", notice.through, self.epoch);
             }
@@ -332,7 +359,7 @@ fn request_event(node: NodeId, conn: ConnId, sent: Sent) -> Event<Bytes> {
         PeerMessage::Digest(body) => (Kind::Digest, Request::Digest(body)),
         PeerMessage::Quarantine(body) => (Kind::Quarantine, Request::Quarantine(body)),
         PeerMessage::Drop(body) => (Kind::Drop, Request::Drop(body)),
-        PeerMessage::Fetch(_) => return Event::Tick { fenced: false },
+        PeerMessage::Fetch(body) => (Kind::Fetch, Request::Fetch(body)),
     };
     let reply = ReplyTo { conn, request, kind };
     Event::Asked(Asked { reply, epoch, deadline: None, node: Some(node) }, body)
@@ -405,6 +432,28 @@ fn whole_of(held: &Store, whole: &Whole) -> Option<ReplicateRequest> {
         mutated: false,
         committed_through: whole.committed_through,
     })
+}
+
+/// All of the version that is asked for.
+#[expect(clippy::cast_possible_truncation, reason = "a search writes a few bytes")]
+fn cells_of(held: &Store, fetch: &FetchTask) -> Said {
+    let Some(version) = held.held.iter().find(|held| held.version == fetch.version) else {
+        return Said::Plainly(Answer::Refused(Status::ChunkNotFound));
+    };
+    let reply = FetchReply {
+        version: version.version,
+        committed: fetch.committed,
+        chunk_len: version.bytes.len() as u32,
+        trunc_gen: 0,
+        cell_log2: 14,
+        chunk_log2: 22,
+        mutated: false,
+        first_cell: 0,
+        sums: vec![Default::default()],
+        aux: Vec::new(),
+        ops: version.ops.iter().map(|(op, ..)| *op).collect(),
+    };
+    Said::Cells(Box::new(reply), version.bytes.clone())
 }
 
 /// What a panic said.

@@ -82,7 +82,11 @@ impl Store {
                     bytes: task.payload.clone().unwrap_or_default(),
                     ops,
                 };
-                self.held = vec![held];
+                // What a primary takes over lies on top of what it has.
+                let (on_top, mark) = (!installed.checked, self.mark);
+                let stays = |below: &Held| on_top && below.version < held.version;
+                self.held.retain(|below| stays(below) && held.version > mark);
+                self.held.push(held);
                 Some(Durable { lsn: Lsn(1), free: FREE, chunk_len: len })
             }
             Task::Adopt(_, epoch) => {

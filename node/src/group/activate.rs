@@ -6,7 +6,8 @@
 //!
 //! In an epoch that is not writable the pendings of serving members are frozen: neither dropped
 //! nor brought forward, and the mark stays. A syncing member is no authority, so what it alone
-//! holds is dropped in any epoch; resync makes it equal to the primary.
+//! holds is dropped in any epoch; resync makes it equal to the primary. What the primary may have
+//! lost is taken over instead (`take`).
 //!
 //! **A pending the primary holds and does not trust.** After a crash of everybody its bytes may be
 //! torn, and then it was never acknowledged; or they may have rotted, and then it may have been.
@@ -21,7 +22,7 @@
 //! A pending that only turns out to be damaged when it is to be brought to a serving member that
 //! does not have it is the first of these cases.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::cluster_map::Role;
 use protocol::guard::{self, Guard};
@@ -32,6 +33,7 @@ use protocol::status::Status;
 
 use super::calls::{self, CallKind};
 use super::member::{Activation, Cx, Doubt, Member, Phase};
+use super::take;
 use crate::limits::ROLLS_IN_FLIGHT_MAX;
 use crate::shard::control::ShardReport;
 use crate::shard::effect::{Alert, Effect, Task};
@@ -65,17 +67,35 @@ pub fn on_adopted<P: Clone>(
     if !member.activation.adopts.remove(&target) {
         return true;
     }
-    let foreign = foreign(member, cx, target, &reply.pendings);
+    let wanted = wanted(member, cx, target, &reply.pendings);
+    let mut foreign = foreign(member, cx, target, &reply.pendings);
+    // Dropping a version drops what builds on it.
+    foreign.retain(|(key, _)| !wanted.contains_key(key));
     if !foreign.is_empty() {
-        member.activation.discards.insert(target);
-        calls::start(member, cx, target, CallKind::Discard(foreign, None));
+        discard(member, cx, target, foreign);
     }
+    if member.record.writable() {
+        for (key, (version, len)) in wanted {
+            take::note(member, cx.now, target, (key, version), len);
+        }
+    } // Else they are compared with the rest of what a syncing member has.
     note_doubts(member, target, reply);
     note_lacking(member, cx, target, reply);
     let missing = missing(member, cx, target, reply);
     member.activation.rolls.extend(missing.into_iter().map(|key| (target, key)));
     advance(member, cx);
     true
+}
+
+/// Has a member drop pendings before the epoch becomes active.
+pub fn discard<P: Clone>(
+    member: &mut Member<P>,
+    cx: &mut Cx<'_, P>,
+    target: TargetId,
+    items: Vec<(ChunkKey, Version)>,
+) {
+    member.activation.discards.insert(target);
+    calls::start(member, cx, target, CallKind::Discard(items, None));
 }
 
 /// Notes a member's answer to `Discard`; true when the call has ended.
@@ -147,13 +167,17 @@ pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     }
 }
 
-fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
+/// Goes on as far as nothing is waited for.
+pub fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if member.phase != Phase::Activating {
         return;
     }
     // Drops come first everywhere: a chunk sent while its older pending is being dropped could go
     // with it.
     if !member.activation.adopts.is_empty() || !member.activation.discards.is_empty() {
+        return;
+    }
+    if !member.takes.is_empty() {
         return;
     }
     settle_doubts(member, cx);
@@ -309,6 +333,30 @@ fn report<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     let (group, epoch, target) = (member.group, member.epoch(), cx.core.me());
     let request = ActivatedRequest { group, epoch, target };
     cx.out.push(Effect::Report(ShardReport::Activated(request)));
+}
+
+/// Pendings of a member that the primary takes over: of each chunk the newest, and its length.
+fn wanted<P>(
+    member: &Member<P>,
+    cx: &Cx<'_, P>,
+    target: TargetId,
+    theirs: &[Pending],
+) -> BTreeMap<ChunkKey, (Version, u32)> {
+    let gives = match member.record.writable() {
+        true => Role::Backup,
+        false => Role::Syncing,
+    };
+    if member.role_of(target) != Some(gives) {
+        return BTreeMap::new();
+    }
+    let is_newer = |pending: &&Pending| {
+        let own = cx.index.info(member.group, pending.key);
+        own.is_none_or(|own| own.version < pending.version)
+    };
+    let good = theirs.iter().filter(|pending| is_trusted(pending));
+    let newer = good.filter(|pending| take::may_take(member, pending.version)).filter(is_newer);
+    // Ascending by version within a chunk.
+    newer.map(|pending| (pending.key, (pending.version, pending.chunk_len))).collect()
 }
 
 /// Pendings of a member that the primary does not have.

@@ -33,7 +33,8 @@ pub fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     let Some(dead) = member.dead.front_mut().filter(|dead| active && !dead.started) else {
         return;
     };
-    let busy = member.writes.chunks.keys().any(|key| dead.fids.contains(&key.fid));
+    let busy = member.writes.chunks.keys().any(|key| dead.fids.contains(&key.fid))
+        || member.takes.is_busy_with(&dead.fids);
     if busy || cx.now < member.store_retry_at {
         return;
     }

@@ -5,7 +5,7 @@
 //! durable after the new primary asked for pendings would be unknown to it and yet fall under its
 //! first mark. Only then the epoch goes to the journal.
 
-use protocol::cluster_map::{GroupRecord, Member as Entry};
+use protocol::cluster_map::{GroupRecord, Member as Entry, Role};
 use protocol::guard::{self, Guard};
 use protocol::ids::Epoch;
 use protocol::limits::PENDINGS_PER_GROUP_MAX;
@@ -25,6 +25,7 @@ pub fn on_record<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, record: &
     }
     if record.epoch == member.epoch() {
         member.record = record.clone(); // Only flags differ within one epoch.
+        member.believed &= !(record.active && record.writable());
         return;
     }
     leave(member, cx);
@@ -33,11 +34,22 @@ pub fn on_record<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, record: &
     let mine =
         |own: &&Entry| own.generation == me.generation || !guard::holds(Guard::PrimaryGeneration);
     let own = record.member(me.target).filter(mine);
+    member.believed = is_believed(member, own);
     member.role = own.map(|own| own.role);
     member.record = record.clone();
     member.phase = Phase::Fencing;
     if member.is_primary() {
         member.contacts = calls::contacts(member, me.target, cx.now);
+    }
+}
+
+/// True for a member that serves in an epoch although this start of its target never caught up.
+fn is_believed<P>(member: &Member<P>, own: Option<&Entry>) -> bool {
+    let Some(own) = own.filter(|own| own.role != Role::Syncing) else { return false };
+    let before = member.record.member(own.target);
+    match before.filter(|before| before.generation == own.generation) {
+        Some(_) => member.believed,
+        None => member.adopted > Epoch(0),
     }
 }
 
@@ -117,6 +129,7 @@ fn leave<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     }
     member.activation = Default::default();
     member.resync.clear();
+    member.takes = Default::default();
     repair::restart(member, cx.core);
     compare::leave(&mut member.compare);
     member.contacts.clear();

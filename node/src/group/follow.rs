@@ -427,7 +427,7 @@ fn store_task<P>(request: ReplicateRequest, payload: P) -> Task<P> {
         ReplicateMode::Write => Task::Write(task),
         ReplicateMode::Whole => {
             let (ops, mutated) = (request.ops, request.mutated);
-            Task::Install(task, Installed { ops, mutated, committed })
+            Task::Install(task, Installed { ops, mutated, committed, checked: true })
         }
     }
 }

@@ -12,6 +12,7 @@ use super::files::FileOrders;
 use super::repair::Repairs;
 use super::replicate::InFlight;
 use super::resync::Resync;
+use super::take::Takes;
 use super::write::ChunkQueue;
 use crate::io::Nanos;
 use crate::shard::effect::{Effect, Effects, Refusal, ReplyBody, Task};
@@ -44,6 +45,11 @@ pub struct Member<P> {
     pub activation: Activation,
     /// As primary: progress of each syncing member.
     pub resync: BTreeMap<TargetId, Resync>,
+    /// As primary: versions of other members that are taken over.
+    pub takes: Takes,
+    /// True when this start of the target serves without having caught up, until an epoch of it
+    /// can be written.
+    pub believed: bool,
     /// Damaged versions here and their repair.
     pub repairs: Repairs,
     /// As primary: dead files on their way out of the group.
@@ -212,6 +218,8 @@ impl<P> Member<P> {
             follow: Follow::default(),
             activation: Activation::default(),
             resync: BTreeMap::new(),
+            takes: Takes::default(),
+            believed: false,
             repairs: Repairs::default(),
             dead: VecDeque::new(),
             files: FileOrders::default(),

@@ -18,8 +18,8 @@
 //! A member that cannot verify its old cell says so and is sent the whole chunk.
 //!
 //! Start at [`member::Member`], then `fence` (how an epoch is adopted), `write` and `replicate`
-//! (the normal case), `follow` (the receiving side), `activate`, `resync`, `read`, `dead`, `files`,
-//! `forget`, `compare`.
+//! (the normal case), `follow` (the receiving side), `activate`, `resync`, `take`, `read`, `dead`,
+//! `files`, `forget`, `compare`.
 
 pub mod activate;
 pub mod calls;
@@ -37,6 +37,7 @@ pub mod repair;
 pub mod replicate;
 pub mod resync;
 pub mod scrub;
+pub mod take;
 pub mod write;
 
 use protocol::ids::{ChunkKey, Fid, GroupId, Version};

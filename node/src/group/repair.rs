@@ -55,6 +55,8 @@ pub struct Fetch {
     pub key: ChunkKey,
     /// The damaged version.
     pub version: Version,
+    /// True when it is not here and the primary takes it over.
+    pub takes: bool,
 }
 
 /// Consecutive cells; `cells` is 0 for all of the version.
@@ -277,7 +279,8 @@ pub fn on_fetch<P>(
         0 => cells,
         wanted => request.first_cell.saturating_add(wanted),
     };
-    if request.first_cell >= end || end > cells {
+    let empty = cells == 0 && request.first_cell == 0 && request.cells == 0;
+    if (request.first_cell >= end && !empty) || end > cells {
         return Err(Refusal::new(Status::Invalid, "cells beyond the chunk"));
     }
     let offset = request.first_cell << info.cell_log2;
@@ -381,7 +384,10 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
         let Some(&target) = repair.sources.front() else { continue };
         let request = cx.core.new_request();
         repair.step = Step::Asking(request, cx.now);
-        cx.core.upkeep.fetches.insert(request, (group, Fetch { target, key, version }));
+        cx.core
+            .upkeep
+            .fetches
+            .insert(request, (group, Fetch { target, key, version, takes: false }));
         let fetch = FetchRequest {
             group,
             member: me,

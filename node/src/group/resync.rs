@@ -2,7 +2,7 @@
 //!
 //! A syncing member already receives every new write, so only what is older is copied: chunks it
 //! lacks or holds at another version or hash. Chunks the primary does not have are set aside there,
-//! never deleted. It runs in every active epoch, also one that is not writable: the group becomes
+//! never deleted; what the primary may have lost is taken over from there (`take`). It runs in every active epoch, also one that is not writable: the group becomes
 //! writable again through exactly this. A pending is then copied as a pending.
 //!
 //! It may be cut off at any point: the next epoch compares again and finds equal what was copied.
@@ -21,6 +21,7 @@ use protocol::status::Status;
 
 use super::calls::{self, CallKind};
 use super::member::{Cx, Member, Phase};
+use super::take;
 use crate::io::Nanos;
 use crate::limits::{
     COPIES_PER_SHARD_MAX, FOREGROUND_BUSY_BYTES, RESYNC_BYTES_PER_S_DEFAULT, RESYNC_PAGE,
@@ -50,6 +51,8 @@ pub struct Resync {
     pub damaged: BTreeSet<(ChunkKey, u32)>,
     /// Copies in flight.
     pub copying: usize,
+    /// Chunks that it has to set aside.
+    pub extras: Vec<ChunkKey>,
     /// True while it sets chunks aside.
     pub quarantining: bool,
     /// Bytes that were found to be copied and are not there yet.
@@ -106,9 +109,9 @@ pub fn on_inventory<P: Clone>(
     resync.unlisted = if page.end { 0 } else { resync.unlisted.saturating_sub(page.bytes) };
     resync.bytes_left += page.copies.iter().map(|(_, len)| u64::from(*len)).sum::<u64>();
     resync.copies.extend(page.copies);
-    if !page.extras.is_empty() {
-        resync.quarantining = true;
-        calls::start(member, cx, target, CallKind::Quarantine(page.extras));
+    resync.extras.extend(page.extras);
+    for (name, len) in page.takes {
+        take::note(member, cx.now, target, name, len);
     }
     pump(member, cx, target, &mut resync);
     member.resync.insert(target, resync);
@@ -161,6 +164,22 @@ pub fn copy_damaged<P>(member: &mut Member<P>, target: TargetId, key: ChunkKey, 
     }
 }
 
+/// Notes that the primary has a version which a member lacks, unless its inventory is to tell.
+pub fn wants<P>(member: &mut Member<P>, target: TargetId, copy: (ChunkKey, u32)) {
+    let Some(resync) = member.resync.get_mut(&target) else { return };
+    if resync.listed || Some(copy.0) <= resync.cursor {
+        resync.bytes_left += u64::from(copy.1);
+        resync.copies.push_back(copy);
+    }
+}
+
+/// Notes that the primary goes on without a chunk which it does not have.
+pub fn refuses<P>(member: &mut Member<P>, target: TargetId, key: ChunkKey) {
+    if let Some(resync) = member.resync.get_mut(&target) {
+        resync.extras.push(key);
+    }
+}
+
 /// Notes a member's answer to a quarantine; true when the call has ended.
 pub fn on_quarantined<P>(member: &mut Member<P>, target: TargetId, answer: &Answer) -> bool {
     if *answer != Answer::Done {
@@ -189,6 +208,11 @@ pub fn tick<P>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
 }
 
 fn pump<P: Clone>(member: &Member<P>, cx: &mut Cx<'_, P>, target: TargetId, resync: &mut Resync) {
+    if !resync.quarantining && !resync.extras.is_empty() {
+        resync.quarantining = true;
+        let extras = std::mem::take(&mut resync.extras);
+        calls::start(member, cx, target, CallKind::Quarantine(extras));
+    }
     if resync.quarantining {
         return; // Some of what is set aside is copied anew.
     }
@@ -197,13 +221,15 @@ fn pump<P: Clone>(member: &Member<P>, cx: &mut Cx<'_, P>, target: TargetId, resy
         return;
     }
     if !resync.listed {
-        if resync.copies.len() + resync.damaged.len() + RESYNC_PAGE <= RESYNC_QUEUE_MAX {
+        let waiting = resync.copies.len() + resync.damaged.len() + member.takes.len();
+        if waiting + RESYNC_PAGE <= RESYNC_QUEUE_MAX {
             resync.listing = true;
             calls::start(member, cx, target, CallKind::Inventory(resync.cursor));
         }
         return;
     }
-    let complete = resync.copies.is_empty() && resync.copying == 0 && resync.damaged.is_empty();
+    let copied = resync.copies.is_empty() && resync.copying == 0 && resync.damaged.is_empty();
+    let complete = copied && !member.takes.wants_of(target);
     let every = cx.core.config.timeouts.report;
     if complete && resync.reported.is_none_or(|at| cx.now.since(at) >= every) {
         resync.reported = Some(cx.now);
@@ -287,6 +313,8 @@ struct Page {
     copies: Vec<(ChunkKey, u32)>,
     /// Chunks to set aside.
     extras: Vec<ChunkKey>,
+    /// Versions to take over, with the lengths of their chunks.
+    takes: Vec<((ChunkKey, Version), u32)>,
     /// Bytes here that were compared.
     bytes: u64,
     /// How far it reached.
@@ -312,17 +340,29 @@ fn compare<P>(
     };
     let (ours, theirs) = (by_key(&ours), by_key(&theirs.entries));
     let open = |own: &InventoryEntry| member.writes.is_flying(own.key);
-    let copies = ours.values().filter(|own| differs(own, theirs.get(&own.key)) || open(own));
+    // What the primary may have lost.
+    let is_beyond = |entry: &&InventoryEntry| {
+        let newer = ours.get(&entry.key).is_none_or(|own| own.version < entry.version);
+        newer
+            && !entry.suspect
+            && !member.record.writable()
+            && take::may_take(member, entry.version)
+    };
+    let beyond: BTreeMap<ChunkKey, &InventoryEntry> =
+        theirs.values().filter(is_beyond).map(|entry| (entry.key, entry)).collect();
+    let differs = |own: &InventoryEntry| differs(own, theirs.get(&own.key)) || open(own);
+    let copies = ours.values().filter(|own| differs(own) && !beyond.contains_key(&own.key));
     // A chunk of this epoch came from this primary, whose own copy may still be on its way. Other
     // bytes under the same version are kept for whoever wants to know why, and copied anew.
     let is_extra = |entry: &&InventoryEntry| {
         let strange = ours.get(&entry.key).is_none_or(|own| is_twin(own, entry));
-        strange && entry.version.epoch < member.epoch()
+        strange && entry.version.epoch < member.epoch() && !beyond.contains_key(&entry.key)
     };
     Page {
         bytes: ours.values().map(|own| u64::from(own.chunk_len)).sum(),
         copies: copies.map(|own| (own.key, own.chunk_len)).collect(),
         extras: theirs.values().filter(is_extra).map(|entry| entry.key).collect(),
+        takes: beyond.values().map(|it| ((it.key, it.version), it.chunk_len)).collect(),
         cursor: reach.or(after),
         end: reach.is_none(),
     }

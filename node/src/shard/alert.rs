@@ -36,6 +36,15 @@ impl<E: Env, C: Control> Driver<E, C> {
                 "a member silently holds a chunk otherwise than the others and is copied to anew; \
                  check its device"
             ),
+            Alert::TakenOver { group, key, version } => tracing::warn!(
+                target_id,
+                group = group.0,
+                %key,
+                %version,
+                suppressed,
+                "this target lacked a version of the last writes of its group and took it over from \
+                 another member; check its device if that happens often"
+            ),
             Alert::Divergent { group, key, target } => tracing::error!(
                 target_id,
                 group = group.0,

@@ -19,6 +19,7 @@ use super::effect::{
     WriteTask,
 };
 use super::event::{ConnId, Event, JobId, ReplyTo};
+use super::inbound::is_intact;
 use super::state::Core;
 use crate::io::{Clock, Disk, Env, Link, Outgoing, Payload};
 use crate::store::{
@@ -151,6 +152,9 @@ impl<E: Env, C: Control> Driver<E, C> {
                     self.found_corrupt(group, key, error); // A cell it would be merged with.
                 }
                 result.map(Some)
+            }
+            Task::Install(task, installed) if !installed.checked && !is_intact(&task) => {
+                Err(StoreError::Refused("the bytes of a member do not match their sums"))
             }
             Task::Install(task, installed) => {
                 self.store.install(install_op(self.env.disk(), task, installed)).await.map(Some)
@@ -309,7 +313,7 @@ fn install_op<D: Disk>(
     task: WriteTask<Received<D>>,
     installed: Installed,
 ) -> InstallOp<D> {
-    let Installed { ops, mutated, committed } = installed;
+    let Installed { ops, mutated, committed, .. } = installed;
     InstallOp { write: write_op(disk, task), ops, mutated, committed }
 }
 

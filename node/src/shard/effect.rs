@@ -142,6 +142,15 @@ pub enum Alert {
         /// The member that is wrong.
         target: TargetId,
     },
+    /// A primary lacked what another member has, and took it over.
+    TakenOver {
+        /// The group.
+        group: GroupId,
+        /// The chunk.
+        key: ChunkKey,
+        /// The version.
+        version: Version,
+    },
     /// Two replicas hold other bytes under one version, each with good checksums.
     Divergent {
         /// The group.
@@ -231,6 +240,8 @@ pub struct Installed {
     pub mutated: bool,
     /// True when the version is committed on the sender.
     pub committed: bool,
+    /// True when the bytes were compared with their sums.
+    pub checked: bool,
 }
 
 /// A message to another member.

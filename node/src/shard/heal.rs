@@ -8,7 +8,7 @@ use protocol::status::Status;
 
 use super::event::{Answer, ReplyTo};
 use crate::group::member::{Cx, Member};
-use crate::group::{census, repair, scrub};
+use crate::group::{census, repair, scrub, take};
 
 /// An order to the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,10 @@ pub fn on_event<P: Clone>(groups: &mut Groups<P>, cx: &mut Cx<'_, P>, event: Hea
         HealEvent::Fetched(target, request, reply, payload) => {
             let Some((group, fetch)) = take_fetch(cx, target, request) else { return };
             if let Some(member) = groups.get_mut(&group) {
-                repair::on_fetched(member, cx, &fetch, &reply, payload);
+                match fetch.takes {
+                    true => take::on_fetched(member, cx, &fetch, &reply, payload),
+                    false => repair::on_fetched(member, cx, &fetch, &reply, payload),
+                }
             }
         }
         HealEvent::FetchServed(bytes) => cx.core.budget.peers.give(bytes),
@@ -102,7 +105,10 @@ pub fn on_answer<P: Clone>(
         _ => Status::Internal,
     };
     if let Some(member) = groups.get_mut(&group) {
-        repair::on_refused(member, cx.now, &fetch, status);
+        match fetch.takes {
+            true => take::on_refused(member, cx.now, &fetch, status),
+            false => repair::on_refused(member, cx.now, &fetch, status),
+        }
     }
     true
 }
@@ -111,7 +117,10 @@ pub fn on_answer<P: Clone>(
 pub fn on_unsent<P>(groups: &mut Groups<P>, cx: &mut Cx<'_, P>, request: RequestId) {
     let Some((group, fetch)) = cx.core.upkeep.fetches.remove(&request) else { return };
     if let Some(member) = groups.get_mut(&group) {
-        repair::on_unsent(member, cx.core, cx.now, &fetch);
+        match fetch.takes {
+            true => take::on_unsent(member, cx.core, cx.now, &fetch),
+            false => repair::on_unsent(member, cx.core, cx.now, &fetch),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use protocol::status::Status;
 
 use super::control::Control;
 use super::driver::{Driver, LinkOf, Received, Wake};
-use super::effect::Refusal;
+use super::effect::{Refusal, WriteTask};
 use super::event::{Asked, ConnId, Event, ReplyTo, Request};
 use crate::io::{Buffer, Disk, Env, Incoming, Link, Net, PeerIdentity};
 
@@ -166,6 +166,14 @@ struct Place {
     key: ChunkKey,
     cell_log2: u8,
     offset: u32,
+}
+
+/// True when the bytes of a write match its sums.
+pub(super) fn is_intact<D: Disk>(task: &WriteTask<Received<D>>) -> bool {
+    let at = Place { key: task.key, cell_log2: task.cell_log2, offset: task.offset };
+    let payload = task.payload.as_ref();
+    let bytes = payload.map_or(&[][..], |payload| &payload.buffer.bytes()[..payload.len]);
+    at.verifies(bytes, &task.sums)
 }
 
 impl Place {

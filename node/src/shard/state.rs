@@ -96,6 +96,8 @@ pub enum Job {
     Follow(GroupId, ChunkKey, Version, Epoch, u32),
     /// Good bytes for a damaged version.
     Repair(GroupId, ChunkKey, Version),
+    /// A version that the primary takes over from another member.
+    Take(GroupId, ChunkKey, Version),
     /// Another request of the primary.
     Answer(GroupId, Epoch, ReplyTo),
 }
@@ -199,6 +201,7 @@ impl Job {
             | Job::Forget(group)
             | Job::Follow(group, ..)
             | Job::Repair(group, ..)
+            | Job::Take(group, ..)
             | Job::Answer(group, ..) => group,
         }
     }

@@ -16,7 +16,7 @@ use crate::group::calls::{self, CallKind};
 use crate::group::member::{Cx, Member};
 use crate::group::{
     ChunkIndex, activate, compare, dead, fence, files, follow, forget, read, repair, replicate,
-    resync, write,
+    resync, take, write,
 };
 use crate::io::Nanos;
 use crate::store::{Durable, GroupInfo, StoreError};
@@ -92,6 +92,7 @@ pub fn step<P: Clone>(
 fn settle<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     fence::advance(member, cx);
     resync::advance(member, cx);
+    take::advance(member, cx);
     dead::advance(member, cx);
     files::advance(member, cx);
 }
@@ -236,6 +237,9 @@ fn on_stored<P: Clone>(
         Job::Repair(_, key, version) => {
             repair::on_repaired(member, cx, (key, version), result.as_ref().map(|_| ()));
         }
+        Job::Take(_, key, version) => {
+            take::on_stored(member, cx, (key, version), result.as_ref().map(|_| ()));
+        }
         Job::Answer(_, epoch, to) => follow::on_answered(member, cx, epoch, to, result),
     }
     settle(member, cx);
@@ -354,6 +358,7 @@ fn on_tick<P: Clone>(groups: &mut BTreeMap<GroupId, Member<P>>, cx: &mut Cx<'_, 
         replicate::tick(member, cx);
         activate::tick(member, cx);
         repair::tick(member, cx);
+        take::tick(member, cx);
         resync::tick(member, cx);
         follow::tick(member, cx);
         forget::tick(member, cx);

@@ -45,6 +45,8 @@ pub struct UpkeepCounts {
     pub divergent: u64,
     /// Chunks that members hold differently although each calls its own good.
     pub differing: u64,
+    /// Versions that a primary lacked and took over from another member.
+    pub taken_over: u64,
     /// Files freed in groups that this target left; one with a failed batch counts again.
     pub files_forgotten: u64,
 }

@@ -112,7 +112,10 @@ impl FakeStore {
                 };
                 self.suspect.retain(|(key, _)| *key != task.key);
                 self.renew(task.group, task.key, task.version);
-                self.chunks.insert((task.group, task.key), vec![held]);
+                match installed.checked {
+                    true => drop(self.chunks.insert((task.group, task.key), vec![held])),
+                    false => self.take((task.group, task.key), held),
+                }
                 let free = self.free_bytes();
                 Ok(Some(Durable { lsn: Lsn(1), free, chunk_len: len }))
             }
@@ -146,6 +149,14 @@ impl FakeStore {
                 self.repair(task).map(Some)
             }
         }
+    }
+
+    /// What a primary takes over lies on top of what it has.
+    fn take(&mut self, name: (GroupId, ChunkKey), held: Held) {
+        let mark = self.mark(name.0);
+        let versions = self.chunks.entry(name).or_default();
+        versions.retain(|below| below.version < held.version && held.version > mark);
+        versions.push(held);
     }
 
     fn refuse(&self) -> Result<(), StoreError> {

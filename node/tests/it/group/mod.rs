@@ -23,5 +23,6 @@ mod route;
 mod rules;
 mod scenarios;
 mod seeds;
+mod take;
 mod upkeep;
 mod wire;

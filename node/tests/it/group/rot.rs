@@ -150,14 +150,14 @@ impl FakeStore {
             version: held.version,
             committed: fetch.committed,
             chunk_len: held.bytes.len() as u32,
-            trunc_gen: 0,
+            trunc_gen: held.trunc_gen,
             cell_log2: 14,
             chunk_log2: 22,
-            mutated: false,
+            mutated: held.mutated,
             first_cell: first,
             sums: vec![Default::default(); cells.len()],
             aux: Vec::new(),
-            ops: Vec::new(),
+            ops: held.ops.iter().map(|(op, ..)| *op).collect(),
         };
         Ok((reply, Rc::new(bytes)))
     }
