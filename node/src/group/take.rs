@@ -119,10 +119,14 @@ pub fn note<P>(
 
 /// Asks for what is wanted: of each chunk the newest version first, which has what is below.
 pub fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
-    if member.takes.is_empty() {
+    if member.takes.is_empty() || cx.core.fenced {
         return;
     }
     drop_needless(member, cx);
+    if member.takes.is_empty() {
+        activate::advance(member, cx);
+        return;
+    }
     let mut turns: BTreeMap<ChunkKey, (Version, bool)> = BTreeMap::new();
     for ((key, version), take) in &member.takes.works {
         let busy = turns.get(key).is_some_and(|(_, busy)| *busy) || take.step != Step::Idle;
@@ -138,7 +142,7 @@ pub fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
 
 /// Lets time pass.
 pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
-    if member.takes.is_empty() {
+    if member.takes.is_empty() || cx.core.fenced {
         return;
     }
     let waits = cx.core.config.timeouts;

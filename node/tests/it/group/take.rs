@@ -1,6 +1,8 @@
 //! A primary that lost what it had confirmed takes it over from whoever has it.
 
 use node::limits::{TAKE_PAUSE_MS, TAKE_TRIES_MAX};
+use node::shard::control::ControlEvent;
+use node::shard::event::Event;
 use protocol::cluster_map::Role;
 use protocol::ids::{ChunkKey, Epoch, TargetId, Version};
 use protocol::message::chunk::WriteClass;
@@ -159,6 +161,39 @@ fn what_a_primary_lost_that_was_believed_is_taken_over_before_anything_is_droppe
         assert_eq!(taken(&cluster), 1);
         cluster.heal();
     }
+}
+
+#[test]
+fn what_died_is_not_taken_over_and_holds_nothing_up() {
+    let (mut cluster, key) = quiet();
+    let left = cluster.stores[&ONE].clone();
+    cluster.ask_change(ONE, key, 1, (WriteClass::Growth, 0, b"acknowledged"));
+    cluster.run_until("an answer", |cluster| cluster.answers.len() == 1);
+    for target in [ONE, TWO, THREE] {
+        cluster.kill(target);
+    }
+    cluster.coordinator.power_cut();
+    cluster.stores.insert(ONE, left);
+    // The second answers last, and then it is known that the file is dead.
+    cluster.cut.push((ONE, TWO));
+    let before = epoch(&cluster);
+    for target in [ONE, TWO, THREE] {
+        cluster.restart(target);
+    }
+    cluster.run_until("an activation", |cluster| {
+        let member = cluster.procs[&ONE].state.groups.get(&GROUP);
+        member.is_some_and(|member| member.activation.adopts.iter().eq([&TWO]))
+    });
+    let dead = ControlEvent::DropFiles(vec![(GROUP, vec![key.fid])]);
+    cluster.tell(ONE, 0, Event::Control(dead));
+    cluster.run_ms(10);
+    cluster.cut.clear();
+    activated(&mut cluster, before);
+    cluster.run_ms(500);
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), None, "{target}");
+    }
+    cluster.heal();
 }
 
 #[test]
