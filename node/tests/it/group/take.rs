@@ -173,8 +173,9 @@ fn what_died_is_not_taken_over_and_holds_nothing_up() {
         cluster.kill(target);
     }
     cluster.coordinator.power_cut();
-    cluster.stores.insert(ONE, left);
-    // The second answers last, and then it is known that the file is dead.
+    cluster.stores.insert(ONE, left.clone());
+    cluster.stores.insert(THREE, left);
+    // The second has it, answers last, and then it is known that the file is dead.
     cluster.cut.push((ONE, TWO));
     let before = epoch(&cluster);
     for target in [ONE, TWO, THREE] {
