@@ -240,8 +240,13 @@ pub const NEAR_FULL_PERCENT: u64 = 85;
 pub const RESYNC_STOP_PERCENT: u64 = 92;
 /// Share from which primaries refuse growth and mutation, in percent.
 pub const FULL_PERCENT: u64 = 95;
-/// Share from which the target itself takes only what frees space, in percent.
+/// Share beyond which the target itself takes nothing new, only copies and what frees space, in percent.
 pub const FREES_ONLY_PERCENT: u64 = 97;
+/// Share from which it takes no copy of what its groups hold either, in percent: what is left is for
+/// cuts and repairs.
+pub const COPIES_STOP_PERCENT: u64 = 99;
+/// Chunks whose room for growth is given back by one batch.
+pub const RESERVES_GIVEN_UP_AT_ONCE: usize = 256;
 /// Time a chunk of a file that is not known to be dead is kept aside, in seconds: 72 hours.
 pub const QUARANTINE_TIME_S: u64 = 72 * 3600;
 /// Seconds of device times that are kept: five rows of half a kibibyte for each kind.
@@ -252,7 +257,8 @@ pub const METER_STALL_MS: u64 = 250;
 
 const _: () =
     assert!(NEAR_FULL_PERCENT < RESYNC_STOP_PERCENT && RESYNC_STOP_PERCENT < FULL_PERCENT);
-const _: () = assert!(FULL_PERCENT < FREES_ONLY_PERCENT && FREES_ONLY_PERCENT < 100);
+const _: () = assert!(FULL_PERCENT < FREES_ONLY_PERCENT);
+const _: () = assert!(FREES_ONLY_PERCENT < COPIES_STOP_PERCENT && COPIES_STOP_PERCENT < 100);
 /// Versions whose damage one store remembers; scrub finds the rest again.
 pub const DAMAGED_VERSIONS_MAX: usize = 4096;
 /// Damaged cells that it remembers, of all versions together: 4 bytes each.

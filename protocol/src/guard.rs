@@ -192,6 +192,8 @@ guards! {
     LeaseWait,
     /// A move adds and promotes before it removes.
     AddBeforeRemove,
+    /// A returned member on its way out is sent away only when somebody can take its place.
+    SyncingReplaced,
     /// The failure of many targets at once starts no copying.
     MassFailure,
     /// A lost replica is copied anew only after its target had time to return.

@@ -203,7 +203,9 @@ impl FileWriter {
     /// Sends what is left and waits for everything; the length of the file.
     async fn finish(&mut self) -> Result<u64, Error> {
         if !self.filling.is_empty() {
-            let piece = self.next_piece(self.sent + self.filling.len() as u64)?;
+            // Nothing follows, so nothing is to be kept for it.
+            self.expect_len = self.sent + self.filling.len() as u64;
+            let piece = self.next_piece(self.expect_len)?;
             let rest = self.filling.split().freeze();
             self.send(piece, rest).await?;
         }

@@ -47,8 +47,13 @@ fn planned(draft: &Draft<'_>, group: &GroupRecord, plan: Plan, wanted: usize) ->
 
 fn unplanned(draft: &Draft<'_>, group: &GroupRecord, wanted: usize) -> Option<Action> {
     if serving(group) < wanted {
-        let unwanted = |target: &TargetId| draft.unwanted(*target);
-        let syncing = syncing(group).map(|member| member.target).find(unwanted);
+        // Who lacks a little is not sent away for nothing: it may be too full of this very group to
+        // be chosen again.
+        let replaced = |target: &TargetId| {
+            let other = draft.load.choose(group, *target, PlanReason::Heal);
+            draft.unwanted(*target) && (other.is_some() || !guard::holds(Guard::SyncingReplaced))
+        };
+        let syncing = syncing(group).map(|member| member.target).find(replaced);
         return syncing.map(|target| remove(draft, group, target));
     }
     if let Some(member) = syncing(group).next() {

@@ -184,3 +184,20 @@ fn a_copy_into_a_target_that_became_full_is_given_up_when_another_has_room() {
     let remove = Action::Remove { group: GroupId(1), target, lead: TargetId(0) };
     assert_eq!(case.plan(), [remove]);
 }
+
+#[test]
+fn a_returned_member_on_its_way_out_stays_until_somebody_can_take_its_place() {
+    let mut case = Case::default();
+    case.target(1, 1, 94);
+    case.target(2, 2, 94);
+    case.target(3, 3, 94);
+    case.group(3, &[1]);
+    let group = case.map.groups.get_mut(&GroupId(1)).unwrap();
+    let target = TargetId(2);
+    group.members.push(Member { target, generation: Generation(1), role: Role::Syncing });
+    case.map.nodes.get_mut(&NodeId(2)).unwrap().draining = true;
+    assert_eq!(case.plan(), [], "once out, it would be too full of this group to come back");
+    case.target(4, 4, 50);
+    let remove = Action::Remove { group: GroupId(1), target, lead: TargetId(0) };
+    assert_eq!(case.plan(), [remove]);
+}

@@ -4,19 +4,40 @@ use std::rc::Rc;
 
 use futures_lite::future::zip;
 use protocol::checksum::{CellSum, cell_sum};
+use protocol::guard::{self, Guard};
 use protocol::limits::IO_ALIGN;
 use protocol::message::chunk::WriteClass;
 
 use super::Store;
 use super::draft::{Built, Draft, Placed, Window, assign, has_bytes, pages_rewritten, window_of};
 use super::extent::{Extent, UNIT, units_for};
-use super::grant::Grant;
-use super::plan::{Plan, Shape, Source, reservation};
+use super::grant::{Grant, Terms};
+use super::plan::{Plan, Shape, Source, Touched, reservation, slack};
 use super::state::{Cells, ChunkState, PageRef, hole_sum};
 use super::types::{StoreError, WriteOp};
 use super::wait::join_all;
 use crate::io::{Buffer, Disk};
-use crate::limits::{CHUNK_RUNS_MAX, DEVICE_TRANSFER_MAX};
+use crate::limits::{CHUNK_RUNS_MAX, COPIES_STOP_PERCENT, DEVICE_TRANSFER_MAX, FREES_ONLY_PERCENT};
+
+/// Why bytes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The target is asked for something new.
+    New,
+    /// Another member has the same chunk: it takes here what it takes there and no more, so nothing
+    /// is kept for growth, and it finds room where nothing new does.
+    Copy,
+    /// What is here takes another place.
+    Repair,
+}
+
+/// What is written.
+#[derive(Clone, Copy)]
+struct Job<'a, D: Disk> {
+    op: &'a WriteOp<D>,
+    base: Option<&'a ChunkState>,
+    purpose: Purpose,
+}
 
 impl<D: Disk> Store<D> {
     /// Writes the bytes of a version that builds on `base`, or of a whole chunk.
@@ -29,42 +50,40 @@ impl<D: Disk> Store<D> {
         &self,
         op: &WriteOp<D>,
         base: Option<&ChunkState>,
+        purpose: Purpose,
     ) -> Result<(Built, Grant<'_>), StoreError> {
-        let first = self.build_once(op, base).await;
+        let job = &Job { op, base, purpose };
+        let first = self.build_once(job).await;
         let Err(StoreError::Disk(error)) = &first else { return first };
         if !self.survives(error).await {
             return first;
         }
-        let second = self.build_once(op, base).await;
+        let second = self.build_once(job).await;
         if let Err(StoreError::Disk(error)) = &second {
             self.survives(error).await;
         }
         second
     }
 
-    async fn build_once(
-        &self,
-        op: &WriteOp<D>,
-        base: Option<&ChunkState>,
-    ) -> Result<(Built, Grant<'_>), StoreError> {
+    async fn build_once(&self, job: &Job<'_, D>) -> Result<(Built, Grant<'_>), StoreError> {
         let _pin = self.pin();
-        if base.is_some_and(|base| base.owned.len() >= CHUNK_RUNS_MAX) {
-            match self.build_planned(op, base, true).await {
+        if job.base.is_some_and(|base| base.owned.len() >= CHUNK_RUNS_MAX) {
+            match self.build_planned(job, true).await {
                 // Putting it together is an optimisation: neither a bad cell elsewhere nor a
                 // lack of space for all of it refuses this write.
                 Err(StoreError::Corrupt { .. } | StoreError::NoSpace) => {}
                 built => return built,
             }
         }
-        self.build_planned(op, base, false).await
+        self.build_planned(job, false).await
     }
 
     async fn build_planned(
         &self,
-        op: &WriteOp<D>,
-        base: Option<&ChunkState>,
+        job: &Job<'_, D>,
         rewrite: bool,
     ) -> Result<(Built, Grant<'_>), StoreError> {
+        let Job { op, base, .. } = *job;
         let plan = Plan::new(Shape {
             base_len: base.map_or(0, |base| base.len),
             cell_log2: op.cell_log2,
@@ -74,8 +93,8 @@ impl<D: Disk> Store<D> {
             rewrite,
         });
         let window = self.open_window(op, base, &plan).await?;
-        let mut grant = Grant::new(&self.space);
-        match self.build_from(op, base, &plan, window, &mut grant).await {
+        let mut grant = Grant::new(&self.space, self.terms(job));
+        match self.build_from(job, &plan, window, &mut grant).await {
             Ok(built) => Ok((built, grant)),
             // The grant is dropped: nobody knows what the device did with those units.
             Err(error @ StoreError::Disk(_)) => Err(error),
@@ -104,21 +123,25 @@ impl<D: Disk> Store<D> {
 
     async fn build_from(
         &self,
-        op: &WriteOp<D>,
-        base: Option<&ChunkState>,
+        job: &Job<'_, D>,
         plan: &Plan,
         window: Window,
         grant: &mut Grant<'_>,
     ) -> Result<Built, StoreError> {
-        let stored = |touched: &_| has_bytes(touched, &window, &plan.payload);
+        let Job { op, base, purpose } = *job;
+        // A hole of the original arrives as zeros.
+        let is_hole = |touched: &Touched| purpose == Purpose::Copy && is_zero(op, touched);
+        let stored =
+            |touched: &Touched| has_bytes(touched, &window, &plan.payload) && !is_hole(touched);
         let units = plan.touched.iter().filter(|cell| stored(cell));
         let units = units.map(|cell| units_for(cell.len)).sum();
-        let (runs, reserve) = self.place(op, base, plan, units, grant).await?;
+        let (runs, reserve) = self.place(job, plan, units, grant).await?;
         let pages = self.take_pages(plan, op.cell_log2, grant).await?;
         let placed = assign(plan, &window, stored, &runs);
         let mut draft = Draft::new(op.key, op.cell_log2, base, plan, window);
         draft.own(&runs, &pages, reserve);
-        if let (true, [run]) = (plan.aligned, &runs[..]) {
+        let dense = placed.iter().all(|cell| cell.place != 0);
+        if let (true, true, [run]) = (plan.aligned, dense, &runs[..]) {
             for (cell, sum) in placed.iter().zip(op.sums.iter()) {
                 draft.set(base, cell, *sum);
             }
@@ -138,46 +161,87 @@ impl<D: Disk> Store<D> {
     /// Chooses where the new bytes go, and what stays reserved for growth.
     async fn place(
         &self,
-        op: &WriteOp<D>,
-        base: Option<&ChunkState>,
+        job: &Job<'_, D>,
         plan: &Plan,
         units: u32,
         grant: &mut Grant<'_>,
     ) -> Result<(Vec<Extent>, Extent), StoreError> {
+        let Job { op, base, .. } = *job;
         // What was kept for growth is free again when the chunk is cut.
         let cut = op.class == WriteClass::Truncate;
-        let reserve = base.filter(|_| !cut).map_or(Extent::NONE, |base| base.reserve);
-        let grows = plan.new_len > base.map_or(0, |base| base.len);
+        let base = base.filter(|_| !cut);
+        let reserve = base.map_or(Extent::NONE, |base| base.reserve);
+        let slack = slack(units, op.cell_log2);
         if units == 0 {
             return Ok((Vec::new(), reserve));
         }
-        if !grows || cut {
-            return Ok((self.take_units(op, units, grant).await?, reserve));
+        if cut || plan.new_len == base.map_or(0, |base| base.len) {
+            let (runs, rest) = self.take_units(op, (units, slack), grant).await?;
+            // The end of the chunk has moved away from what was kept behind it.
+            return Ok((runs, if slack > 0 { rest } else { reserve }));
         }
-        if reserve.units >= units && !self.space.borrow().is_lost(reserve) {
-            let (run, rest) = reserve.split(units);
+        let later = self.kept_for_growth(job, plan, units).max(slack);
+        // The end of the chunk, if it is no whole cell, is written again: on a step as before.
+        let run = reserve.without(base.map_or(0, ChunkState::slack));
+        if run.units >= units && !self.space.borrow().is_lost(reserve) {
+            let (run, rest) = run.split(units);
             grant.use_reserved(run);
-            return Ok((vec![run], rest));
+            // What the chunk is not expected to need any more is free again.
+            return Ok((vec![run], rest.first(later)));
         }
-        let expected = op.expect_len.max(plan.new_len).min(1 << op.chunk_log2);
-        let later = reservation(expected, op.cell_log2).saturating_sub(units_for(plan.new_len));
-        if let Some(run) = grant.take(units + later) {
+        if later > slack
+            && let Some(run) = grant.take(units + later)
+        {
             let (run, rest) = run.split(units);
             return Ok((vec![run], rest));
         }
-        Ok((self.take_units(op, units, grant).await?, Extent::NONE))
+        self.take_units(op, (units, slack), grant).await
     }
 
+    /// Units that stay with a chunk beyond those it needs now, as far as there is room for that.
+    fn kept_for_growth(&self, job: &Job<'_, D>, plan: &Plan, units: u32) -> u32 {
+        if job.purpose != Purpose::New {
+            return 0;
+        }
+        let expected = job.op.expect_len.max(plan.new_len).min(1 << job.op.chunk_log2);
+        let later = reservation(expected, job.op.cell_log2).saturating_sub(units_for(plan.new_len));
+        let more = u64::from(units + later) * u64::from(UNIT);
+        if self.fullness_with(more).takes_reserves() { later } else { 0 }
+    }
+
+    /// How the space for a job is taken.
+    fn terms(&self, job: &Job<'_, D>) -> Terms {
+        let units = self.capacity() / u64::from(UNIT);
+        let cut = job.op.class == WriteClass::Truncate;
+        let percent = match job.purpose {
+            Purpose::New if !cut => FREES_ONLY_PERCENT,
+            Purpose::Copy => COPIES_STOP_PERCENT,
+            Purpose::New | Purpose::Repair => 100,
+        };
+        let bounded = percent < 100 && guard::holds(Guard::FullRefusal);
+        Terms {
+            keep_free: if bounded { units * (100 - percent) / 100 + 1 } else { 0 },
+            tight: !self.fullness().takes_reserves(),
+        }
+    }
+
+    /// Takes units for cells, and with them the rest of the last step; without that when it is all
+    /// there is.
     async fn take_units(
         &self,
         op: &WriteOp<D>,
-        units: u32,
+        (units, slack): (u32, u32),
         grant: &mut Grant<'_>,
-    ) -> Result<Vec<Extent>, StoreError> {
-        let cell_units = (1 << op.cell_log2) / UNIT;
-        self.take_space(|| match grant.take(units) {
-            Some(run) => Some(vec![run]),
-            None => grant.take_pieces(units, cell_units),
+    ) -> Result<(Vec<Extent>, Extent), StoreError> {
+        let cell = (1 << op.cell_log2) / UNIT;
+        self.take_space(|| {
+            if let Some(mut runs) = grant.take_cells(units + slack, cell) {
+                let last = runs.pop()?;
+                let (used, rest) = last.split(last.units - slack);
+                runs.push(used);
+                return Some((runs, rest));
+            }
+            Some((grant.take_cells(units, cell)?, Extent::NONE))
         })
         .await
     }
@@ -295,6 +359,13 @@ impl<D: Disk> Store<D> {
         }
         Ok(cell_sum(op.key, touched.cell, &memory[..touched.len as usize]))
     }
+}
+
+/// True when the payload has nothing but zeros for a cell that it covers.
+fn is_zero<D: Disk>(op: &WriteOp<D>, touched: &Touched) -> bool {
+    let start = ((touched.cell << op.cell_log2) - op.offset) as usize;
+    let bytes = op.payload.bytes().get(start..start + touched.len as usize);
+    bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
 }
 
 /// Bytes one cell takes on the device.

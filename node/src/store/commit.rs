@@ -24,7 +24,8 @@ impl<D: Disk> Store<D> {
     /// # Cancel safety
     /// Dropping it is like losing power: what was not acknowledged may or may not be there.
     pub async fn run(self: Rc<Self>) {
-        zip(self.commit_batches(), self.checkpoint_when_due()).await;
+        let upkeep = zip(self.checkpoint_when_due(), self.give_up_reserves_when_full());
+        zip(self.commit_batches(), upkeep).await;
     }
 
     /// Queues a record and changes the index, in one step that nothing can come between.

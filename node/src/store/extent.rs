@@ -36,6 +36,17 @@ impl Extent {
         (front, if rest.units == 0 { Extent::NONE } else { rest })
     }
 
+    /// The first `units` units; no space when there are none.
+    pub(super) fn first(self, units: u32) -> Extent {
+        let first = self.split(units).0;
+        if first.is_none() { Extent::NONE } else { first }
+    }
+
+    /// What remains without the first `units` units.
+    pub(super) fn without(self, units: u32) -> Extent {
+        self.split(units).1
+    }
+
     fn between(start: u64, end: u64) -> Option<Extent> {
         let units = u32::try_from(end.checked_sub(start)?).ok()?;
         (units > 0).then_some(Extent { start, units })

@@ -51,6 +51,7 @@ pub(super) struct Index {
     with_pendings: BTreeSet<Name>,
     with_suspects: BTreeSet<Name>,
     set_aside: BTreeSet<Name>,
+    with_reserves: BTreeSet<Name>,
     tallies: Tallies,
     image_len: u64,
     pub(super) snapshot: Option<Snapshot>,
@@ -82,6 +83,11 @@ impl Entry {
     /// The one version there is, when there are not several.
     fn only(&self) -> Option<&ChunkState> {
         self.committed.as_deref().filter(|_| self.pendings.is_empty())
+    }
+
+    /// True when the chunk keeps room for its growth and nothing grows into it now.
+    fn reserves(&self) -> bool {
+        self.only().is_some_and(|state| state.reserve.units > state.slack())
     }
 
     /// Number of units that some version refers to.
@@ -216,6 +222,9 @@ impl Index {
             if entry.quarantined.is_some() {
                 self.set_aside.insert(*name);
             }
+            if entry.reserves() {
+                self.with_reserves.insert(*name);
+            }
         }
         self.entries = entries.into_iter().collect();
     }
@@ -343,6 +352,12 @@ impl Index {
         self.with_suspects.range(all_of(group)).copied()
     }
 
+    /// Chunks that keep room for growth and have one version, ascending.
+    pub(super) fn reserves(&self) -> impl Iterator<Item = (Name, &Rc<ChunkState>)> {
+        let state = |name: &Name| self.entries.get(name)?.committed.as_ref();
+        self.with_reserves.iter().filter_map(move |name| Some((*name, state(name)?)))
+    }
+
     /// Chunks that are set aside after a name, ascending.
     pub(super) fn quarantined_after(
         &self,
@@ -462,6 +477,7 @@ impl Index {
         note(&mut self.with_pendings, name, !entry.pendings.is_empty());
         note(&mut self.with_suspects, name, entry.states().any(|state| state.suspect));
         note(&mut self.set_aside, name, entry.quarantined.is_some());
+        note(&mut self.with_reserves, name, entry.reserves());
         if entry.is_empty() {
             self.entries.remove(&name);
         }

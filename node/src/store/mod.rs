@@ -42,6 +42,7 @@ mod record;
 mod recovery;
 mod repair;
 mod replay;
+mod reserve;
 mod scrub;
 mod snapshot;
 mod space;

@@ -109,8 +109,20 @@ impl Shape {
 /// Small cells are reserved exactly, others in steps of 16 KiB, so that small files leave no
 /// splinters behind.
 pub(super) fn reservation(expect_len: u32, cell_log2: u8) -> u32 {
-    let step = if cell_log2 == 12 { 1 } else { (16 << 10) / UNIT };
-    units_for(expect_len).next_multiple_of(step)
+    units_for(expect_len).next_multiple_of(step(cell_log2))
+}
+
+/// Units that remain of the last step behind so many units of cells.
+///
+/// A chunk keeps them on every replica, whatever its history: so a copy takes what the original
+/// takes, and what either leaves behind has room for cells of others.
+pub(super) fn slack(units: u32, cell_log2: u8) -> u32 {
+    units.next_multiple_of(step(cell_log2)) - units
+}
+
+/// Space is taken in multiples of so many units.
+fn step(cell_log2: u8) -> u32 {
+    if cell_log2 == 12 { 1 } else { (16 << 10) / UNIT }
 }
 
 #[cfg(test)]

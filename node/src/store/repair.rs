@@ -13,6 +13,7 @@ use protocol::ids::{ChunkKey, GroupId, Version};
 use protocol::message::chunk::WriteClass;
 
 use super::Store;
+use super::build::Purpose;
 use super::check::check_record_len;
 use super::draft::Built;
 use super::extent::{Extent, units_for};
@@ -83,7 +84,7 @@ impl<D: Disk> Store<D> {
         let place = self.place_of_repair(name, &op).await?;
         let write = write_of(&op, &place);
         let base = (!place.anew).then_some(&*place.state);
-        let (built, grant) = self.build(&write, base).await?;
+        let (built, grant) = self.build(&write, base, Purpose::Repair).await?;
         let current = self.index.borrow().state_at(name, op.version);
         if !current.is_some_and(|state| Rc::ptr_eq(&state, &place.state)) {
             // Discarded or replaced meanwhile.

@@ -6,6 +6,7 @@ use protocol::limits::{CELL_LOG2_ALLOWED, CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, CHUNK_
 
 use super::bytes::{Reader, Writer};
 use super::extent::{Extent, units_for};
+use super::plan::slack;
 
 /// Chunks of at most this many cells keep sums and places in the index, without a page.
 pub(super) const INLINE_CELLS_MAX: u32 = 8;
@@ -100,6 +101,11 @@ impl ChunkState {
     /// Committed bytes of one cell.
     pub(super) fn cell_len(&self, cell: u32) -> u32 {
         cell_len(self.len, self.cell_log2, cell)
+    }
+
+    /// Units behind the chunk's end that fill its last step.
+    pub(super) fn slack(&self) -> u32 {
+        slack(units_for(self.len), self.cell_log2)
     }
 
     /// Space that one cell takes when it is not a hole.

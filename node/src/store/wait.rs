@@ -89,6 +89,11 @@ impl Gates {
         self.bell.until(|| turn.is_first().then_some(())).await;
         turn
     }
+
+    /// True when nobody prepares a version of this chunk or waits to.
+    pub(super) fn is_idle(&self, name: Name) -> bool {
+        !self.queues.borrow().contains_key(&name)
+    }
 }
 
 impl Turn<'_> {

@@ -50,6 +50,11 @@ impl Fullness {
         self < Fullness::NoResync
     }
 
+    /// True when chunks may keep room for their growth.
+    pub(super) fn takes_reserves(self) -> bool {
+        self < Fullness::NoResync
+    }
+
     /// True when a primary may accept growth and mutation that need this target.
     pub fn takes_writes(self) -> bool {
         self < Fullness::Full
@@ -59,8 +64,13 @@ impl Fullness {
 impl<D: Disk> Store<D> {
     /// How full the target is now.
     pub fn fullness(&self) -> Fullness {
+        self.fullness_with(0)
+    }
+
+    /// How full it would be with so many bytes more.
+    pub(super) fn fullness_with(&self, more: u64) -> Fullness {
         let capacity = self.capacity();
-        Fullness::of(capacity.saturating_sub(self.free()), capacity)
+        Fullness::of(capacity.saturating_sub(self.free()) + more, capacity)
     }
 
     /// Refuses what takes space when only frees are taken.

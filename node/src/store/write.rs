@@ -11,6 +11,7 @@ use protocol::limits::PENDINGS_PER_GROUP_MAX;
 use protocol::message::chunk::WriteClass;
 
 use super::Store;
+use super::build::Purpose;
 use super::check::{changes_bytes, check_class, check_growth, check_record_len, check_shape};
 use super::draft::Built;
 use super::grant::Grant;
@@ -63,7 +64,7 @@ impl<D: Disk> Store<D> {
         let turn = self.gates.enter((op.group, op.key)).await;
         let base = self.base_of(&op)?;
         let mutated = changes_bytes(&op, base.as_deref());
-        let (built, grant) = self.build(&op, base.as_deref()).await?;
+        let (built, grant) = self.build(&op, base.as_deref(), Purpose::New).await?;
         let ops = base.as_ref().map_or(&[][..], |base| &base.ops);
         let entry = OpEntry { op: op.op, version: op.version, len: built.new_len };
         let ops = remember_op(ops, entry);
@@ -101,12 +102,11 @@ impl<D: Disk> Store<D> {
             return Err(StoreError::Refused("a whole chunk is no truncation"));
         }
         check_shape(&write)?;
-        self.check_fullness()?;
         let _slot = self.admit()?;
         let turn = self.gates.enter((write.group, write.key)).await;
         self.check_room(write.group)?;
         self.check_index_room()?;
-        let (built, grant) = self.build(&write, None).await?;
+        let (built, grant) = self.build(&write, None, Purpose::Copy).await?;
         let entry = |op: OpId| OpEntry { op, version: write.version, len: write.len };
         let table = ops
             .iter()
@@ -242,7 +242,8 @@ impl<D: Disk> Store<D> {
         Ok(Durable { lsn: self.durable_lsn(), free: self.free(), chunk_len })
     }
 
-    /// Takes space with `take`; when there is none, once more after waiting space was freed.
+    /// Takes space with `take`; when there is none, once more after what is kept for growth was given
+    /// back and waiting space was freed.
     pub(super) async fn take_space<T>(
         &self,
         mut take: impl FnMut() -> Option<T>,
@@ -250,6 +251,7 @@ impl<D: Disk> Store<D> {
         if let Some(taken) = take() {
             return Ok(taken);
         }
+        self.give_up_reserves();
         let durable = self.durable_lsn();
         let waits = self.space.borrow().waiting_units() > 0;
         if waits && self.journal.borrow_mut().hurry() {

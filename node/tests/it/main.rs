@@ -21,6 +21,7 @@ mod store_bounds;
 mod store_crash;
 mod store_damage;
 mod store_files;
+mod store_full;
 mod store_golden;
 mod store_journal;
 mod store_keep;

@@ -260,6 +260,17 @@ fn chunk(store: &std::rc::Rc<Store<MemoryDisk>>, group: GroupId, key: ChunkKey, 
     }
 }
 
+/// The words of each line, without the figures of space: where things are put is no matter of the
+/// format.
+fn without_space(text: &str) -> Vec<Vec<&str>> {
+    let is_figure = |before: &str| matches!(before, "free" | "allocated" | "bytes");
+    let kept = |line| {
+        let before = std::iter::once("").chain(str::split(line, ' '));
+        before.zip(str::split(line, ' ')).filter(|it| !is_figure(it.0)).map(|it| it.1).collect()
+    };
+    text.lines().map(kept).collect()
+}
+
 #[test]
 fn every_image_opens_and_holds_what_it_held() {
     let bless = std::env::var_os(BLESS).is_some();
@@ -274,7 +285,7 @@ fn every_image_opens_and_holds_what_it_held() {
         let expected = fs::read_to_string(&text).unwrap();
         assert_eq!(contents(&unpack(&packed)), expected, "{name}: see {BLESS}");
         // What is written today reads the same, whether or not its bytes are the same.
-        assert_eq!(contents(&disk), expected, "{name}");
+        assert_eq!(without_space(&contents(&disk)), without_space(&expected), "{name}");
     }
 }
 

@@ -88,6 +88,44 @@ impl Allocator {
         Some(page)
     }
 
+    /// Takes `units` units as one run of whole granules and, for what is shorter than a granule, a
+    /// free run that no granule fits; `None`, and nothing taken, when there are no such two.
+    ///
+    /// For when space is short: what is too short for anything else is used up.
+    pub(super) fn take_split(&mut self, units: u32, granule: u32) -> Option<Vec<Extent>> {
+        let end = units % granule;
+        let short = self.by_units.range((end.max(1), 0)..).next().is_some_and(|it| it.0 < granule);
+        if end == 0 || end == units || !short || self.largest() < units - end {
+            return None;
+        }
+        let pieces = [self.take(end), self.take(units - end)];
+        Some(pieces.into_iter().rev().flatten().collect())
+    }
+
+    /// Takes `units` units, as many of them as there are in runs that are too short for [`STEP`];
+    /// `None`, and nothing taken, when there are no such runs or too few units.
+    pub(super) fn take_dust(&mut self, units: u32) -> Option<Vec<Extent>> {
+        let mut pieces = Vec::new();
+        let mut left = units;
+        while left > 0
+            && let Some(&(have, _)) = self.by_units.first()
+            && have < STEP
+        {
+            pieces.extend(self.take(have.min(left)));
+            left -= have.min(left);
+        }
+        let rest = match left {
+            0 => Some(Vec::new()),
+            _ if pieces.is_empty() => None,
+            _ => self.take(left).map(|run| vec![run]).or_else(|| self.take_pieces(left, 1)),
+        };
+        if rest.is_none() {
+            pieces.drain(..).for_each(|piece| self.insert(piece));
+        }
+        pieces.extend(rest?);
+        Some(pieces)
+    }
+
     /// Takes `units` units as several runs, each but the last a multiple of `granule`.
     ///
     /// Longest runs first, so that there are few; `None`, and nothing taken, when space is short.
@@ -184,6 +222,9 @@ impl Allocator {
         self.free -= u64::from(run.units);
     }
 }
+
+/// Units of the steps in which most space is taken.
+const STEP: u32 = 4;
 
 /// Runs are not merged beyond what an extent can name.
 const MERGE_MAX: u64 = Extent::UNITS_MAX as u64;

@@ -18,7 +18,9 @@ fn what_is_taken_and_what_is_free_never_overlap() {
     let mut seed = 1;
     for _ in 0..5000 {
         let want = units(1 + random(&mut seed, 40));
-        match random(&mut seed, 4) {
+        match random(&mut seed, 6) {
+            5 => taken.extend(allocator.take_dust(want).unwrap_or_default()),
+            4 => taken.extend(allocator.take_split(want, 4).unwrap_or_default()),
             0 => taken.extend(allocator.take(want)),
             1 => taken.extend(allocator.take_page()),
             2 => taken.extend(allocator.take_pieces(want, 4).unwrap_or_default()),
@@ -38,6 +40,33 @@ fn what_is_taken_and_what_is_free_never_overlap() {
         }
         assert_eq!(all.runs(), [Extent { start: 100, units: 1000 }]);
     }
+}
+
+#[test]
+fn what_is_shorter_than_a_granule_goes_where_no_granule_fits() {
+    let used = [(13, 1), (16, 4), (28, 2)].map(|(start, units)| Extent { start, units });
+    let mut allocator = Allocator::without(10, 40, &used).unwrap();
+    // Free are 10..13, 14..16, 20..28 and 30..40.
+    let run = |start, units| Extent { start, units };
+    assert_eq!(allocator.take_split(8, 4), None, "nothing is left over");
+    assert_eq!(allocator.take_split(2, 4), None, "no granule in it");
+    assert_eq!(allocator.take_split(14, 4), None, "no run for three granules");
+    assert_eq!(allocator.take_split(10, 4), Some(vec![run(20, 8), run(14, 2)]));
+    assert_eq!(allocator.take_split(7, 4), Some(vec![run(30, 4), run(10, 3)]));
+    assert_eq!(allocator.take_split(5, 4), None, "no short run");
+    assert_eq!(allocator.free(), 6);
+}
+
+#[test]
+fn dust_is_used_up_before_anything_else() {
+    let used = [(13, 1), (16, 4), (28, 2)].map(|(start, units)| Extent { start, units });
+    let mut allocator = Allocator::without(10, 40, &used).unwrap();
+    let run = |start, units| Extent { start, units };
+    assert_eq!(allocator.take_dust(24), None, "one too many");
+    assert_eq!(allocator.free(), 23);
+    assert_eq!(allocator.take_dust(1), Some(vec![run(14, 1)]));
+    assert_eq!(allocator.take_dust(6), Some(vec![run(15, 1), run(10, 3), run(20, 2)]));
+    assert_eq!(allocator.take_dust(3), None, "no dust");
 }
 
 #[test]
