@@ -135,6 +135,8 @@ guards! {
     LateRepeat,
     /// A pending that the primary does not trust is kept where it may have been acknowledged.
     DoubtfulKept,
+    /// A pending that the primary does not trust stays when it trusts what was written on top of it.
+    DoubtCovered,
     /// A frozen pending that the primary does not trust and nobody has is dropped.
     UnheldPending,
     /// A frozen pending is not dropped before everybody who may have it has answered.

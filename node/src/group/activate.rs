@@ -12,9 +12,11 @@
 //! **A pending the primary holds and does not trust.** After a crash of everybody its bytes may be
 //! torn, and then it was never acknowledged; or they may have rotted, and then it may have been.
 //! What the others hold tells the two apart as far as that is possible:
+//! - what was written on top of it is here and trusted: that decides, because it has all bytes of
+//!   this one that count, and dropping this one would drop it as well.
 //! - a serving member does not have it at all: it was not everywhere, so it was not acknowledged,
 //!   and it is dropped. (Nobody became a serving member by a resync that left it out: resync waits
-//!   for the repair of what the primary does not trust.)
+//!   for the repair of the newest version, when the primary does not trust that.)
 //! - otherwise, when somebody has it and trusts it, it is kept: it may have been acknowledged. The
 //!   primary repairs its copy from there, then brings it to those who do not trust theirs.
 //! - when nobody trusts it, there is nothing to keep: the version before is everywhere.
@@ -243,6 +245,9 @@ fn settle_doubts<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     let (me, patience) = (cx.core.me(), cx.core.config.timeouts.replicate);
     let mut drops = std::mem::take(&mut member.activation.drops);
     for ((key, version), doubt) in doubts {
+        if guard::holds(Guard::DoubtCovered) && is_covered(member, cx, key, version) {
+            continue;
+        }
         let over = cx.now.since(doubt.since) >= patience;
         let gone = doubt.good.is_empty() || over;
         if !suspects.contains(&(key, version)) {
@@ -274,6 +279,12 @@ fn settle_doubts<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     cx.store(&mut member.storing, Job::FallBack(group, epoch), task);
 }
 
+/// True when the primary trusts what was written on top of a version.
+fn is_covered<P>(member: &Member<P>, cx: &Cx<'_, P>, key: ChunkKey, version: Version) -> bool {
+    let newest = cx.index.info(member.group, key);
+    newest.is_some_and(|newest| newest.version > version && !newest.suspect)
+}
+
 /// Notes that the primary has dropped pendings it did not trust, or could not.
 pub fn on_fallen_back<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, durable: bool) {
     if member.phase != Phase::Activating {
@@ -285,7 +296,10 @@ pub fn on_fallen_back<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, dura
         member.store_retry_at = cx.now.after(cx.core.config.timeouts.resend);
         let suspects = cx.index.suspects(member.group);
         let open = suspects.into_iter().filter(|(_, version)| *version > member.through);
-        member.activation.drops = open.collect();
+        let bare = |name: &(ChunkKey, Version)| {
+            !guard::holds(Guard::DoubtCovered) || !is_covered(member, cx, name.0, name.1)
+        };
+        member.activation.drops = open.filter(bare).collect();
     }
     advance(member, cx);
 }

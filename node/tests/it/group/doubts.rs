@@ -109,6 +109,49 @@ fn a_pending_that_rotted_and_that_everybody_has_is_repaired() {
     cluster.heal();
 }
 
+/// A member that was brought up to date with the newest version never had the one before.
+#[test]
+fn a_pending_below_one_that_the_primary_trusts_goes_with_nobody() {
+    let (mut cluster, key) = quiet();
+    cluster.ask_change(ONE, key, 1, (WriteClass::Growth, 0, b"before"));
+    cluster.run_ms(200);
+    cluster.slow.insert(THREE, 40);
+    cluster.ask_change(ONE, key, 2, (WriteClass::Growth, 6, b" and after"));
+    cluster.run_ms(2);
+    cluster.ask_change(ONE, key, 3, (WriteClass::Growth, 16, b" that"));
+    cluster.run_ms(60);
+    let held = &cluster.stores[&ONE].chunks[&(GROUP, key)];
+    let [.., below, last] = &held[..] else { panic!("both are under way: {held:?}") };
+    let (below, last) = (below.version, last.version);
+    let before = epoch(&cluster);
+    for target in [ONE, TWO, THREE] {
+        cluster.kill(target);
+    }
+    if let Some(store) = cluster.stores.get_mut(&ONE) {
+        store.suspect.insert((key, below));
+    }
+    if let Some(store) = cluster.stores.get_mut(&TWO) {
+        let held = store.chunks.get_mut(&(GROUP, key)).unwrap();
+        held.retain(|held| held.version != below);
+    }
+    cluster.slow.clear();
+    cluster.coordinator.power_cut();
+    for target in [ONE, TWO, THREE] {
+        cluster.restart(target);
+    }
+    cluster.run_until("a new epoch", |cluster| {
+        let adopted = |target| cluster.stores[&target].adopted(GROUP) > before;
+        [ONE, TWO, THREE].into_iter().all(adopted)
+    });
+    assert_eq!(cluster.coordinator.record().primary().map(|it| it.target), Some(ONE));
+    cluster.run_ms(1000);
+    assert!(cluster.coordinator.record().active, "there is nothing to wait for");
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), Some(last), "{target}");
+    }
+    cluster.heal();
+}
+
 #[test]
 fn a_pending_that_nobody_trusts_gives_way_to_the_version_before() {
     let (mut cluster, key, base, _) = crash_of_all(&[], &[ONE, TWO, THREE]);
