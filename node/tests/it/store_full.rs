@@ -63,7 +63,7 @@ impl Source {
         }
         self.files.insert(fid, (self.counter, end));
         let base = if base == 0 { Version::ZERO } else { version(base) };
-        let cell_log2 = if fid % 5 == 0 { 12 } else { 14 };
+        let cell_log2 = if fid.is_multiple_of(5) { 12 } else { 14 };
         Change::Put(Put {
             base,
             offset: offset as u32,
