@@ -2,8 +2,9 @@
 //!
 //! A syncing member already receives every new write, so only what is older is copied: chunks it
 //! lacks or holds at another version or hash. Chunks the primary does not have are set aside there,
-//! never deleted; what the primary may have lost is taken over from there (`take`). It runs in every active epoch, also one that is not writable: the group becomes
-//! writable again through exactly this. A pending is then copied as a pending.
+//! never deleted; what the primary may have lost is taken over from there (`take`). It runs in
+//! every active epoch, also one that is not writable: the group becomes writable again through
+//! exactly this. A pending is then copied as a pending.
 //!
 //! It may be cut off at any point: the next epoch compares again and finds equal what was copied.
 //! Copies keep to the shard's byte budget and step back while clients keep the shard busy. What
