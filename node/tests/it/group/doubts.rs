@@ -1,7 +1,7 @@
 //! Pendings that the primary has and does not trust: kept where they may have been acknowledged,
 //! dropped where they cannot have been.
 
-use protocol::ids::{ChunkKey, TargetId, Version};
+use protocol::ids::{ChunkKey, Epoch, TargetId, Version};
 use protocol::message::chunk::WriteClass;
 
 use super::cluster::Cluster;
@@ -48,6 +48,13 @@ fn crash_with(
         assert!(store.is_some_and(|store| store.spoil(key, 0)));
     }
     cluster.cut.clear();
+    all_return(&mut cluster, before);
+    (cluster, key, base, version)
+}
+
+/// Everybody comes back after a crash of all in epoch `before`, and has adopted the next one for a
+/// while.
+fn all_return(cluster: &mut Cluster, before: Epoch) {
     cluster.slow.clear();
     cluster.coordinator.power_cut();
     for target in [ONE, TWO, THREE] {
@@ -59,7 +66,6 @@ fn crash_with(
     });
     assert_eq!(cluster.coordinator.record().primary().map(|it| it.target), Some(ONE));
     cluster.run_ms(1000);
-    (cluster, key, base, version)
 }
 
 #[test]
@@ -134,17 +140,7 @@ fn a_pending_below_one_that_the_primary_trusts_goes_with_nobody() {
         let held = store.chunks.get_mut(&(GROUP, key)).unwrap();
         held.retain(|held| held.version != below);
     }
-    cluster.slow.clear();
-    cluster.coordinator.power_cut();
-    for target in [ONE, TWO, THREE] {
-        cluster.restart(target);
-    }
-    cluster.run_until("a new epoch", |cluster| {
-        let adopted = |target| cluster.stores[&target].adopted(GROUP) > before;
-        [ONE, TWO, THREE].into_iter().all(adopted)
-    });
-    assert_eq!(cluster.coordinator.record().primary().map(|it| it.target), Some(ONE));
-    cluster.run_ms(1000);
+    all_return(&mut cluster, before);
     assert!(cluster.coordinator.record().active, "there is nothing to wait for");
     for target in [ONE, TWO, THREE] {
         assert_eq!(newest(&cluster, target, key), Some(last), "{target}");
