@@ -11,22 +11,24 @@
 //! primary's where that decides nothing.
 //!
 //! Who is wrong cannot stay a serving member: it lacks something acknowledged. So the primary asks
-//! for its eviction, of itself when it is the one. It comes back as a syncing member, and resync
-//! sets aside what it alone had and copies the rest. Nobody is removed from a group that lacks
-//! replicas and could not be written without it: the difference is reported, and found again once
-//! the group has its replicas.
+//! for its eviction, of itself when it is the one. Where it is wrong together with others, it leaves
+//! right after the first of them: who comes back is made equal to it. Whoever left comes back as a
+//! syncing member, and resync sets aside what it alone had and copies the rest. Nobody is removed
+//! from a group that lacks replicas and could not be written without it: the difference is reported,
+//! and found again once the group has its replicas.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::cluster_map::{GroupRecord, Member as Entry, Role};
 use protocol::guard::{self, Guard};
-use protocol::ids::{ChunkKey, GroupId, TargetId, Version};
+use protocol::ids::{ChunkKey, GroupId, TargetId};
 use protocol::message::chunk::{InventoryEntry, InventoryReply};
 use protocol::message::cluster::EvictRequest;
 use protocol::message::heal::DigestReply;
 
 use super::calls::{self, CallKind};
+use super::judge::{Differences, Held, Turn, wrong};
 use super::member::{Cx, Member, Phase};
 use crate::io::Nanos;
 use crate::limits::{
@@ -37,11 +39,6 @@ use crate::shard::control::ShardReport;
 use crate::shard::effect::{Alert, Effect, Refusal, ReplyBody};
 use crate::shard::event::{Answer, Asked};
 use crate::shard::state::Core;
-
-/// What a member holds of a chunk: version and content hash; `None` when it has none.
-type Held = Option<(Version, u64)>;
-/// Chunks that members hold differently, and what each of them holds.
-type Differences = BTreeMap<ChunkKey, BTreeMap<TargetId, Held>>;
 
 /// How equal the members of a group are, as its primary knows.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +57,8 @@ pub struct Compare {
     /// Differences of this look at the lists, and of the one before.
     found: Differences,
     before: Differences,
+    /// The primary is wrong too and leaves after another one.
+    turn: Option<Turn>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,11 +92,25 @@ impl Compare {
     }
 }
 
+/// Has a member removed; the next epoch comes with the map.
+fn remove<P>(member: &Member<P>, cx: &mut Cx<'_, P>, target: TargetId) {
+    let (group, epoch, reporter) = (member.group, member.epoch(), cx.core.me());
+    let request = EvictRequest { group, epoch, target, reporter };
+    cx.out.push(Effect::Report(ShardReport::Evict(request)));
+}
+
 /// Begins a comparison when it is due and nothing is on its way.
 pub fn tick<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if !member.is_primary() || !guard::holds(Guard::DigestCompare) {
         member.compare = Compare::default();
         return;
+    }
+    let turn = member.compare.turn.as_ref();
+    if let Some(leaves) = turn.and_then(|turn| turn.is_now(cx.core.me(), &member.record)) {
+        member.compare.turn = None;
+        if leaves {
+            remove(member, cx, cx.core.me());
+        }
     }
     let compare = &mut member.compare;
     if compare.last.is_none() {
@@ -234,9 +247,9 @@ pub fn on_list<P: Clone>(
 /// Forgets what belongs to an epoch that has ended; a difference is looked for again.
 pub fn leave(compare: &mut Compare) {
     let differed = compare.strikes > 0;
-    let Compare { last, pass, ordered, again, .. } = std::mem::take(compare);
+    let Compare { last, pass, ordered, again, turn, .. } = std::mem::take(compare);
     let again = if differed { Some(Nanos(0)) } else { again };
-    *compare = Compare { last, pass, ordered, again, ..Compare::default() };
+    *compare = Compare { last, pass, ordered, again, turn, ..Compare::default() };
 }
 
 /// Looks again after a while.
@@ -327,7 +340,7 @@ fn judge<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
             guilty.entry(target).or_insert(*key);
         }
     }
-    // One at a time; the others are found again when it is back. Itself last.
+    // One at a time, itself last; the others are found again when it is back.
     let first = guilty.iter().min_by_key(|(target, _)| (**target == me, **target));
     let Some((&target, &key)) = first else {
         // Something was still on its way, or is damage that is known; not for ever.
@@ -342,9 +355,11 @@ fn judge<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     let record = &member.record;
     let complete = serving.len() >= usize::from(record.replicas);
     if complete || serving.len() > usize::from(record.min_write).max(1) {
-        let (epoch, reporter) = (member.epoch(), me);
-        let request = EvictRequest { group, epoch, target, reporter };
-        cx.out.push(Effect::Report(ShardReport::Evict(request)));
+        let right = serving.into_iter().filter(|target| !guilty.contains_key(target)).collect();
+        let turn = Turn { since: member.epoch(), right };
+        let too = target != me && guilty.contains_key(&me);
+        member.compare.turn = too.then_some(turn);
+        remove(member, cx, target);
         again(member, cx);
     } else {
         member.compare.step = Step::Idle;
@@ -352,60 +367,7 @@ fn judge<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     }
 }
 
-/// Who holds a chunk otherwise than is right.
-fn wrong(me: TargetId, serving: &[TargetId], holders: &BTreeMap<TargetId, Held>) -> Vec<TargetId> {
-    let own = holders.get(&me).copied().flatten();
-    // Who is not listed holds what the primary holds.
-    let of = |target: &TargetId| holders.get(target).copied().unwrap_or(own);
-    let newest = serving.iter().filter_map(&of).map(|(version, _)| version).max();
-    let mut votes: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
-    for (version, hash) in serving.iter().filter_map(&of) {
-        if Some(version) == newest {
-            let vote = votes.entry(hash).or_default();
-            *vote = (vote.0 + 1, own == Some((version, hash)));
-        }
-    }
-    let right = votes.into_iter().max_by_key(|(hash, vote)| (*vote, *hash)).map(|(hash, _)| hash);
-    let right: Held = newest.zip(right);
-    serving.iter().copied().filter(|target| of(target) != right).collect()
-}
-
 /// Times in a row that digests must differ before the lists are compared.
 const STRIKES: u32 = 2;
 /// Times in a row after which a difference that nobody is guilty of is left for the next period.
 const STRIKES_MAX: u32 = 6;
-
-#[cfg(test)]
-mod tests {
-    use protocol::ids::Epoch;
-
-    use super::*;
-
-    const ALL: [TargetId; 3] = [TargetId(1), TargetId(2), TargetId(3)];
-
-    fn at(counter: u32, hash: u64) -> Held {
-        Some((Version { epoch: Epoch(1), counter }, hash))
-    }
-
-    /// Who is wrong when the first of three leads, and they hold this.
-    fn verdict(held: [Held; 3]) -> Vec<u32> {
-        let listed = ALL
-            .into_iter()
-            .zip(held)
-            .filter(|(target, held2)| *target == ALL[0] || *held2 != held[0]);
-        wrong(ALL[0], &ALL, &listed.collect()).into_iter().map(|target| target.0).collect()
-    }
-
-    #[test]
-    fn the_newest_version_is_right_then_what_most_hold_then_what_the_primary_holds() {
-        assert_eq!(verdict([at(2, 5), at(2, 5), None]), [3], "it lost the chunk");
-        assert_eq!(verdict([None, at(2, 5), at(2, 5)]), [1], "the primary lost it");
-        assert_eq!(verdict([None, None, at(2, 5)]), [1, 2], "one has what was acknowledged");
-        assert_eq!(verdict([at(2, 5), at(1, 5), at(2, 5)]), [2], "it is older");
-        assert_eq!(verdict([at(2, 5), at(2, 6), at(2, 5)]), [2]);
-        assert_eq!(verdict([at(2, 5), at(2, 6), at(2, 6)]), [1], "two against the primary");
-        assert_eq!(verdict([at(2, 5), at(2, 6), at(2, 7)]), [2, 3], "nobody knows");
-        let two = [(ALL[0], at(2, 5)), (ALL[1], at(2, 9))].into_iter().collect();
-        assert_eq!(wrong(ALL[0], &ALL[..2], &two), [ALL[1]]);
-    }
-}

@@ -30,6 +30,7 @@ pub mod fence;
 pub mod files;
 pub mod follow;
 pub mod forget;
+mod judge;
 pub mod member;
 pub mod pace;
 pub mod read;

@@ -10,9 +10,10 @@
 //!
 //! Nothing here decides what exists, with one exception: a version that nobody can give stays
 //! damaged and is asked for again and again, ever more rarely; its other cells go on being read.
-//! The exception is a pending of a group that cannot be written. The primary does not trust it,
-//! and every target that may hold it says that it does not: it was never acknowledged, so it goes,
-//! because the copies that make the group writable again would wait for it for ever.
+//! The exception is a pending of a group that cannot be written. The primary does not trust it, or
+//! finds cells of it damaged, and every target that may hold it says that it does not: it was never
+//! acknowledged, so it goes, because the copies that make the group writable again would wait for it
+//! for ever.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -401,7 +402,7 @@ fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     }
 }
 
-/// Drops pendings that the primary does not trust and nobody else has, where they are frozen: a
+/// Drops pendings that are damaged here and that nobody else has, where they are frozen: a
 /// member of the last writable epoch that lacks one shows that it was never acknowledged. Whoever
 /// left and does not answer may have it, and is waited for.
 fn drop_unheld<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
@@ -422,10 +423,12 @@ fn drop_unheld<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if unheld.is_empty() {
         return;
     }
-    let suspects: BTreeSet<_> = cx.index.suspects(member.group).into_iter().collect();
+    let pendings = cx.index.pendings(member.group).into_iter().map(|it| (it.key, it.version));
+    let suspects = cx.index.suspects(member.group);
+    let open: BTreeSet<_> = pendings.chain(suspects).collect();
     // Whoever has a version that builds on it need not have it any more: from the newest down.
     let newest = |key| cx.index.info(member.group, key).map(|info| info.version);
-    unheld.retain(|name| suspects.contains(name) && newest(name.0) == Some(name.1));
+    unheld.retain(|name| open.contains(name) && newest(name.0) == Some(name.1));
     for name in unheld {
         let Some(repair) = member.repairs.works.get_mut(&name) else { continue };
         repair.step = Step::Dropping;

@@ -66,7 +66,12 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 enum Kind {
     Read,
     Write,
+    /// Parts of a new file, which count for nothing alone.
+    Part(&'static str),
 }
+
+/// What making and removing a file consists of.
+const PARTS: [&str; 4] = ["create", "write", "publish", "remove"];
 
 /// How long operations took, in milliseconds.
 #[derive(Debug, Default)]
@@ -188,30 +193,42 @@ impl Stage {
     }
 
     /// One operation: a read of a piece of a file, or a new file that is removed at once.
-    async fn operate(&self, draw: u64) -> Result<Kind, StepError> {
+    async fn operate(&self, draw: u64) -> Result<(Kind, Vec<(Kind, Duration)>), StepError> {
         let mut dice = Dice::new(draw);
         if dice.below(100) >= WRITE_PERCENT {
-            let Some(reader) = dice.one_of(&self.readers) else { return Ok(Kind::Read) };
+            let Some(reader) = dice.one_of(&self.readers) else {
+                return Ok((Kind::Read, Vec::new()));
+            };
             let mut within = Dice::new(!draw);
             let at = within.below((FILE_BYTES - READ_BYTES) as u64);
             reader.read_at(at, READ_BYTES).await.map_err(judge::failed)?;
-            return Ok(Kind::Read);
+            return Ok((Kind::Read, Vec::new()));
         }
+        let mut parts = Vec::new();
+        let mut begun = now();
+        let mut part = |name| {
+            parts.push((Kind::Part(name), begun.elapsed()));
+            begun = now();
+        };
         let mut writer =
             self.client.create(Ino::ROOT, READ_BYTES as u64).await.map_err(judge::failed)?;
+        part("create");
         writer.write(vec![7; READ_BYTES]).await.map_err(judge::failed)?;
+        part("write");
         let name = format!("new-{draw:x}").into_bytes();
         let attributes = SetAttributes::default();
         writer.publish(Ino::ROOT, &name, attributes, false).await.map_err(judge::failed)?;
+        part("publish");
         let op = NamespaceOp::Unlink { parent: Ino::ROOT, name };
         self.client.mutate(op).await.map_err(judge::failed)?;
-        Ok(Kind::Write)
+        part("remove");
+        Ok((Kind::Write, parts))
     }
 }
 
 impl Times {
-    fn push(&mut self, kind: Kind, took: Duration) {
-        self.0.push((kind, took.as_secs_f64() * 1e3));
+    fn extend(&mut self, times: Vec<(Kind, Duration)>) {
+        self.0.extend(times.into_iter().map(|(kind, took)| (kind, took.as_secs_f64() * 1e3)));
     }
 
     fn of(&self, kind: Kind) -> Vec<f64> {
@@ -219,13 +236,17 @@ impl Times {
     }
 
     fn all(&self) -> Vec<f64> {
-        self.0.iter().map(|(_, ms)| *ms).collect()
+        let whole = |kind: &Kind| !matches!(kind, Kind::Part(_));
+        self.0.iter().filter(|(kind, _)| whole(kind)).map(|(_, ms)| *ms).collect()
     }
 
-    /// The 99th percentiles of all, of reads and of writes.
+    /// The 99th percentiles of all, of reads and of new files, and of what those consist of.
     fn shown(&self) -> String {
         let [reads, writes] = [Kind::Read, Kind::Write].map(|kind| p99(&self.of(kind)));
-        format!("{:.2} ms (reads {reads:.2}, new files {writes:.2})", p99(&self.all()))
+        let part = |name: &&'static str| format!("{name} {:.2}", p99(&self.of(Kind::Part(name))));
+        let parts: Vec<String> = PARTS.iter().map(part).collect();
+        let all = p99(&self.all());
+        format!("{all:.2} ms (reads {reads:.2}, new files {writes:.2}: {})", parts.join(", "))
     }
 }
 
@@ -276,7 +297,7 @@ async fn closed_loop(stage: &Arc<Stage>, at_once: usize) -> Result<Vec<f64>, Ste
 /// Operations at fixed times; how long after it was due each ended, in milliseconds.
 async fn open_loop(stage: &Arc<Stage>, rate: f64, window: Duration) -> Result<Times, StepError> {
     let begun = now();
-    let mut tasks: JoinSet<Result<(Kind, Duration), StepError>> = JoinSet::new();
+    let mut tasks: JoinSet<Result<Vec<(Kind, Duration)>, StepError>> = JoinSet::new();
     let mut dice = Dice::new(u64::from(begun.elapsed().subsec_nanos()) ^ rate.to_bits());
     let mut number = 0_u32;
     let mut all = Times::default();
@@ -288,16 +309,18 @@ async fn open_loop(stage: &Arc<Stage>, rate: f64, window: Duration) -> Result<Ti
         let due: Instant = begun + after;
         tokio::time::sleep_until(due.into()).await;
         let (stage, draw) = (Arc::clone(stage), dice.draw());
-        tasks.spawn(async move { stage.operate(draw).await.map(|kind| (kind, due.elapsed())) });
+        tasks.spawn(async move {
+            let (kind, mut times) = stage.operate(draw).await?;
+            times.push((kind, due.elapsed()));
+            Ok(times)
+        });
         number += 1;
         while let Some(ended) = tasks.try_join_next() {
-            let (kind, took) = ended.map_err(judge::failed)??;
-            all.push(kind, took);
+            all.extend(ended.map_err(judge::failed)??);
         }
     }
     while let Some(ended) = tasks.join_next().await {
-        let (kind, took) = ended.map_err(judge::failed)??;
-        all.push(kind, took);
+        all.extend(ended.map_err(judge::failed)??);
     }
     Ok(all)
 }

@@ -1,5 +1,6 @@
 //! The checkers: each names the invariant it guards.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use node::shard::effect::{ReadTask, Task};
@@ -133,6 +134,13 @@ impl Cluster {
         let pendings = self.stores[&target].pendings(GROUP);
         self.frozen_seen += u64::from(!pendings.is_empty());
         let first = self.frozen.entry((target, epoch)).or_insert_with(|| pendings.clone());
+        // What is damaged and nobody else has goes.
+        let damaged: BTreeSet<_> = self.stores[&target]
+            .damages(GROUP)
+            .into_iter()
+            .map(|damage| (damage.key, damage.version))
+            .collect();
+        first.retain(|pending| !damaged.contains(&(pending.key, pending.version)));
         if member.is_primary() {
             // It may take over what it lost.
             let kept = first.iter().all(|pending| pendings.contains(pending));

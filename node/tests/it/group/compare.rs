@@ -85,6 +85,21 @@ fn a_primary_that_lost_a_chunk_has_itself_removed() {
 }
 
 #[test]
+fn a_primary_that_lost_a_chunk_with_a_backup_leaves_before_that_is_back() {
+    let (mut cluster, key) = at_rest();
+    lose(&mut cluster, ONE, key);
+    lose(&mut cluster, TWO, key);
+    order(&mut cluster);
+    cluster.run_until("an eviction", |cluster| evicted(cluster, ONE, TWO));
+    cluster.run_until("another", |cluster| evicted(cluster, ONE, ONE));
+    cluster.heal();
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(bytes(&cluster, target, key), b"the same", "{target}");
+    }
+    assert!(!cluster.stores[&THREE].aside.contains_key(&(GROUP, key)));
+}
+
+#[test]
 fn a_difference_that_goes_away_is_no_difference() {
     let (mut cluster, key) = at_rest();
     change(&mut cluster, TWO, key);

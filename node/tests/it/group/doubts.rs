@@ -190,9 +190,8 @@ fn a_pending_that_a_backup_distrusts_goes_with_the_primary_that_lacks_it() {
     cluster.heal();
 }
 
-/// The first member serves alone and has a pending it does not trust; `holder` got it too. The
-/// others are dead.
-fn alone_in_doubt(
+/// The first member serves alone and has a pending that `holder` got too. The others are dead.
+fn alone_with_pending(
     holder: Option<TargetId>,
 ) -> (Cluster, ChunkKey, Option<Version>, Option<Version>) {
     let (mut cluster, key) = quiet();
@@ -213,6 +212,14 @@ fn alone_in_doubt(
     cluster.run_until("nobody else serves", |cluster| {
         cluster.coordinator.record().serving().count() == 1
     });
+    (cluster, key, base, version)
+}
+
+/// As before, and it does not trust its pending.
+fn alone_in_doubt(
+    holder: Option<TargetId>,
+) -> (Cluster, ChunkKey, Option<Version>, Option<Version>) {
+    let (mut cluster, key, base, version) = alone_with_pending(holder);
     cluster.kill(ONE);
     if let Some(store) = cluster.stores.get_mut(&ONE) {
         store.suspects.extend(version.map(|version| (GROUP, key, version)));
@@ -236,6 +243,23 @@ fn a_frozen_pending_that_nobody_else_has_goes() {
         assert_eq!(newest(&cluster, target, key), base, "{target}");
         assert!(cluster.stores[&target].suspects.is_empty());
     }
+}
+
+#[test]
+fn a_frozen_pending_that_rots_and_nobody_else_has_goes() {
+    let (mut cluster, key, base, version) = alone_with_pending(None);
+    cluster.run_until("it leads alone", |cluster| cluster.coordinator.record().active);
+    assert!(cluster.stores.get_mut(&ONE).is_some_and(|store| store.spoil(key, 0)));
+    cluster.run_ms(3000);
+    assert_eq!(newest(&cluster, ONE, key), version, "nobody answered");
+    for target in [TWO, THREE] {
+        cluster.restart(target);
+    }
+    cluster.heal();
+    for target in [ONE, TWO, THREE] {
+        assert_eq!(newest(&cluster, target, key), base, "{target}");
+    }
+    assert_eq!(cluster.rotten(), 0);
 }
 
 #[test]
