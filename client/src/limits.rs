@@ -109,7 +109,7 @@ pub const BACKOFF_MAX_MS: u64 = 2_000;
 /// Longest pause while a group or coordinator fails over, in milliseconds.
 pub const FAILOVER_PAUSE_MAX_MS: u64 = 200;
 /// Longest delay before a shared map refresh, in milliseconds.
-pub const REFRESH_JITTER_MS: u64 = 100;
+pub const REFRESH_JITTER_MS: u64 = 5;
 /// Longest wait of a plan for a map refresh before it goes on with the map it has, in milliseconds.
 pub const REFRESH_WAIT_MS: u64 = 1_000;
 /// Window over which retries are compared with requests, in milliseconds.

@@ -223,6 +223,13 @@ pub const PENDING_CHAIN_MAX: usize = 8;
 pub const STORE_WRITES_MAX: usize = SHARD_CLIENT_REQUESTS_MAX + SHARD_PEER_REQUESTS_MAX;
 /// Longest single device transfer of the store's own making, in bytes.
 pub const DEVICE_TRANSFER_MAX: u32 = 1 << 20;
+/// Longest device transfer of a copy for another member, in bytes; one at a time, so that a client's
+/// transfer waits behind one of them and not behind a whole chunk.
+pub const COPY_TRANSFER_MAX: u32 = 256 << 10;
+/// Longest pause of a connection for copies after each [`BYTES_PER_TURN`], in milliseconds.
+pub const COPY_PAUSE_MAX_MS: u64 = 4;
+/// How many times its budget a connection for copies may send at, so that pauses cost none of it.
+pub const COPY_RATE_TIMES: u64 = 2;
 /// Device reads that one request has in flight.
 pub const DEVICE_READS_MAX: usize = 8;
 /// Runs of units one chunk may lie in before a write puts it together again.

@@ -86,6 +86,7 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
             "RECONNECT_MIN_MS",
             "REPAIR_LOOK_MS",
             "REPAIR_PAUSE_MIN_MS",
+            "COPY_RATE_TIMES",
         ],
     ),
     (

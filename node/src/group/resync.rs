@@ -280,7 +280,7 @@ fn send_copies<P: Clone>(
 }
 
 /// Bytes per second that copies may use.
-fn rate(core: &Core) -> u64 {
+pub fn rate(core: &Core) -> u64 {
     match core.orders.resync_bytes_per_s {
         0 => RESYNC_BYTES_PER_S_DEFAULT,
         ordered => ordered,

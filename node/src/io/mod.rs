@@ -164,6 +164,10 @@ pub trait Link<D: Disk>: 'static {
     /// [`Link::close`]. Never waits.
     fn send(&self, frame: Outgoing<D>) -> Result<(), NetError>;
 
+    /// Spreads what is sent from now on over time: bytes per second at most, 0 for no limit. Where
+    /// time is not real it changes nothing.
+    fn spread(&self, _bytes_per_s: u64) {}
+
     /// Waits for the next frame. One task calls it at a time.
     async fn receive(&self) -> Result<Incoming<D>, NetError>;
 

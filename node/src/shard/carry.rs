@@ -49,6 +49,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             }
             Effect::SendWhole { target, request, epoch, whole, lane } => {
                 if self.has_peer(core, target, lane) {
+                    self.pace_copies(core, target, lane);
                     let driver = Rc::clone(self);
                     self.env.spawn(async move {
                         driver.send_whole((target, lane), request, epoch, whole).await;
@@ -204,8 +205,7 @@ impl<E: Env, C: Control> Driver<E, C> {
     /// Reads the newest version of a chunk together with the facts of exactly that version.
     async fn read_whole(&self, whole: &Whole) -> Result<(ChunkInfo, ReadOut<E::Disk>), StoreError> {
         let info = self.store.info(whole.group, whole.key).ok_or(StoreError::NotFound)?;
-        let mode = ReadMode { newest: true, verify: true, suspect: false };
-        let out = self.store.read(whole.group, whole.key, 0, info.chunk_len, mode).await?;
+        let out = self.store.read_for_copy(whole.group, whole.key, info.chunk_len).await?;
         if out.version != info.version {
             return Err(StoreError::Busy); // Written meanwhile: its operations would not match.
         }

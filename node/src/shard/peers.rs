@@ -21,7 +21,9 @@ use super::effect::Lane;
 use super::event::{Answer, Event};
 use super::heal::HealEvent;
 use super::state::Core;
+use crate::group::resync;
 use crate::io::{Clock, Disk, Env, Incoming, Link, Nanos, Net, NetError, Outgoing};
+use crate::limits::COPY_RATE_TIMES;
 
 /// The connections to other targets.
 pub(super) struct Peers<E: Env> {
@@ -79,6 +81,16 @@ impl<E: Env, C: Control> Driver<E, C> {
         match sent {
             Ok(()) => self.bytes_out.set(self.bytes_out.get() + bytes),
             Err(_) => self.notify(Event::Unsent { request }),
+        }
+    }
+
+    /// Has copies leave a little faster than their budget asks, not a chunk in one burst: what
+    /// clients do on the same cores and devices comes in between.
+    pub(super) fn pace_copies(&self, core: &Core, target: TargetId, lane: Lane) {
+        if lane == Lane::Bulk
+            && let Some(link) = self.peers.link((target, lane))
+        {
+            link.spread(resync::rate(core).saturating_mul(COPY_RATE_TIMES));
         }
     }
 

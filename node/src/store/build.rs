@@ -9,6 +9,7 @@ use protocol::limits::IO_ALIGN;
 use protocol::message::chunk::WriteClass;
 
 use super::Store;
+use super::cells::Stride;
 use super::draft::{Built, Draft, Placed, Window, assign, has_bytes, pages_rewritten, window_of};
 use super::extent::{Extent, UNIT, units_for};
 use super::grant::{Grant, Terms};
@@ -17,7 +18,7 @@ use super::state::{Cells, ChunkState, PageRef, hole_sum};
 use super::types::{StoreError, WriteOp};
 use super::wait::join_all;
 use crate::io::{Buffer, Disk};
-use crate::limits::{CHUNK_RUNS_MAX, COPIES_STOP_PERCENT, DEVICE_TRANSFER_MAX, FREES_ONLY_PERCENT};
+use crate::limits::{CHUNK_RUNS_MAX, COPIES_STOP_PERCENT, FREES_ONLY_PERCENT};
 
 /// Why bytes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +141,10 @@ impl<D: Disk> Store<D> {
         let placed = assign(plan, &window, stored, &runs);
         let mut draft = Draft::new(op.key, op.cell_log2, base, plan, window);
         draft.own(&runs, &pages, reserve);
+        // A copy goes in short transfers, which costs it another pass over its bytes in memory.
+        let direct = plan.aligned && purpose != Purpose::Copy;
         let dense = placed.iter().all(|cell| cell.place != 0);
-        if let (true, true, [run]) = (plan.aligned, dense, &runs[..]) {
+        if let (true, true, [run]) = (direct, dense, &runs[..]) {
             for (cell, sum) in placed.iter().zip(op.sums.iter()) {
                 draft.set(base, cell, *sum);
             }
@@ -149,7 +152,7 @@ impl<D: Disk> Store<D> {
             let (data, described) = zip(data, self.write_pages(&mut draft, &pages)).await;
             data.and(described)?;
         } else {
-            let sums = self.write_merged(op, base, &placed).await?;
+            let sums = self.write_merged(job, &placed).await?;
             for (cell, sum) in placed.iter().zip(sums) {
                 draft.set(base, cell, sum);
             }
@@ -284,10 +287,11 @@ impl<D: Disk> Store<D> {
     /// Copies cells into buffers of the device, merging old and new bytes, and writes those.
     async fn write_merged(
         &self,
-        op: &WriteOp<D>,
-        base: Option<&ChunkState>,
+        job: &Job<'_, D>,
         placed: &[Placed],
     ) -> Result<Vec<CellSum>, StoreError> {
+        let Job { op, base, purpose } = *job;
+        let stride = if purpose == Purpose::Copy { Stride::SHORT } else { Stride::LONG };
         let mut sums = Vec::with_capacity(placed.len());
         let mut rest = placed;
         while let Some(first) = rest.first() {
@@ -296,7 +300,7 @@ impl<D: Disk> Store<D> {
                 rest = &rest[1..];
                 continue;
             }
-            let (together, later) = rest.split_at(transfer_of(rest));
+            let (together, later) = rest.split_at(transfer_of(rest, stride.longest));
             self.write_transfer(op, base, together, &mut sums).await?;
             rest = later;
         }
@@ -332,7 +336,11 @@ impl<D: Disk> Store<D> {
         memory: &mut [u8],
     ) -> Result<CellSum, StoreError> {
         let Placed { touched, old, .. } = placed;
-        memory.fill(0);
+        let start = touched.cell << op.cell_log2;
+        let from = op.offset.max(start);
+        let to = (op.offset + op.len).min(start + touched.len);
+        let covered = from == start && to == start + touched.len;
+        memory[if covered { touched.len as usize } else { 0 }..].fill(0);
         if touched.source == Source::Merge
             && let Some((old, base)) = old.zip(base)
         {
@@ -344,9 +352,6 @@ impl<D: Disk> Store<D> {
                 memory[..kept].copy_from_slice(&read[..kept]);
             }
         }
-        let start = touched.cell << op.cell_log2;
-        let from = op.offset.max(start);
-        let to = (op.offset + op.len).min(start + touched.len);
         if from < to {
             let source = (from - op.offset) as usize..(to - op.offset) as usize;
             let target = (from - start) as usize..(to - start) as usize;
@@ -374,13 +379,13 @@ fn padded(cell: &Placed) -> usize {
 }
 
 /// How many of the cells can be written by one transfer: they follow each other on the device.
-fn transfer_of(placed: &[Placed]) -> usize {
+fn transfer_of(placed: &[Placed], longest: u32) -> usize {
     let mut next = placed.first().map_or(0, |first| first.place);
     let mut bytes = 0;
     placed
         .iter()
         .take_while(|cell| {
-            let follows = cell.place == next && bytes < DEVICE_TRANSFER_MAX as usize;
+            let follows = cell.place == next && bytes < longest as usize;
             next = cell.place + u64::from(units_for(cell.touched.len));
             bytes += padded(cell);
             follows

@@ -17,7 +17,7 @@ use super::state::{CELLS_PER_PAGE, Cell, Cells, ChunkState, PageRef};
 use super::types::StoreError;
 use super::wait::join_all;
 use crate::io::{Disk, DiskError};
-use crate::limits::{DEVICE_READS_MAX, DEVICE_TRANSFER_MAX, PAGE_CACHE_MAX};
+use crate::limits::{COPY_TRANSFER_MAX, DEVICE_READS_MAX, DEVICE_TRANSFER_MAX, PAGE_CACHE_MAX};
 
 /// Place and hash: a unit that was used again never answers for what it held before.
 type PageName = (u64, u64);
@@ -67,6 +67,23 @@ impl PageCache {
         self.insert(page, Rc::clone(&cells));
         Some(cells)
     }
+}
+
+/// How much of the device one request takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stride {
+    /// Longest transfer, in bytes; one cell at least.
+    pub(super) longest: u32,
+    /// Transfers in flight.
+    pub(super) at_once: usize,
+}
+
+impl Stride {
+    /// For whoever waits for the bytes.
+    pub(super) const LONG: Stride =
+        Stride { longest: DEVICE_TRANSFER_MAX, at_once: DEVICE_READS_MAX };
+    /// For copies, which nobody waits for.
+    pub(super) const SHORT: Stride = Stride { longest: COPY_TRANSFER_MAX, at_once: 1 };
 }
 
 impl<D: Disk> Store<D> {
@@ -128,9 +145,13 @@ impl<D: Disk> Store<D> {
     }
 
     /// Reads runs of cells, several at a time; holes are `None`.
-    pub(super) async fn read_runs(&self, runs: &[Run]) -> Result<Vec<Option<D::Read>>, StoreError> {
+    pub(super) async fn read_runs(
+        &self,
+        runs: &[Run],
+        at_once: usize,
+    ) -> Result<Vec<Option<D::Read>>, StoreError> {
         let mut reads = Vec::with_capacity(runs.len());
-        for group in runs.chunks(DEVICE_READS_MAX) {
+        for group in runs.chunks(at_once) {
             let group = group.iter().map(|run| self.read_run(*run)).collect();
             for read in join_all(group).await {
                 reads.push(read?);
@@ -170,14 +191,14 @@ impl<D: Disk> Store<D> {
 }
 
 /// Joins cells that follow each other on the device, up to the longest transfer.
-pub(super) fn runs_of(state: &ChunkState, first: u32, cells: &[Cell]) -> Vec<Run> {
+pub(super) fn runs_of(state: &ChunkState, first: u32, cells: &[Cell], longest: u32) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (number, cell) in (first..).zip(cells) {
         let len = state.cell_len(number);
         if let Some(run) = runs.last_mut() {
             let holes = run.place == 0 && cell.place == 0;
             let next = run.place != 0 && cell.place == run.place + u64::from(units_for(run.len));
-            if (holes || next) && run.len + len <= DEVICE_TRANSFER_MAX {
+            if (holes || next) && run.len + len <= longest {
                 run.cells += 1;
                 run.len += len;
                 continue;

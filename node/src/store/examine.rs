@@ -11,7 +11,7 @@ use protocol::ids::ChunkKey;
 use protocol::limits::IO_ALIGN;
 
 use super::Store;
-use super::cells::{Run, runs_of};
+use super::cells::{Run, Stride, runs_of};
 use super::descriptor::decode_page;
 use super::extent::{ExtentSet, UNIT, units_for};
 use super::state::{CELLS_PER_PAGE, Cell, Cells, ChunkState, PageRef};
@@ -56,7 +56,7 @@ impl<D: Disk> Store<D> {
             examined.whole = true;
             return Ok(examined);
         }
-        for run in runs_of(state, cells.start, &list) {
+        for run in runs_of(state, cells.start, &list, Stride::LONG.longest) {
             let first = (run.first - cells.start) as usize;
             let list = &list[first..first + run.cells as usize];
             self.examine_run(key, state, run, list, &mut examined).await?;

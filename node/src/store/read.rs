@@ -9,7 +9,7 @@ use protocol::layout::cells_touched;
 use protocol::message::chunk::VerifyReply;
 
 use super::Store;
-use super::cells::{Run, runs_of};
+use super::cells::{Run, Stride, runs_of};
 use super::damage::{Damage, DamagedPart, is_damage};
 use super::index::{Entry, Name};
 use super::state::{Cell, ChunkState};
@@ -57,16 +57,44 @@ impl<D: Disk> Store<D> {
         len: u32,
         mode: ReadMode,
     ) -> Result<ReadOut<D>, StoreError> {
+        self.read_by((group, key), (offset, len), mode, Stride::LONG).await
+    }
+
+    /// Reads the newest durable version of a chunk for another member and checks every cell: in
+    /// short transfers, one after the other.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    ///
+    /// # Cancel safety
+    /// The store is unchanged.
+    pub async fn read_for_copy(
+        &self,
+        group: GroupId,
+        key: ChunkKey,
+        len: u32,
+    ) -> Result<ReadOut<D>, StoreError> {
+        let mode = ReadMode { newest: true, verify: true, suspect: false };
+        self.read_by((group, key), (0, len), mode, Stride::SHORT).await
+    }
+
+    async fn read_by(
+        &self,
+        (group, key): Name,
+        (offset, len): (u32, u32),
+        mode: ReadMode,
+        stride: Stride,
+    ) -> Result<ReadOut<D>, StoreError> {
         let end = offset.checked_add(len).ok_or(StoreError::Refused("range overflows"))?;
         let state = self.readable(group, key, end, mode)?;
         let (first, count) = cells_touched(state.cell_log2, offset, len);
         let cells = first..first + count;
         self.check_undamaged((group, key), &state, cells.clone())?;
         let check = mode.verify || state.suspect;
-        match self.read_cells((group, key), &state, cells.clone(), check).await {
+        match self.read_cells((group, key), &state, cells.clone(), (check, stride)).await {
             Err(error) if is_damage(&error) => {
                 self.confirm((group, key), &state, cells.clone(), error).await?;
-                self.read_cells((group, key), &state, cells, check).await
+                self.read_cells((group, key), &state, cells, (check, stride)).await
             }
             other => other,
         }
@@ -77,13 +105,13 @@ impl<D: Disk> Store<D> {
         name: Name,
         state: &ChunkState,
         range: Range<u32>,
-        check: bool,
+        (check, stride): (bool, Stride),
     ) -> Result<ReadOut<D>, StoreError> {
         let _pin = self.pin();
         let first = range.start;
         let cells = self.load_cells(name, state, range).await?;
-        let runs = runs_of(state, first, &cells);
-        let payload = self.read_payload(&runs).await?;
+        let runs = runs_of(state, first, &cells, stride.longest);
+        let payload = self.read_payload(&runs, stride.at_once).await?;
         let sums: Vec<_> = cells.iter().map(|cell| cell.sum).collect();
         if check {
             check_payload(name.1, state, first, &cells, &runs, &payload)?;
@@ -133,7 +161,7 @@ impl<D: Disk> Store<D> {
         let _pin = self.pin();
         let cells = self.load_cells(name, state, 0..state.cell_count()).await?;
         let mut bad = Vec::new();
-        for run in runs_of(state, 0, &cells) {
+        for run in runs_of(state, 0, &cells, Stride::LONG.longest) {
             self.check_run(name.1, state, run, &cells, &mut bad).await;
         }
         Ok((cells, bad))
@@ -147,7 +175,7 @@ impl<D: Disk> Store<D> {
         cells: &[Cell],
         bad: &mut Vec<u32>,
     ) {
-        let whole = self.read_runs(&[run]).await;
+        let whole = self.read_runs(&[run], 1).await;
         let mut at = 0;
         for number in run.first..run.first + run.cells {
             let (cell, len) = (cells[number as usize], state.cell_len(number));
@@ -166,8 +194,8 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    async fn read_payload(&self, runs: &[Run]) -> Result<Payload<D>, StoreError> {
-        let reads = self.read_runs(runs).await?;
+    async fn read_payload(&self, runs: &[Run], at_once: usize) -> Result<Payload<D>, StoreError> {
+        let reads = self.read_runs(runs, at_once).await?;
         let mut payload = Payload::empty();
         for (run, read) in runs.iter().zip(reads) {
             let len = run.len as usize;

@@ -1,6 +1,7 @@
 //! What goes in comes out: every cell size, growth, mutation, holes, install, discard, drop.
 
-use node::io::Disk;
+use node::io::{Disk, Piece};
+use node::limits::COPY_TRANSFER_MAX;
 use node::store::{InstallOp, ReadMode, Store, StoreError};
 use protocol::ids::{Epoch, Fid, Version};
 
@@ -106,6 +107,32 @@ fn aligned_payload_is_written_from_where_it_lies() {
         store.write(unaligned.op(&disk)).await.unwrap();
         assert_eq!(store.bytes_copied(), 8192);
     });
+}
+
+#[test]
+fn a_copy_is_read_and_written_in_short_transfers() {
+    let (disk, store) = fresh(3);
+    let (other_disk, other) = fresh(4);
+    let bytes = pattern(1, 1 << 20);
+    let steps = u64::from(1_u32 << 20) / u64::from(COPY_TRANSFER_MAX);
+    assert!(steps > 1);
+    with_store(&store, async {
+        store.write(Put::new(5, 1, bytes.clone()).op(&disk)).await.unwrap();
+        let before = disk.counts().reads;
+        let read = store.read_for_copy(GROUP, key(5), 1 << 20).await.unwrap();
+        assert_eq!(disk.counts().reads - before, steps);
+        let pieces = read.payload.pieces().iter().flat_map(Piece::chunks);
+        assert_eq!(pieces.collect::<Vec<_>>().concat(), bytes);
+    });
+    with_store(&other, async {
+        let write = Put::new(5, 1, bytes.clone()).op(&other_disk);
+        let op = InstallOp { write, ops: Vec::new(), mutated: false, committed: true };
+        let before = other_disk.counts().writes;
+        other.install(op).await.unwrap();
+        assert_eq!(other_disk.counts().writes - before, steps + 2, "page and record");
+        assert_eq!(other.bytes_copied(), 1 << 20);
+    });
+    assert_eq!(store.inventory(GROUP, None, 9), other.inventory(GROUP, None, 9));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use protocol::frame::FrameError;
 use protocol::ids::ClusterId;
@@ -21,7 +22,7 @@ use super::net::Scratch;
 use super::take_turn;
 use super::tls::{Received, Wire, WireError};
 use crate::io::{Clock, Disk, Incoming, Link, NetError, Outgoing, Payload, PeerIdentity};
-use crate::limits::{BYTES_PER_TURN, HANDSHAKE_BYTES_MAX, SEAL_SLICE};
+use crate::limits::{BYTES_PER_TURN, COPY_PAUSE_MAX_MS, HANDSHAKE_BYTES_MAX, SEAL_SLICE};
 use crate::rpc::assembly::{Assembly, AssemblyError};
 use crate::rpc::pace::{Pace, TooSlow};
 use crate::rpc::queue::SendQueue;
@@ -43,6 +44,8 @@ pub(super) struct Core<D: Disk> {
     ready: RefCell<VecDeque<Incoming<D>>>,
     queue: RefCell<SendQueue<D>>,
     pace: Cell<Pace>,
+    /// Bytes per second to send at most; 0 for no limit.
+    rate: Cell<u64>,
     state: Cell<State>,
     failure: RefCell<Option<NetError>>,
     in_flight: Cell<usize>,
@@ -87,6 +90,7 @@ impl<D: Disk> Core<D> {
             ready: RefCell::default(),
             queue: RefCell::default(),
             pace: Cell::default(),
+            rate: Cell::new(0),
             state: Cell::new(State::Open),
             failure: RefCell::default(),
             in_flight: Cell::new(0),
@@ -380,8 +384,8 @@ async fn write_frames<D: Disk>(core: Rc<Core<D>>) {
             }
         }
         if this_turn >= BYTES_PER_TURN {
+            pause(core.rate.get(), this_turn).await;
             this_turn = 0;
-            take_turn().await;
         }
     }
     if core.state.get() == State::Closing {
@@ -395,6 +399,19 @@ async fn write_frames<D: Disk>(core: Rc<Core<D>>) {
     }
     core.cut();
     core.queue.borrow_mut().clear();
+}
+
+/// Lets others have a turn, for as long as the rate asks for after so many bytes.
+async fn pause(rate: u64, bytes: usize) {
+    match pause_after(rate, bytes) {
+        Duration::ZERO => take_turn().await,
+        pause => glommio::timer::sleep(pause).await,
+    }
+}
+
+fn pause_after(rate: u64, bytes: usize) -> Duration {
+    let micros = (bytes as u64).saturating_mul(1_000_000).checked_div(rate).unwrap_or(0);
+    Duration::from_micros(micros).min(Duration::from_millis(COPY_PAUSE_MAX_MS))
 }
 
 fn wake(slot: &Cell<Option<Waker>>) {
@@ -419,6 +436,10 @@ impl<D: Disk> Link<D> for GlommioLink<D> {
         &self.peer
     }
 
+    fn spread(&self, bytes_per_s: u64) {
+        self.core.rate.set(bytes_per_s);
+    }
+
     fn send(&self, frame: Outgoing<D>) -> Result<(), NetError> {
         self.core.send(frame)
     }
@@ -440,5 +461,21 @@ impl<D: Disk> Link<D> for GlommioLink<D> {
 impl<D: Disk> Drop for GlommioLink<D> {
     fn drop(&mut self) {
         self.core.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_asks_for_pauses_and_never_for_long_ones() {
+        assert_eq!(pause_after(0, BYTES_PER_TURN), Duration::ZERO, "no limit");
+        let rate = BYTES_PER_TURN as u64 * 1000;
+        assert_eq!(pause_after(rate, BYTES_PER_TURN), Duration::from_millis(1));
+        assert_eq!(pause_after(rate, 2 * BYTES_PER_TURN), Duration::from_millis(2));
+        let longest = Duration::from_millis(COPY_PAUSE_MAX_MS);
+        assert_eq!(pause_after(1, BYTES_PER_TURN), longest);
+        assert_eq!(pause_after(1, usize::MAX), longest);
     }
 }
