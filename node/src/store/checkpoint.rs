@@ -99,7 +99,9 @@ impl<D: Disk> Store<D> {
         self.index.borrow_mut().begin_snapshot();
         let which = 1 - self.superblock.borrow().newest_slot();
         let items = Writer::new();
-        (Image { which, lsn, pieces: 0, hash: 0, items, count: 0 }, self.groups())
+        let index = self.index.borrow();
+        let groups = index.groups().iter().map(|(group, info)| (*group, info.clone()));
+        (Image { which, lsn, pieces: 0, hash: 0, items, count: 0 }, groups.collect())
     }
 
     async fn finish_image(

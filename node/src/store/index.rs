@@ -393,6 +393,17 @@ impl Index {
         &self.groups
     }
 
+    /// Groups with entries, ascending, also those of which nothing else is recorded any more.
+    pub(super) fn groups_held(&self) -> impl Iterator<Item = GroupId> {
+        let mut from = Bound::Unbounded;
+        std::iter::from_fn(move || {
+            let ((group, _), _) = self.entries.range((from, Bound::Unbounded)).next()?;
+            let last = ChunkKey { fid: Fid(u64::MAX), index: u32::MAX };
+            from = Bound::Excluded((*group, last));
+            Some(*group)
+        })
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -1,5 +1,7 @@
 //! What the store knows without touching the device.
 
+use std::collections::BTreeMap;
+
 use protocol::ids::{ChunkKey, Fid, GroupId, Lsn, OpId, Version};
 use protocol::message::chunk::{InventoryEntry, Pending};
 
@@ -95,10 +97,14 @@ impl<D: Disk> Store<D> {
         pendings
     }
 
-    /// Every group this target has heard of, ascending.
+    /// Every group this target has heard of, ascending; of one whose records rotted while chunks of
+    /// it are here it knows nothing else.
     pub fn groups(&self) -> Vec<(GroupId, GroupInfo)> {
         let index = self.index.borrow();
-        index.groups().iter().map(|(group, info)| (*group, info.clone())).collect()
+        let held = index.groups_held().map(|group| (group, GroupInfo::default()));
+        let mut groups: BTreeMap<GroupId, GroupInfo> = held.collect();
+        groups.extend(index.groups().iter().map(|(group, info)| (*group, info.clone())));
+        groups.into_iter().collect()
     }
 
     /// Bytes the arena holds.

@@ -2,8 +2,8 @@
 
 use node::io::{Disk, Piece};
 use node::limits::COPY_TRANSFER_MAX;
-use node::store::{InstallOp, ReadMode, Store, StoreError};
-use protocol::ids::{Epoch, Fid, Version};
+use node::store::{InstallOp, ReadMode, Store, StoreError, WriteOp};
+use protocol::ids::{Epoch, Fid, GroupId, Version};
 
 use crate::store_support::*;
 
@@ -107,6 +107,20 @@ fn aligned_payload_is_written_from_where_it_lies() {
         store.write(unaligned.op(&disk)).await.unwrap();
         assert_eq!(store.bytes_copied(), 8192);
     });
+}
+
+#[test]
+fn a_group_of_which_only_chunks_are_left_is_known() {
+    let (disk, store) = fresh(3);
+    with_store(&store, async {
+        for group in [9, 3] {
+            let op = Put::new(5, 1, pattern(1, 5000)).op(&disk);
+            store.write(WriteOp { group: GroupId(group), ..op }).await.unwrap();
+        }
+        store.adopt(GroupId(4), Epoch(7)).await.unwrap();
+    });
+    let groups = store.groups().into_iter().map(|(group, info)| (group.0, info.epoch.0));
+    assert_eq!(groups.collect::<Vec<_>>(), [(3, 0), (4, 7), (9, 0)]);
 }
 
 #[test]
