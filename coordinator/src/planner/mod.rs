@@ -206,8 +206,12 @@ impl Action {
             Action::Add { target, leave, reason, .. } => {
                 let generation = map.targets.get(&target)?.generation;
                 members.push(Member { target, generation, role: Role::Syncing });
+                // Who was a member returns: should it leave again before it is complete, it is still
+                // one to let in again, however full it is by then.
+                let returns = evicted.contains(&target) && leave == TargetId(0);
                 evicted.retain(|other| *other != target);
-                plan = Some(Plan { reason, add: target, leave, since_ms: 0 });
+                let planned = Plan { reason, add: target, leave, since_ms: 0 };
+                plan = (!returns).then_some(planned);
             }
             Action::Remove { target, lead, .. } => {
                 members.retain(|member| member.target != target);

@@ -114,6 +114,27 @@ fn full_targets_get_no_copies_and_rather_full_ones_only_what_was_lost() {
 }
 
 #[test]
+fn who_was_a_member_returns_without_a_plan_and_is_let_in_again_when_it_leaves() {
+    for evicted in [Vec::new(), vec![TargetId(3)]] {
+        let mut case = Case::default();
+        for id in 1..=3 {
+            case.target(id, id, 50);
+        }
+        case.group(3, &[1, 2]);
+        let group = case.map.groups.values_mut().next().unwrap();
+        group.evicted = evicted.clone();
+        let [action] = &case.plan()[..] else { panic!("one copy begins") };
+        let Some(Command::ChangeGroup { members, plan, evicted: left, .. }) =
+            action.command(&case.map)
+        else {
+            panic!("a change of the group")
+        };
+        assert_eq!(plan.is_some(), evicted.is_empty(), "{evicted:?}");
+        assert_eq!((members.len(), left), (3, Vec::new()));
+    }
+}
+
+#[test]
 fn leads_are_evened_a_few_at_a_time_and_only_when_all_is_calm() {
     let mut case = Case::default();
     case.target(1, 1, 10);
