@@ -2,6 +2,10 @@
 //!
 //! Suspicion removes a node from its groups; it is allowed to be wrong. A lease is a promise to the
 //! node; it is never shortened.
+//!
+//! Silence is no silence of a node when this process was the one that stopped (a signal, a machine
+//! that was paused): it shows as a long time between two ticks, and every node then gets time to be
+//! heard again. Otherwise all of them would be removed at once by the first tick afterwards.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -10,8 +14,8 @@ use protocol::ids::NodeId;
 use protocol::time::Nanos;
 
 use crate::limits::{
-    GAP_BUCKETS, GAP_WINDOW, LEASE_DRIFT, NODE_LEASE, RETURN_TIME, SUSPICION_GAPS, SUSPICION_MAX,
-    SUSPICION_MIN,
+    GAP_BUCKETS, GAP_WINDOW, LEASE_DRIFT, NODE_LEASE, OWN_PAUSE_MIN, RETURN_TIME, SUSPICION_GAPS,
+    SUSPICION_MAX, SUSPICION_MIN,
 };
 
 /// What the detector found out.
@@ -29,13 +33,15 @@ pub struct Detector {
     /// What each heartbeat grants.
     lease: Duration,
     nodes: BTreeMap<NodeId, Watched>,
+    /// The last tick.
+    ticked: Nanos,
 }
 
 #[derive(Clone, Debug)]
 struct Watched {
     /// Last sign of life; `None` until the first one after a coordinator start.
     last: Option<Nanos>,
-    /// Not suspected for silence before this.
+    /// Not suspected for silence before this; a heartbeat ends it.
     not_before: Nanos,
     lease_end: Nanos,
     /// Largest gap of each part of the window, newest last: start of the part, gap.
@@ -64,7 +70,7 @@ impl Detector {
             ..Watched::fresh(None, lease_end)
         };
         let nodes = known.into_iter().map(|(node, up)| (node, watched(up))).collect();
-        Detector { lease, nodes }
+        Detector { lease, nodes, ticked: now }
     }
 
     /// Takes note that a node registered: it is alive and its history starts anew.
@@ -79,6 +85,7 @@ impl Detector {
             watched.note_gap(now, now.since(last));
         }
         watched.last = Some(now);
+        watched.not_before = Nanos(0);
         watched.lease_end = watched.lease_end.max(lease_end(now, self.lease));
         watched.lost = false;
         watched.refused = false;
@@ -105,7 +112,12 @@ impl Detector {
     /// Finds the nodes that have been silent for too long, ascending.
     pub fn tick(&mut self, now: Nanos) -> Vec<Finding> {
         let mut findings = Vec::new();
+        let pause = now.since(std::mem::replace(&mut self.ticked, now));
         for (&node, watched) in &mut self.nodes {
+            if pause >= OWN_PAUSE_MIN {
+                let heard_again = now.after(pause.min(RETURN_TIME));
+                watched.not_before = watched.not_before.max(heard_again);
+            }
             if !watched.suspected && now > watched.deadline() {
                 watched.suspected = true;
                 findings.push(Finding::Suspected(node));
@@ -155,8 +167,7 @@ impl Watched {
 
     fn deadline(&self) -> Nanos {
         let silent = self.last.map_or(Nanos(0), |last| last.after(self.patience(last)));
-        // After the first heartbeat the grace of a coordinator start no longer matters.
-        if self.last.is_some() { silent } else { self.not_before }
+        silent.max(self.not_before)
     }
 
     fn patience(&self, now: Nanos) -> Duration {
@@ -212,6 +223,7 @@ mod tests {
 
     fn silence(detector: &mut Detector, since: Nanos) -> Duration {
         let deadline = detector.next_deadline().unwrap_or_default();
+        detector.ticked = deadline; // It is asked all the time.
         assert_eq!(detector.tick(deadline), []);
         assert_eq!(detector.tick(Nanos(deadline.0 + 1)), [Finding::Suspected(NODE)]);
         assert_eq!(detector.tick(Nanos(deadline.0 + 2)), [], "said once");
@@ -234,6 +246,29 @@ mod tests {
             assert!(detector.nodes[&NODE].gaps.len() <= GAP_BUCKETS);
         }
         assert_eq!(silence(&mut detector, now), BEAT * 4, "the long gap is forgotten");
+    }
+
+    #[test]
+    fn a_pause_of_the_detector_is_no_silence_of_the_nodes() {
+        for (pause, grace) in [
+            (OWN_PAUSE_MIN, OWN_PAUSE_MIN),
+            (Duration::from_secs(2), Duration::from_secs(2)),
+            (Duration::from_secs(18), RETURN_TIME),
+        ] {
+            let (mut detector, now) = beating(2);
+            assert_eq!(detector.tick(now), []);
+            let woken = now.after(pause);
+            assert_eq!(detector.tick(woken), [], "{pause:?}");
+            let expected = (pause + grace).max(BEAT * 4);
+            assert_eq!(silence(&mut detector.clone(), now), expected, "still silent");
+            assert_eq!(detector.heartbeat(NODE, woken), None);
+            let patience = (pause * 4).clamp(SUSPICION_MIN, SUSPICION_MAX);
+            assert_eq!(silence(&mut detector, woken), patience, "heard again");
+        }
+        let mut detector = Detector::new([(NODE, true)], NODE_LEASE, Nanos(0));
+        let woken = Nanos(0).after(Duration::from_secs(18));
+        assert_eq!(detector.tick(woken), [], "it was stopped before anybody registered");
+        assert_eq!(silence(&mut detector, woken), RETURN_TIME);
     }
 
     #[test]

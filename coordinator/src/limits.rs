@@ -179,6 +179,10 @@ pub const PLAN_EVERY: Duration = Duration::from_millis(500);
 /// Time a node has after a coordinator start, on top of a lease, to connect again.
 pub const RETURN_TIME: Duration = Duration::from_secs(5);
 
+/// A detector that was not asked for this long may have been stopped itself: the nodes get as long
+/// again, up to [`RETURN_TIME`], before their silence counts. Shorter than [`SUSPICION_MIN`].
+pub const OWN_PAUSE_MIN: Duration = Duration::from_millis(500);
+
 /// Grace in which the members of a group whose serving set is gone may all return (restart of all).
 pub const RESTART_GRACE: Duration = Duration::from_secs(5);
 /// Evictions one primary may ask for in one [`EVICT_WINDOW`]: every other member of 64 groups.
