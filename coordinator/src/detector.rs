@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use protocol::guard::{self, Guard};
 use protocol::ids::NodeId;
 use protocol::time::Nanos;
 
@@ -114,7 +115,7 @@ impl Detector {
         let mut findings = Vec::new();
         let pause = now.since(std::mem::replace(&mut self.ticked, now));
         for (&node, watched) in &mut self.nodes {
-            if pause >= OWN_PAUSE_MIN {
+            if pause >= OWN_PAUSE_MIN && guard::holds(Guard::OwnPause) {
                 let heard_again = now.after(pause.min(RETURN_TIME));
                 watched.not_before = watched.not_before.max(heard_again);
             }

@@ -55,6 +55,12 @@ pub enum StepError {
         /// Why.
         source: std::io::Error,
     },
+    /// A program that belongs beside this one is not there.
+    #[error("{path} is missing: make build fault-disk makes every program")]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// What came back differs from what was stored.
     #[error("{0}")]
     Different(String),
@@ -261,7 +267,7 @@ pub fn sibling(name: &str) -> Result<PathBuf, StepError> {
     if path.exists() {
         return Ok(path);
     }
-    Err(StepError::File { path, source: std::io::ErrorKind::NotFound.into() })
+    Err(StepError::Missing { path })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the harness waits for other processes")]

@@ -158,7 +158,8 @@ fn prepare(config: &Config, tls: &TlsConfigs) -> Result<Vec<ShardSetup>, BootErr
     }
     let setup = |(position, shard): (usize, &crate::config::Shard)| {
         let locked = |error: &ContainerError| matches!(error, ContainerError::Locked { .. });
-        let container = patiently(|| Container::open(&shard.path, shard.size), locked)?;
+        let container =
+            patiently(|| Container::open(&shard.path, shard.size, shard.prezero), locked)?;
         Ok(ShardSetup::new(config, position, shard.clone(), container, tls.clone()))
     };
     config.shards.iter().enumerate().map(setup).collect()

@@ -104,6 +104,9 @@ pub struct Shard {
     pub size: u64,
     /// Arena of registered buffers, in bytes; a power of two.
     pub io_memory: u64,
+    /// Whether a container is written with zeros when it is created, so that no later flush waits
+    /// until the file system has made room of what it only reserved.
+    pub prezero: bool,
     /// Hours between two comparisons of the members of the groups it leads.
     pub compare_hours: u64,
 }

@@ -14,6 +14,8 @@ use rustix::io::Errno;
 
 use crate::config::Size;
 
+mod prezero;
+
 /// Why a container cannot be used: one line that says what, where and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
@@ -87,10 +89,11 @@ impl Container {
     ///
     /// # Shape
     /// An existing file or device keeps the size it has; it is rounded down to the I/O alignment.
+    /// Whether a new one is written with zeros (`prezero`) changes speed only: see [`prezero::fill`].
     ///
     /// # Errors
     /// [`ContainerError`]; a file that could not be given its room is removed again.
-    pub fn open(path: &Path, size: u64) -> Result<Container, ContainerError> {
+    pub fn open(path: &Path, size: u64, prezero: bool) -> Result<Container, ContainerError> {
         let opening = |cause| ContainerError::opening(path, cause);
         let (file, fresh) = match open(path, false) {
             Ok(file) => (file, false),
@@ -102,7 +105,7 @@ impl Container {
         lock(path, &file)?;
         let working = if fresh { working_path(path) } else { path.to_path_buf() };
         let size = if fresh {
-            reserve(&working, &file, size)?;
+            reserve(&working, &file, size, prezero)?;
             size
         } else {
             length(&file).map_err(opening)?
@@ -183,7 +186,7 @@ fn length(file: &File) -> io::Result<u64> {
     Ok(metadata.len())
 }
 
-fn reserve(path: &Path, file: &File, size: u64) -> Result<(), ContainerError> {
+fn reserve(path: &Path, file: &File, size: u64, prezero: bool) -> Result<(), ContainerError> {
     // What an earlier, unfinished format left behind is dropped first. The first page is written,
     // because the runtime reads it to learn whether the device can be polled: a page that was only
     // reserved is answered by the file system, and every later transfer would go the wrong way.
@@ -191,6 +194,7 @@ fn reserve(path: &Path, file: &File, size: u64) -> Result<(), ContainerError> {
     let reserved = emptied
         .and_then(|()| fallocate(file, FallocateFlags::empty(), 0, size))
         .and_then(|()| rustix::io::pwrite(file, &[0; IO_ALIGN], 0).map(|_| ()))
+        .and_then(|()| if prezero { prezero::fill(path, size) } else { Ok(()) })
         .and_then(|()| rustix::fs::fdatasync(file));
     reserved.map_err(|errno| {
         remove(path);
@@ -232,25 +236,42 @@ mod tests {
     fn container_is_created_once_with_its_room() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.lane");
-        let unfinished = Container::open(&path, SIZE).unwrap();
+        let unfinished = Container::open(&path, SIZE, false).unwrap();
         assert!(unfinished.fresh());
         drop(unfinished);
-        let mut container = Container::open(&path, SIZE).unwrap();
+        let mut container = Container::open(&path, SIZE, false).unwrap();
         assert!(container.fresh(), "what was not formatted is created again");
         assert!(!path.exists());
         container.publish().unwrap();
         drop(container);
-        let again = Container::open(&path, 2 * SIZE).unwrap();
+        let again = Container::open(&path, 2 * SIZE, false).unwrap();
         assert!(!again.fresh());
         assert_eq!(again.size(), SIZE, "an existing container keeps its size");
+    }
+
+    #[test]
+    fn container_is_written_in_full_when_it_is_asked_for() {
+        let written = |prezero| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("t.lane");
+            let size = 9 * SIZE / 2;
+            let container = Container::open(&path, size, prezero).unwrap();
+            let file = std::fs::File::open(container.working_path()).unwrap();
+            assert_eq!(container.size(), size);
+            assert!(std::fs::read(container.working_path()).unwrap().iter().all(|byte| *byte == 0));
+            // What is only reserved counts as a hole for who looks for data.
+            rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)).unwrap()
+        };
+        assert_eq!(written(true), 9 * SIZE / 2);
+        assert!(written(false) < SIZE);
     }
 
     #[test]
     fn container_is_used_by_one_process() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.lane");
-        let _first = Container::open(&path, SIZE).unwrap();
-        let second = Container::open(&path, SIZE);
+        let _first = Container::open(&path, SIZE, false).unwrap();
+        let second = Container::open(&path, SIZE, false);
         assert!(matches!(second, Err(ContainerError::Locked { .. })));
     }
 
@@ -258,7 +279,7 @@ mod tests {
     fn container_without_room_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.lane");
-        let refused = Container::open(&path, 1 << 60);
+        let refused = Container::open(&path, 1 << 60, false);
         assert!(
             matches!(refused, Err(ContainerError::NoSpace { .. } | ContainerError::Reserve { .. })),
             "{refused:?}"

@@ -196,6 +196,8 @@ guards! {
     AddBeforeRemove,
     /// A returned member on its way out is sent away only when somebody can take its place.
     SyncingReplaced,
+    /// A pause of the coordinator's own is no silence of the nodes.
+    OwnPause,
     /// The failure of many targets at once starts no copying.
     MassFailure,
     /// A lost replica is copied anew only after its target had time to return.

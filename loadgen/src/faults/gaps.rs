@@ -87,6 +87,7 @@ pub(super) fn bars(parent: &Path, repetitions: u32) -> Result<Vec<Bar>, StepErro
     let plan = Plan {
         nodes: NODES,
         target_size: TARGET_SIZE,
+        prezero: false,
         namespaces: is_root(),
         faulty_from: None,
         small_disk: None,

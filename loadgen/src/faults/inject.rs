@@ -22,6 +22,8 @@ use crate::cluster::StepError;
 
 /// A node whose flush failed must be out of every group within this.
 const EVICTED_WITHIN: Duration = Duration::from_secs(15);
+/// The coordinator runs less than this before it is stopped again.
+const AWAKE_MS_MAX: u64 = 300;
 /// Time in which a failing container fails often enough for its node to notice.
 const SICK_HOLD: Duration = Duration::from_secs(4);
 
@@ -63,10 +65,16 @@ pub async fn carry_out(scene: &mut Scene<'_>, order: &Order) -> Result<String, S
             Ok(format!("node {}, {}", order.node, seconds(order.hold)))
         }
         Fault::StopCoordinator => {
-            scene.lab.coordinator().signal(Signal::STOP)?;
-            tokio::time::sleep(order.hold).await;
-            scene.lab.coordinator().signal(Signal::CONT)?;
+            stop_coordinator(scene, order.hold).await?;
             Ok(seconds(order.hold))
+        }
+        Fault::RestartStopCoordinator => {
+            scene.lab.coordinator().kill()?;
+            scene.lab.coordinator().start()?;
+            let awake = Duration::from_millis(Dice::new(order.seed).below(AWAKE_MS_MAX));
+            tokio::time::sleep(awake).await;
+            stop_coordinator(scene, order.hold).await?;
+            Ok(format!("{}, stopped {} after its start", seconds(order.hold), seconds(awake)))
         }
         Fault::CutNode
         | Fault::CutNodeIn
@@ -84,6 +92,12 @@ pub async fn carry_out(scene: &mut Scene<'_>, order: &Order) -> Result<String, S
         Fault::FullDisk => full_disk(scene, order).await,
         Fault::BitFlips => rot::carry_out(scene, order).await,
     }
+}
+
+async fn stop_coordinator(scene: &mut Scene<'_>, hold: Duration) -> Result<(), StepError> {
+    scene.lab.coordinator().signal(Signal::STOP)?;
+    tokio::time::sleep(hold).await;
+    scene.lab.coordinator().signal(Signal::CONT)
 }
 
 /// True when the contract allows the workload to see this error under that fault.

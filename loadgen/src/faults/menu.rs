@@ -62,6 +62,8 @@ faults! {
     StopNode = "stop-node", Nothing;
     /// SIGSTOP and SIGCONT of the coordinator.
     StopCoordinator = "stop-coordinator", Nothing;
+    /// SIGKILL of the coordinator, which is stopped by a signal as soon as it runs again.
+    RestartStopCoordinator = "restart-stop-coordinator", Nothing;
     /// A node hears and reaches nobody.
     CutNode = "cut-node", Namespaces;
     /// A node hears nobody.
@@ -124,7 +126,9 @@ impl Fault {
     /// Nothing may last as long as an operation's deadline of 30 s, or errors would be right.
     fn hold_ms(self) -> (u64, u64) {
         match self {
-            Fault::StopNode | Fault::StopCoordinator => (500, 20_000),
+            Fault::StopNode | Fault::StopCoordinator | Fault::RestartStopCoordinator => {
+                (500, 20_000)
+            }
             Fault::KillAll | Fault::PowerCutAll => (200, 2_000),
             Fault::FullTarget => (500, 1_000),
             Fault::SlowDevice => (4_000, 10_000),

@@ -89,6 +89,7 @@ pub fn run(options: &Options) -> Result<(), StepError> {
     let plan = Plan {
         nodes: NODES,
         target_size: TARGET_SIZE,
+        prezero: false,
         namespaces: is_root(),
         faulty_from: Some(FAULTY_FROM),
         small_disk: is_root().then_some(SMALL_DISK_NODE),
@@ -254,6 +255,7 @@ fn kills(fault: Fault) -> u32 {
         Fault::KillAll | Fault::PowerCutAll => NODES,
         Fault::KillNode
         | Fault::KillCoordinator
+        | Fault::RestartStopCoordinator
         | Fault::PowerCutNode
         | Fault::WriteErrors
         | Fault::ShortWrites
@@ -302,6 +304,7 @@ mod tests {
         Plan {
             nodes: 5,
             target_size: 1,
+            prezero: false,
             namespaces,
             faulty_from: Some(2),
             small_disk: namespaces.then_some(4),

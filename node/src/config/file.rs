@@ -43,6 +43,8 @@ pub(super) struct RawShard {
     size: Size,
     #[serde(default = "io_memory_default")]
     io_memory: Size,
+    #[serde(default)]
+    prezero: bool,
     #[serde(default = "compare_hours_default")]
     compare_hours: u64,
 }
@@ -65,6 +67,7 @@ impl RawShard {
             path: folder.join(self.path),
             size: self.size.0 - self.size.0 % IO_ALIGN as u64,
             io_memory: self.io_memory.0.checked_next_power_of_two().unwrap_or(u64::MAX),
+            prezero: self.prezero,
             compare_hours: self.compare_hours,
         }
     }
@@ -130,5 +133,6 @@ fn write_shard(shard: &Shard, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "path = {:?}", shard.path)?;
     writeln!(f, "size = \"{}\"", Size(shard.size))?;
     writeln!(f, "io_memory = \"{}\"", Size(shard.io_memory))?;
+    writeln!(f, "prezero = {}", shard.prezero)?;
     writeln!(f, "compare_hours = {}", shard.compare_hours)
 }

@@ -56,6 +56,16 @@ fn members_are_compared_every_day_unless_configured() {
 }
 
 #[test]
+fn containers_are_written_beforehand_when_it_is_asked_for() {
+    assert!(!read(GOOD).unwrap().shards[0].prezero);
+    let asked = GOOD.replacen("core = 0", "prezero = true", 1);
+    let config = read(&asked).unwrap();
+    assert!(config.shards[0].prezero);
+    assert_eq!(read(&config.to_string()).unwrap(), config);
+    refused("core = 0", "prezero = 1", "prezero: invalid type: integer `1`, expected a boolean");
+}
+
+#[test]
 fn config_printed_reads_back_the_same() {
     let config = read(GOOD).unwrap();
     assert_eq!(read(&config.to_string()).unwrap(), config);

@@ -12,6 +12,7 @@ mod load;
 mod loss;
 mod plan;
 mod restart;
+mod stolen;
 
 use std::path::PathBuf;
 
@@ -112,6 +113,7 @@ fn plan_of(nodes: u32, target_size: u64, settings: String) -> Plan {
     Plan {
         nodes,
         target_size,
+        prezero: false,
         namespaces: is_root(),
         faulty_from: None,
         small_disk: None,

@@ -27,6 +27,9 @@ use crate::cluster::{StepError, file_error, sibling};
 
 /// Environment variable of the test build that names its orders.
 const ORDERS_VARIABLE: &str = "LANEFS_FAULT_DISK";
+/// Where the table of a shard begins, and how it begins when its container is written beforehand.
+const SHARD_TABLE: &str = "[[shard]]\n";
+const PREZEROED_TABLE: &str = "[[shard]]\nprezero = true\n";
 /// Room of a small disk beside the container: what ext4 keeps for itself, and some.
 const SMALL_DISK_SPARE: u64 = 64 << 20;
 /// Address that `lanefs dev` writes.
@@ -39,6 +42,8 @@ pub struct Plan {
     pub nodes: u32,
     /// Size of each target, in bytes.
     pub target_size: u64,
+    /// Whether containers are written with zeros when they are created.
+    pub prezero: bool,
     /// Whether every process gets a network namespace.
     pub namespaces: bool,
     /// First node that runs the build whose container fails on order.
@@ -101,6 +106,10 @@ impl Lab {
         let small_disk = small_disk.transpose()?;
         if network.is_some() {
             set_addresses(&folder, plan.nodes)?;
+        }
+        if plan.prezero {
+            let written = |text: String| text.replace(SHARD_TABLE, PREZEROED_TABLE);
+            (1..=plan.nodes).try_for_each(|node| edit(&node_file(&folder, node), written))?;
         }
         // Before the rest of the file: what follows a table would belong to it.
         let coordinator_file = folder.coordinator(1).join("coordinator.toml");
@@ -282,11 +291,13 @@ fn set_addresses(folder: &Folder, nodes: u32) -> Result<(), StepError> {
     edit(&folder.coordinator(1).join("coordinator.toml"), to_coordinator)?;
     for number in 1..=nodes {
         let own = Place::Node(number).address().to_string();
-        edit(&folder.node(NodeId(number)).join("node.toml"), |text| {
-            to_coordinator(text).replace(LOOPBACK, &own)
-        })?;
+        edit(&node_file(folder, number), |text| to_coordinator(text).replace(LOOPBACK, &own))?;
     }
     Ok(())
+}
+
+fn node_file(folder: &Folder, number: u32) -> PathBuf {
+    folder.node(NodeId(number)).join("node.toml")
 }
 
 fn edit(path: &Path, change: impl Fn(String) -> String) -> Result<(), StepError> {
