@@ -43,6 +43,7 @@ mod recovery;
 mod repair;
 mod replay;
 mod reserve;
+mod ring;
 mod scrub;
 mod snapshot;
 mod space;

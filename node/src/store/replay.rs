@@ -1,7 +1,8 @@
 //! Reading the journal back: which batches are valid, and where it ends.
 //!
 //! A damaged batch that was durable is corruption, and is reported; only one that cannot have
-//! been acknowledged is the torn end of the journal, and is cut.
+//! been acknowledged is the torn end of the journal, and is cut. What the device cannot read may have
+//! been acknowledged.
 
 use protocol::checksum::sum128;
 use protocol::guard::{self, Guard};
@@ -13,6 +14,7 @@ use super::bytes::Reader;
 use super::geometry::Geometry;
 use super::journal::Point;
 use super::record::Record;
+use super::ring::RingReader;
 use crate::io::Disk;
 use crate::limits::DEVICE_TRANSFER_MAX;
 
@@ -43,10 +45,17 @@ impl<D: Disk> Scan<'_, D> {
     /// Reads everything after `start`; every batch up to `durable` is known to have been durable.
     pub(super) async fn run(&self, start: Point, durable: Lsn) -> Replay {
         let mut replay = Replay { records: Vec::new(), end: start, durable, intact: true };
+        let mut ring = RingReader::new(self.disk, self.geometry);
+        self.read_all(&mut ring, &mut replay).await;
+        replay.intact &= !ring.unreadable() || !guard::holds(Guard::JournalDamage);
+        replay
+    }
+
+    async fn read_all(&self, ring: &mut RingReader<'_, D>, replay: &mut Replay) {
         loop {
-            while self.take_batch(&mut replay).await.is_some() {}
+            while self.take_batch(ring, replay).await.is_some() {}
             if self.clean > Lsn(0) && replay.end.lsn == self.clean {
-                return replay;
+                return;
             }
             let damaged = Lsn(replay.end.lsn.0 + 1);
             let later = self.next_header(&replay.end).await;
@@ -54,7 +63,7 @@ impl<D: Disk> Scan<'_, D> {
                 // A durable batch is damaged and nothing valid follows it.
                 let torn = replay.durable < damaged && guard::holds(Guard::TornTail);
                 replay.intact &= torn || !guard::holds(Guard::JournalDamage);
-                return replay;
+                return;
             };
             // A batch is written only after the one before is durable: this one was, so the
             // damage is corruption. What follows is kept, and the target is not trusted.
@@ -65,7 +74,7 @@ impl<D: Disk> Scan<'_, D> {
                 position: later.position,
                 chain_hash: later.prev_batch_hash,
             };
-            if self.take_batch(&mut replay).await.is_none() {
+            if self.take_batch(ring, replay).await.is_none() {
                 // Its header is whole, its body is not: step over it.
                 replay.end = Point {
                     lsn: later.lsn,
@@ -77,10 +86,9 @@ impl<D: Disk> Scan<'_, D> {
     }
 
     /// Takes the batch at the end of what was read, if it is the valid next one.
-    async fn take_batch(&self, replay: &mut Replay) -> Option<()> {
+    async fn take_batch(&self, ring: &mut RingReader<'_, D>, replay: &mut Replay) -> Option<()> {
         let end = replay.end;
-        let page = self.read_ring(end.position, IO_ALIGN).await?;
-        let header = self.header(&page)?;
+        let header = self.header(ring.bytes(end.position, IO_ALIGN).await?)?;
         let next = header.lsn.0 == end.lsn.0 + 1
             && header.position == end.position
             && header.prev_batch_hash == end.chain_hash;
@@ -88,7 +96,7 @@ impl<D: Disk> Scan<'_, D> {
         if !next || padded_len(body_len) > self.geometry.journal_size {
             return None;
         }
-        let batch = self.read_ring(end.position, BATCH_HEADER_LEN + body_len).await?;
+        let batch = ring.bytes(end.position, BATCH_HEADER_LEN + body_len).await?;
         let body = batch.get(BATCH_HEADER_LEN..BATCH_HEADER_LEN + body_len)?;
         if sum128(body) != header.body_hash {
             return None;
@@ -119,16 +127,41 @@ impl<D: Disk> Scan<'_, D> {
             let left = self.geometry.journal_size - at;
             let len = left.min(u64::from(DEVICE_TRANSFER_MAX));
             let len = usize::try_from(len).ok()?;
-            if let Ok(bytes) = self.disk.read(self.geometry.journal_offset + at, len).await {
-                let headers = bytes.chunks(IO_ALIGN).filter_map(|page| self.header(page));
-                let later = headers.filter(|header| {
-                    header.lsn.0 > end.lsn.0 + 1 && header.position > end.position
-                });
-                best = later.chain(best).min_by_key(|header| header.lsn);
-            }
+            best = self.later_in(self.geometry.journal_offset + at, len, end, best).await;
             at += len as u64;
         }
         best
+    }
+
+    /// Where the device fails, every other page may still be good.
+    async fn later_in(
+        &self,
+        offset: u64,
+        len: usize,
+        end: &Point,
+        mut best: Option<BatchHeader>,
+    ) -> Option<BatchHeader> {
+        if let Ok(bytes) = self.disk.read(offset, len).await {
+            return self.first_after(end, &bytes, best);
+        }
+        for page in (0..len).step_by(IO_ALIGN) {
+            if let Ok(bytes) = self.disk.read(offset + page as u64, IO_ALIGN).await {
+                best = self.first_after(end, &bytes, best);
+            }
+        }
+        best
+    }
+
+    fn first_after(
+        &self,
+        end: &Point,
+        bytes: &[u8],
+        best: Option<BatchHeader>,
+    ) -> Option<BatchHeader> {
+        let headers = bytes.chunks(IO_ALIGN).filter_map(|page| self.header(page));
+        let later =
+            headers.filter(|header| header.lsn.0 > end.lsn.0 + 1 && header.position > end.position);
+        later.chain(best).min_by_key(|header| header.lsn)
     }
 
     fn header(&self, page: &[u8]) -> Option<BatchHeader> {
@@ -138,20 +171,5 @@ impl<D: Disk> Scan<'_, D> {
         let header = BatchHeader::decode(page)?;
         let ours = header.target == self.target && header.generation <= self.generation;
         ours.then_some(header)
-    }
-
-    /// Reads from a position of the ring, around its end; `None` when the device cannot.
-    async fn read_ring(&self, position: u64, len: usize) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(len.next_multiple_of(IO_ALIGN));
-        while bytes.len() < len {
-            let at = (position + bytes.len() as u64) % self.geometry.journal_size;
-            let before_end = self.geometry.journal_size - at;
-            let wanted = (len - bytes.len()).next_multiple_of(IO_ALIGN) as u64;
-            let take = wanted.min(before_end).min(u64::from(DEVICE_TRANSFER_MAX));
-            let take = usize::try_from(take).ok()?;
-            let read = self.disk.read(self.geometry.journal_offset + at, take).await.ok()?;
-            bytes.extend_from_slice(&read);
-        }
-        Some(bytes)
     }
 }

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use node::io::memory::MemoryDisk;
+use node::io::memory::disk::Faults;
 use node::store::{InstallOp, Store};
 use protocol::ids::{Epoch, Fid};
 
@@ -88,6 +89,40 @@ fn a_flipped_bit_of_any_durable_batch_is_reported_and_nothing_else_is_lost() {
             assert!(store.space_equals_index(), "{what}");
             assert_eq!(store.groups()[0].0, GROUP, "{what}");
         }
+    }
+}
+
+#[test]
+fn a_journal_is_read_in_long_transfers_and_in_short_ones_where_those_fail() {
+    let (disk, expected) = every_record();
+    let copy = disk.crash(0);
+    let (_, recovered) = open(&copy);
+    assert!(recovered.intact);
+    let reads = copy.counts().reads;
+    let batches = batches(&disk).len() as u64;
+    assert!(reads < batches / 2, "{reads} reads of {batches} batches");
+    for failing in 1..=reads {
+        let copy = disk.crash(0);
+        copy.set_faults(Faults { read_error: failing, ..Faults::default() });
+        let (store, recovered) = open(&copy);
+        assert!(recovered.intact && recovered.suspects == 0, "read {failing}");
+        assert_eq!(held(&store), expected, "read {failing}");
+    }
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_not_taken_for_a_torn_one() {
+    let (disk, expected) = every_record();
+    let batches = batches(&disk);
+    for (number, &page) in batches.iter().enumerate() {
+        let copy = disk.crash(0);
+        copy.set_faults(Faults { unreadable_page: page, ..Faults::default() });
+        let (store, recovered) = open(&copy);
+        assert!(!recovered.intact, "batch {number}");
+        let held = held(&store);
+        let missing = expected.iter().filter(|(fid, _)| held.iter().all(|have| have.0 != *fid));
+        assert!(missing.count() <= 1, "batch {number}: {held:?}");
+        assert!(store.inventory(GROUP, None, 100).0.iter().all(|entry| entry.suspect));
     }
 }
 

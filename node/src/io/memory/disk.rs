@@ -37,6 +37,8 @@ pub struct MemoryRead(Rc<Vec<u8>>);
 pub struct Faults {
     /// This read fails.
     pub read_error: u64,
+    /// Reads of this page fail, always; 0 is none.
+    pub unreadable_page: u64,
     /// This write fails; nothing of it is written.
     pub write_error: u64,
     /// This flush fails, and what it should have made durable never will be, as on systems that
@@ -287,6 +289,8 @@ impl Device {
         if !aligned || offset + len as u64 > self.capacity {
             return Err(error(operation, offset, len, "not aligned or not within the container"));
         }
+        let unreadable = self.faults.unreadable_page;
+        let unreadable = unreadable != 0 && (offset..offset + len as u64).contains(&unreadable);
         let Faults { read_error, write_error, flush_error, .. } = &mut self.faults;
         let (count, fault) = match operation {
             "read" => (&mut self.counts.reads, read_error),
@@ -294,7 +298,7 @@ impl Device {
             _ => (&mut self.counts.flushes, flush_error),
         };
         *count += 1;
-        let fails = strikes(fault);
+        let fails = strikes(fault) || (operation == "read" && unreadable);
         let power = match operation {
             "write" => strikes(&mut self.faults.power_off_at_write),
             "flush" => strikes(&mut self.faults.power_off_at_flush),
