@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use std::{io, process};
 
 use protocol::message::cluster::TargetReport;
-use protocol::tls::{TlsError, TlsFiles, client_config, server_config};
+use protocol::tls::{TlsError, TlsFiles, client_config, collect_entropy, server_config};
 
 use crate::config::Config;
 use crate::container::{Container, ContainerError};
@@ -206,6 +206,8 @@ fn start(config: Config, tls: TlsConfigs, setups: Vec<ShardSetup>) -> Result<Run
         ports.push(port);
         started.push(told);
     }
+    // This thread has nothing else to do while the shards recover.
+    collect_entropy()?;
     let targets = wait_started(&mut shards, started)?;
     let incarnation = system_random().map_err(|cause| system("random numbers", cause))?;
     let identity = Identity {

@@ -12,11 +12,12 @@ use protocol::message::cluster::{GroupReport, TargetReport};
 
 use crate::config::{Config, Shard};
 use crate::container::{Container, ContainerError};
-use crate::io::DiskError;
 use crate::io::glommio::GlommioEnv;
+use crate::io::glommio::clock::BootClock;
 use crate::io::glommio::executor::ExecutorOptions;
 use crate::io::glommio::net::{GlommioNet, TlsConfigs};
 use crate::io::glommio::rng::ShardRng;
+use crate::io::{Clock, DiskError};
 use crate::membership::control::ControlPort;
 use crate::shard::{self, ShardConfig, Timeouts};
 use crate::store::{FormatOptions, Recovered, Store, StoreError};
@@ -81,6 +82,7 @@ struct Started {
     net: Rc<GlommioNet<ShardDisk>>,
     store: Rc<Store<ShardDisk>>,
     recovered: Recovered,
+    took: Duration,
 }
 
 impl ShardSetup {
@@ -131,6 +133,7 @@ impl ShardSetup {
     }
 
     async fn start(&mut self) -> Result<Started, StartError> {
+        let begun = BootClock.now();
         let path = self.container.working_path().to_path_buf();
         let opened = ShardDisk::open(&path, self.container.size()).await;
         let disk = opened.map_err(|cause| StartError::Disk { path: path.clone(), cause })?;
@@ -153,11 +156,12 @@ impl ShardSetup {
             .map_err(|cause| StartError::Listen { address: self.address, cause })?;
         let rng = ShardRng::seeded().map_err(StartError::Random)?;
         let env = GlommioEnv::new(Rc::clone(&disk), Rc::clone(&net), rng);
-        Ok(Started { env, disk, net, store, recovered })
+        let took = BootClock.now().since(begun);
+        Ok(Started { env, disk, net, store, recovered, took })
     }
 
     async fn serve(&self, started: Started, control: ControlPort) {
-        let Started { env, disk, net, store, recovered } = started;
+        let Started { env, disk, net, store, recovered, took } = started;
         let compare = Duration::from_secs(self.shard.compare_hours * 3600);
         let config = ShardConfig {
             node: self.node,
@@ -176,6 +180,7 @@ impl ShardSetup {
             port = self.shard.port,
             generation = %recovered.generation,
             chunks = recovered.chunks,
+            recovery_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             container = %self.container.path().display(),
             "serving"
         );

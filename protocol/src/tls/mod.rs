@@ -140,6 +140,16 @@ pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
 
+/// Draws random numbers once, so that the first handshake of the process need not wait until the
+/// library has collected entropy, which takes a processor 50 ms and more. Blocks for that long.
+///
+/// # Errors
+/// [`TlsError::Settings`] when there are none.
+pub fn collect_entropy() -> Result<(), TlsError> {
+    let random = aws_lc_rs::default_provider().secure_random;
+    random.fill(&mut [0; 32]).map_err(|_| TlsError::Settings("no random numbers".to_owned()))
+}
+
 /// AES-128-GCM first: it is the fastest on every processor the binaries run on.
 fn provider() -> Arc<CryptoProvider> {
     let cipher_suites = vec![
