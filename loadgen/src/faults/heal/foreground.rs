@@ -5,6 +5,7 @@
 //! node comes back with an empty device, so that two of three are left in each of its groups and
 //! everything is copied to it.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +33,10 @@ use crate::faults::{health, judge, stage};
 const WINDOW: Duration = Duration::from_secs(10);
 /// Device writes take their usual time again this long after a container was written or removed.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Containers put aside at once, for the sake of the disk.
+const ASIDE_MAX: u32 = 5;
+/// Time for the file system to discard what they held.
+const DISCARDED: Duration = Duration::from_secs(60);
 /// How long everything that an emptied node held takes to copy.
 const COPY_TIME: Duration = Duration::from_secs(20);
 /// Most bytes that a node holds.
@@ -168,7 +173,7 @@ async fn pair(
     (number, rate): (u32, f64),
 ) -> Result<Pair, StepError> {
     let (healthy, stolen) = window(stage, rate).await?;
-    let aside = empty(lab, client, number).await?;
+    empty(lab, client, number).await?;
     let copied = load::copied(&client.status().await.map_err(judge::failed)?);
     let begun = now();
     let (healing, stolen_healing) = window(stage, rate).await?;
@@ -187,7 +192,9 @@ async fn pair(
         seconds(begun.elapsed())
     );
     health::healthy(lab, client).await?;
-    std::fs::remove_file(&aside).map_err(file_error(&aside))?;
+    if number % ASIDE_MAX == ASIDE_MAX - 1 {
+        remove(lab, number + 1 - ASIDE_MAX..=number).await?;
+    }
     Ok(Pair {
         healthy_ms: p99(&healthy.all()),
         healing_ms: p99(&healing.all()),
@@ -203,15 +210,27 @@ async fn window(stage: &Arc<Stage>, rate: f64) -> Result<(Times, f64), StepError
     Ok((times, Ticks::now()?.stolen_since(before)))
 }
 
-/// Restarts a node with an empty device and waits until it is being copied to; where the old
-/// container is.
-async fn empty(lab: &mut Lab, client: &Client, pair: u32) -> Result<PathBuf, StepError> {
+/// Where the container is put that a node had before a pair.
+fn aside(lab: &Lab, pair: u32) -> PathBuf {
+    lab.container(pair % NODES + 1).with_extension(format!("aside-{pair}"))
+}
+
+/// Removes what some pairs put aside, and waits until the device has settled.
+async fn remove(lab: &Lab, pairs: RangeInclusive<u32>) -> Result<(), StepError> {
+    for old in pairs.map(|pair| aside(lab, pair)) {
+        std::fs::remove_file(&old).map_err(file_error(&old))?;
+    }
+    tokio::time::sleep(DISCARDED).await;
+    Ok(())
+}
+
+/// Restarts a node with an empty device and waits until it is being copied to.
+async fn empty(lab: &mut Lab, client: &Client, pair: u32) -> Result<(), StepError> {
     let node = pair % NODES + 1;
     lab.node(node)?.kill()?;
-    // Put aside until it has healed: a file system that discards what is removed keeps the device busy.
+    // Put aside, not removed: a file system that discards what is removed keeps the device busy.
     let container = lab.container(node);
-    let aside = container.with_extension("aside");
-    std::fs::rename(&container, &aside).map_err(file_error(&container))?;
+    std::fs::rename(&container, aside(lab, pair)).map_err(file_error(&container))?;
     let begun = now();
     join(lab, client, node).await?;
     // What the process of before had copied is not counted any more.
@@ -224,7 +243,7 @@ async fn empty(lab: &mut Lab, client: &Client, pair: u32) -> Result<PathBuf, Ste
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     println!("node {node} came back empty; copies began after {}", seconds(begun.elapsed()));
-    Ok(aside)
+    Ok(())
 }
 
 /// Starts a node with an empty device, and waits until it is taken.
