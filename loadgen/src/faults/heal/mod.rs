@@ -58,7 +58,7 @@ pub struct Options {
     /// Kills to make.
     #[arg(long, default_value_t = 500)]
     pub kills: u32,
-    /// Folder for the clusters; about 20 GiB are used for a while.
+    /// Folder for the clusters; about 60 GiB are used for a while.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     pub parent: PathBuf,
 }
