@@ -332,6 +332,8 @@ impl Filer {
         };
         compare(file, &entry);
         let trunc_gen = entry.content.map_or(0, |content| content.trunc_gen);
+        // Nobody waits for the word that was given to who changes the file: it knows itself.
+        self.words.borrow_mut().remove(&file.ino);
         // A coordinator that restarted meanwhile knows less, and has us wait anew.
         let coordinator = &self.all.coordinator;
         loop {
