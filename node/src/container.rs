@@ -89,7 +89,7 @@ impl Container {
     ///
     /// # Shape
     /// An existing file or device keeps the size it has; it is rounded down to the I/O alignment.
-    /// Whether a new one is written with zeros (`prezero`) changes speed only: see [`prezero::fill`].
+    /// Whether a new one is written with zeros (`prezero`) changes speed only.
     ///
     /// # Errors
     /// [`ContainerError`]; a file that could not be given its room is removed again.
