@@ -29,6 +29,7 @@ const _: () = assert!(align_of::<Zeros>() >= IO_ALIGN && STEP.is_multiple_of(IO_
 pub(super) fn fill(path: &Path, size: u64) -> Result<(), Errno> {
     let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(|_| Errno::INVAL)?;
     let file = OpenOptions::new().write(true).custom_flags(direct).open(path).map_err(errno)?;
+    tracing::info!(path = %path.display(), size, "container is being written with zeros");
     let mut at = 0;
     while at < size {
         let left = usize::try_from(size - at).unwrap_or(STEP).min(STEP);
