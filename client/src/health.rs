@@ -11,7 +11,9 @@ use std::time::Duration;
 use protocol::ids::TargetId;
 use protocol::time::Nanos;
 
-use crate::limits::{MISSED_AFTER_MS, PROBE_INTERVAL_MS, SILENT_AFTER_MS, SILENT_REQUESTS};
+use crate::limits::{
+    MISSED_AFTER_MS, MISSED_SILENT_MS, PROBE_INTERVAL_MS, SILENT_AFTER_MS, SILENT_REQUESTS,
+};
 
 /// What this client has seen of the targets.
 #[derive(Clone, Debug, Default)]
@@ -103,8 +105,12 @@ impl Health {
 
 impl Seen {
     fn silent(&self, now: Nanos) -> bool {
+        let silence = now.since(self.heard_at);
+        if self.missed >= SILENT_REQUESTS && silence >= Duration::from_millis(MISSED_SILENT_MS) {
+            return true;
+        }
         let patience = Duration::from_millis(SILENT_AFTER_MS);
-        if now.since(self.heard_at) < patience {
+        if silence < patience {
             return false;
         }
         let overdue = self.waiting.values().filter(|sent| now.since(**sent) >= patience);
@@ -164,6 +170,18 @@ mod tests {
             health.on_left(ticket, ms(3_000 + MISSED_AFTER_MS - 1));
         }
         assert!(!health.avoided(T, ms(3_200)), "given up at once is no sign of anything");
+    }
+
+    #[test]
+    fn reads_answered_by_others_make_a_target_avoided_before_it_was_silent_for_long() {
+        let mut health = Health::default();
+        health.on_heard(T, ms(1_000));
+        for _ in 0..SILENT_REQUESTS {
+            let ticket = health.on_sent(T, ms(1_001));
+            health.on_left(ticket, ms(1_001 + MISSED_AFTER_MS));
+        }
+        assert!(!health.avoided(T, ms(1_000 + MISSED_SILENT_MS - 1)));
+        assert!(health.avoided(T, ms(1_000 + MISSED_SILENT_MS)));
     }
 
     #[test]

@@ -84,6 +84,10 @@ pub const PROBE_INTERVAL_MS: u64 = 250;
 pub const SILENT_REQUESTS: u32 = 3;
 /// How long each of them waited, in milliseconds.
 pub const SILENT_AFTER_MS: u64 = 100;
+/// How long nothing at all must have come from a target when as many reads of it were answered by
+/// another one meanwhile, in milliseconds: soon enough that the hedges of a client with many reads
+/// in flight last until then.
+pub const MISSED_SILENT_MS: u64 = 25;
 /// A read that waited at least this long and was then answered by another target counts as one
 /// that was left unanswered, in milliseconds.
 pub const MISSED_AFTER_MS: u64 = HEDGE_AFTER_MIN_MS;
@@ -158,7 +162,7 @@ pub const HEDGE_PERCENT: u64 = 2;
 /// several times over.
 pub const HEDGE_BURST: u64 = 32;
 /// Reads of one target from which its usual duration is told.
-pub const HEDGE_SAMPLES: usize = 100;
+pub const HEDGE_SAMPLES: usize = 200;
 
 /// How often every replica is asked again before bytes that none of them has are called lost.
 pub const UNREADABLE_ROUNDS: u32 = 3;

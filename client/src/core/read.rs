@@ -1,6 +1,8 @@
 //! Reads of one chunk: one plan, and a second one beside it when the first takes long.
 
+use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -72,15 +74,18 @@ impl Core {
         let mut timer = std::pin::pin!(tokio::time::sleep(look_every()));
         let mut first = std::pin::pin!(self.pursue(op(task.clone()), start, &asked));
         let target = loop {
-            let hedge_at = asked.hedge_at();
-            self.wake_at(timer.as_mut(), hedge_at);
-            tokio::select! {
-                biased;
-                done = &mut first => return done,
-                () = &mut timer => {}
-            }
-            if self.now() >= asked.hedge_at() {
-                break asked.target();
+            let done = poll_fn(|context| {
+                if let Poll::Ready(done) = first.as_mut().poll(context) {
+                    return Poll::Ready(Some(done));
+                }
+                // Set only now: whom it asks, and since when, was decided by the line above.
+                self.wake_at(timer.as_mut(), asked.hedge_at());
+                timer.as_mut().poll(context).map(|()| None)
+            });
+            match done.await {
+                Some(done) => return done,
+                None if self.now() >= asked.hedge_at() => break asked.target(),
+                None => {}
             }
         };
         if !self.conditions().hedges.take() {

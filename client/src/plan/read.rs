@@ -158,6 +158,10 @@ impl ReadOp {
     pub fn abandon(&mut self, now: Nanos, conditions: &mut Conditions) {
         if let Some(sent) = self.sent.take() {
             conditions.health.on_left(sent.ticket, now);
+            if now >= sent.hedge_at {
+                // Without it, what is usual would become shorter with every hedge.
+                conditions.hedges.on_answer(sent.member.target, now.since(sent.at));
+            }
         }
     }
 

@@ -4,8 +4,9 @@
 #![expect(clippy::cast_possible_truncation, reason = "patterns of bytes and short ranges")]
 
 use client::limits::{
-    BUDGET_FLOOR, DOUBT_AFTER_MS, HEDGE_AFTER_MAX_MS, LEAVE_AFTER_MS, PROBE_ATTEMPT_MS,
-    RESERVE_FIRST, SILENT_REQUESTS, WRITER_MOVES_MAX, WRITER_WINDOW_CHUNKS,
+    BUDGET_FLOOR, DOUBT_AFTER_MS, HEDGE_AFTER_MAX_MS, HEDGE_AFTER_MIN_MS, HEDGE_SAMPLES,
+    LEAVE_AFTER_MS, PROBE_ATTEMPT_MS, RESERVE_FIRST, SILENT_REQUESTS, WRITER_MOVES_MAX,
+    WRITER_WINDOW_CHUNKS,
 };
 use client::plan::LinkFailure;
 use client::{Client, Error};
@@ -223,6 +224,30 @@ async fn one_read_after_the_other_leaves_a_silent_replica_soon() {
     }
     let most = u128::from((SILENT_REQUESTS as u64 + 1) * HEDGE_AFTER_MAX_MS);
     assert!(started.elapsed().as_millis() <= most, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_is_hedged_when_its_time_has_come_not_at_the_next_look() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let entry = put(&client, "f", &content(4_000_000)).await.unwrap();
+    let reader = client.reader(&entry).unwrap();
+    let read = async |number: usize| {
+        let before = tokio::time::Instant::now();
+        reader.read_at(number as u64 % 4 * (1 << 20), 10).await.unwrap();
+        u64::try_from(before.elapsed().as_millis()).unwrap()
+    };
+    // Until what every target usually takes is known.
+    for number in 0..10 * HEDGE_SAMPLES {
+        read(number).await;
+    }
+    cluster.set_script(Box::new(|_, peer, _, _| is_target(peer, 3).then_some(Fault::Silent)));
+    let mut slowest = 0;
+    for number in 0..100 {
+        slowest = slowest.max(read(number).await);
+    }
+    let expected = HEDGE_AFTER_MIN_MS..=HEDGE_AFTER_MIN_MS + 1;
+    assert!(expected.contains(&slowest), "{slowest} ms");
 }
 
 #[tokio::test(start_paused = true)]

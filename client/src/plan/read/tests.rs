@@ -4,8 +4,8 @@ use super::*;
 use std::time::Duration;
 
 use crate::limits::{
-    BUDGET_FLOOR, DOUBT_AFTER_MS, PROBE_ATTEMPT_MS, PROBE_INTERVAL_MS, READ_ATTEMPT_MS,
-    SILENT_AFTER_MS, UNREADABLE_ROUNDS,
+    BUDGET_FLOOR, DOUBT_AFTER_MS, HEDGE_AFTER_MIN_MS, HEDGE_SAMPLES, PROBE_ATTEMPT_MS,
+    PROBE_INTERVAL_MS, READ_ATTEMPT_MS, SILENT_AFTER_MS, UNREADABLE_ROUNDS,
 };
 use crate::plan::fixture::{DEADLINE, GROUP, KEY, PRIMARY, map, map_of};
 use protocol::checksum::cell_sums;
@@ -549,6 +549,27 @@ fn an_attempt_at_a_target_that_fell_silent_is_left_for_another_replica() {
     driver.now = late;
     driver.ended(Outcome::Link(LinkFailure::TimedOut));
     assert_ne!(driver.asked(), Ok(target), "the next one asked is another");
+}
+
+#[test]
+fn a_read_left_for_its_hedge_counts_as_one_that_took_long() {
+    let mut reads = driver(task());
+    let target = reads.asked().expect("a member serves");
+    let quick = |reads: &mut Driver, number| {
+        for _ in 0..number {
+            reads.conditions.hedges.on_answer(target, Duration::from_millis(1));
+        }
+    };
+    quick(&mut reads, HEDGE_SAMPLES);
+    for _ in 0..2 {
+        reads.op = ReadOp::new(task(), DEADLINE, 1, 2);
+        assert_eq!(reads.asked().expect("a member serves"), target);
+        reads.now = reads.now.after(Duration::from_millis(HEDGE_AFTER_MIN_MS + 3));
+        reads.op.abandon(reads.now, &mut reads.conditions);
+    }
+    quick(&mut reads, HEDGE_SAMPLES - 2);
+    let long = Duration::from_millis(HEDGE_AFTER_MIN_MS + 3);
+    assert_eq!(reads.conditions.hedges.after(target), long);
 }
 
 #[test]
