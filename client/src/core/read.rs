@@ -73,20 +73,23 @@ impl Core {
         let asked = Asked::default();
         let mut timer = std::pin::pin!(tokio::time::sleep(look_every()));
         let mut first = std::pin::pin!(self.pursue(op(task.clone()), start, &asked));
-        let target = loop {
-            let done = poll_fn(|context| {
-                if let Poll::Ready(done) = first.as_mut().poll(context) {
-                    return Poll::Ready(Some(done));
-                }
-                // Set only now: whom it asks, and since when, was decided by the line above.
-                self.wake_at(timer.as_mut(), asked.hedge_at());
-                timer.as_mut().poll(context).map(|()| None)
-            });
-            match done.await {
-                Some(done) => return done,
-                None if self.now() >= asked.hedge_at() => break asked.target(),
-                None => {}
+        let hedge = poll_fn(|context| {
+            if let Poll::Ready(done) = first.as_mut().poll(context) {
+                return Poll::Ready(Err(done));
             }
+            // Whom it asks, and since when, was decided by the line above.
+            if self.now() >= asked.hedge_at() {
+                return Poll::Ready(Ok(asked.target()));
+            }
+            self.wake_at(timer.as_mut(), asked.hedge_at());
+            if timer.as_mut().poll(context).is_ready() {
+                context.waker().wake_by_ref();
+            }
+            Poll::Pending
+        });
+        let target = match hedge.await {
+            Ok(target) => target,
+            Err(done) => return done,
         };
         if !self.conditions().hedges.take() {
             return self.ticking(timer, first).await;

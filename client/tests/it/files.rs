@@ -5,8 +5,8 @@
 
 use client::limits::{
     BUDGET_FLOOR, DOUBT_AFTER_MS, HEDGE_AFTER_MAX_MS, HEDGE_AFTER_MIN_MS, HEDGE_SAMPLES,
-    LEAVE_AFTER_MS, PROBE_ATTEMPT_MS, RESERVE_FIRST, SILENT_REQUESTS, WRITER_MOVES_MAX,
-    WRITER_WINDOW_CHUNKS,
+    LEAVE_AFTER_MS, PROBE_ATTEMPT_MS, READ_ATTEMPT_MS, RESERVE_FIRST, SILENT_REQUESTS,
+    WRITER_MOVES_MAX, WRITER_WINDOW_CHUNKS,
 };
 use client::plan::LinkFailure;
 use client::{Client, Error};
@@ -248,6 +248,22 @@ async fn a_read_is_hedged_when_its_time_has_come_not_at_the_next_look() {
     }
     let expected = HEDGE_AFTER_MIN_MS..=HEDGE_AFTER_MIN_MS + 1;
     assert!(expected.contains(&slowest), "{slowest} ms");
+}
+
+/// With real time: a paused clock never shows a timer that is set again whenever it is looked at.
+#[tokio::test]
+async fn a_single_read_is_hedged_long_before_it_runs_out() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let entry = put(&client, "f", &content(4_000_000)).await.unwrap();
+    let reader = client.reader(&entry).unwrap();
+    for silent in 1..=3 {
+        cluster.set_script(Box::new(move |_, peer, kind, _| {
+            (kind == Kind::Read && is_target(peer, silent)).then_some(Fault::Silent)
+        }));
+        let patience = std::time::Duration::from_millis(READ_ATTEMPT_MS / 2);
+        tokio::time::timeout(patience, reader.read_at(0, 10)).await.expect("hedged").unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
