@@ -11,7 +11,7 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 step = from=$$(date +%s); $(MAKE) $(1) && echo "ci: $(1): $$(( $$(date +%s) - from )) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help build bindir demo test mutants search ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps heal-bars kills soak fault-disk lab sim sim-night
+.PHONY: help build bindir demo test mutants search ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps heal-bars kills soak fault-disk lab sim sim-night perf-tools
 
 help: ## lists the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -29,6 +29,7 @@ test: nextest ## runs every test
 	@$(CARGO) build --workspace --bins
 	@$(CARGO) nextest run --workspace --profile $(or $(NEXTEST_PROFILE),default)
 	@$(CARGO) test --workspace --doc --quiet
+	@PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover -s kernel-tuning/tests
 
 search: build ## goes through every order in which a small group can live, for MINUTES (3)
 	@$(BINDIR)/lanefs-loadgen search --minutes $(or $(MINUTES),3)
@@ -112,6 +113,10 @@ nextest:
 # The whole workspace is named so that other crates keep the features, and the units, of `build`.
 fault-disk:
 	@$(CARGO) build --release --workspace --features node/fault-disk --bin lanefs-node-fault-disk
+
+perf-tools: ## installs what perf/record and perf/stat need
+	@command -v perf >/dev/null || ($(APT) update -qq && $(APT) install -y -qq linux-perf >/dev/null)
+	@test -x $(TOOLS)/bin/inferno-flamegraph || $(CARGO) install inferno --version 0.12.8 --locked --quiet --root $(TOOLS)
 
 # What the faults break real processes with.
 lab:

@@ -49,6 +49,17 @@ enum Command {
     Gaps(loadgen::faults::gaps::Options),
     /// Measures the bars of healing, each on a cluster of its own.
     HealBars(loadgen::faults::heal::Options),
+    /// Puts a load on a running cluster and reports throughput and latency.
+    Run(Box<loadgen::load::Options>),
+    /// Says whether one run of a scenario was faster than another.
+    Compare {
+        /// Result of the first run (`run --json`).
+        before: PathBuf,
+        /// Result of the second.
+        after: PathBuf,
+    },
+    /// Measures what this machine can do: the limits that results are held against.
+    Limits(loadgen::machine::Options),
     /// Removes one guard at a time and wants its killing test to fail.
     Mutants {
         /// Root of the repository.
@@ -96,6 +107,9 @@ fn run() -> ExitCode {
         Some(Command::Faults(options)) => loadgen::faults::run(&options),
         Some(Command::Gaps(options)) => loadgen::faults::gaps::run(&options),
         Some(Command::HealBars(options)) => loadgen::faults::heal::run(&options),
+        Some(Command::Run(options)) => loadgen::load::run(&options),
+        Some(Command::Compare { before, after }) => loadgen::load::compare_files(&before, &after),
+        Some(Command::Limits(options)) => loadgen::machine::run(&options),
         Some(Command::Mutants { root, released, guards }) => {
             return exit(loadgen::mutants::run(&root, released.as_deref(), &guards));
         }

@@ -6,10 +6,7 @@
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
-pub mod fio;
-
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,6 +17,9 @@ use crate::cluster::{
     DevCluster, StepError, cpu_seconds, file_error, finish, now, resident_bytes, wait_for,
 };
 use crate::demo::tree;
+use crate::fio;
+use crate::machine::device::fill;
+use crate::stats::median;
 
 /// Size of the large file, in bytes.
 const BIG_BYTES: u64 = 4 << 30;
@@ -299,20 +299,6 @@ fn container_file(dir: &Path) -> Result<PathBuf, StepError> {
     Err(StepError::Different(format!("no container file below {}", dir.display())))
 }
 
-/// Writes a file of bytes that do not repeat at any granularity a device could profit from.
-fn fill(path: &Path, len: u64) -> Result<(), StepError> {
-    let mut file = File::create(path).map_err(file_error(path))?;
-    let rng = crate::sim::rng::SimRng::new(len);
-    let mut piece = vec![0u8; 1 << 20];
-    for _ in 0..len >> 20 {
-        for word in piece.chunks_exact_mut(8) {
-            word.copy_from_slice(&rng.draw().to_le_bytes());
-        }
-        file.write_all(&piece).map_err(file_error(path))?;
-    }
-    file.sync_all().map_err(file_error(path))
-}
-
 fn ratio_bar(name: &str, pairs: &[(f64, f64)], required: f64) -> Bar {
     let ratios: Vec<f64> = pairs.iter().map(|(ours, limit)| ours / limit).collect();
     let shown: Vec<String> =
@@ -326,12 +312,6 @@ fn at_least(name: &str, value: f64, required: f64, detail: &str) -> Bar {
 
 fn at_most(name: &str, value: f64, required: f64, detail: &str) -> Bar {
     Bar { at_most: true, ..at_least(name, value, required, detail) }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn print_table(bars: &[Bar]) {
@@ -366,10 +346,5 @@ mod tests {
         assert!(at_most("x", 0.0, 0.0, "").met());
         assert!(!at_most("x", 1.0, 0.0, "").met());
         assert!(!at_least("x", f64::NAN, 0.0, "").met());
-    }
-
-    #[test]
-    fn the_median_is_of_the_sorted_values() {
-        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::stats::{self, figure, quantile};
+
 /// One repetition of this many may miss what is required of almost all.
 const ONE_OF: usize = 20;
 
@@ -124,9 +126,7 @@ impl Bar {
     }
 
     fn sorted(&self) -> Vec<f64> {
-        let mut sorted = self.values.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted
+        stats::sorted(&self.values)
     }
 }
 
@@ -137,16 +137,6 @@ pub fn print(bars: &[Bar]) -> bool {
     let met = judged().filter(|bar| bar.met()).count();
     println!("{met} of {} bars met", judged().count());
     met == judged().count()
-}
-
-/// The value that so many of a hundred stay at or below; NaN of nothing.
-pub fn quantile(sorted: &[f64], percent: usize) -> f64 {
-    let position = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-    sorted.get(position.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
-}
-
-fn figure(value: f64) -> String {
-    if value.abs() < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") }
 }
 
 #[cfg(test)]

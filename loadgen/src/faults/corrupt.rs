@@ -8,10 +8,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::dice::Dice;
 use super::workload::ledger::Ledger;
 use super::workload::stamp::{CELL_BYTES, STAMP_BYTES, Stamp};
 use crate::cluster::{StepError, file_error};
+use crate::dice::Dice;
 
 /// Containers put cells at multiples of this.
 const PAGE: usize = 4096;

@@ -7,8 +7,8 @@ use protocol::ids::Ino;
 use protocol::message::namespace::{NamespaceOp, SetAttributes};
 use protocol::status::Status;
 
-use super::dice::Dice;
 use crate::cluster::{StepError, now};
+use crate::dice::Dice;
 
 /// Length of one file: wide enough to touch many groups.
 const FILE_BYTES: usize = 32 << 20;

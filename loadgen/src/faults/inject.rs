@@ -10,7 +10,6 @@ use protocol::ids::TargetId;
 use protocol::status::Status;
 use rustix::process::Signal;
 
-use super::dice::Dice;
 use super::filler::Filler;
 use super::health;
 use super::lab::Lab;
@@ -19,6 +18,7 @@ use super::menu::{Fault, Order};
 use super::rot;
 use super::workload::Workload;
 use crate::cluster::StepError;
+use crate::dice::Dice;
 
 /// A node whose flush failed must be out of every group within this.
 const EVICTED_WITHIN: Duration = Duration::from_secs(15);

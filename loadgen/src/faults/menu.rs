@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::dice::Dice;
+use crate::dice::Dice;
 
 /// Writes the enum and the table of names from one list.
 macro_rules! faults {

@@ -11,7 +11,6 @@
 
 pub mod bar;
 pub mod corrupt;
-pub mod dice;
 pub mod filler;
 pub mod gaps;
 pub mod heal;
@@ -31,13 +30,13 @@ use std::time::{Duration, Instant, SystemTime};
 use client::Client;
 use tokio::runtime::Runtime;
 
-use self::dice::Dice;
 use self::inject::{Scene, seconds};
 use self::judge::Verified;
 use self::lab::{Lab, Plan};
 use self::menu::{Fault, Needs, Order, Special};
 use self::workload::{Pace, Workload};
 use crate::cluster::{StepError, file_error, now};
+use crate::dice::Dice;
 
 /// Nodes of the lab: two more than replicas, so that there is somewhere to go.
 const NODES: u32 = 5;

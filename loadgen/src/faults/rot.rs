@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use client::Client;
 
 use super::corrupt;
-use super::dice::Dice;
 use super::inject::Scene;
 use super::judge;
 use super::menu::Order;
 use super::scrub;
 use crate::cluster::StepError;
+use crate::dice::Dice;
 
 /// Cells that lose a bit.
 const CELLS: usize = 12;

@@ -7,6 +7,7 @@ mod first_light;
 mod guards;
 mod leases;
 mod limits;
+mod load;
 mod one_sided;
 mod random_faults;
 mod search;

@@ -19,15 +19,16 @@ use tokio::task::JoinSet;
 use super::load::{self, NODE_BYTES, NODES};
 use super::plan_of;
 use super::stolen::Ticks;
-use crate::bars::fio;
 use crate::cluster::{StepError, file_error, now};
-use crate::faults::bar::{Bar, Limit, quantile};
-use crate::faults::dice::Dice;
+use crate::dice::Dice;
+use crate::faults::bar::{Bar, Limit};
 use crate::faults::inject::seconds;
 use crate::faults::lab::{Lab, Plan};
 use crate::faults::menu::Fault;
 use crate::faults::workload::Pace;
 use crate::faults::{health, judge, stage};
+use crate::fio;
+use crate::stats::quantile;
 
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(10);

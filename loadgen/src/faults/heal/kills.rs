@@ -11,8 +11,8 @@ use rustix::process::Signal;
 
 use super::plan_of;
 use crate::cluster::{StepError, now};
+use crate::dice::Dice;
 use crate::faults::bar::{Bar, Limit};
-use crate::faults::dice::Dice;
 use crate::faults::judge::Verified;
 use crate::faults::lab::Lab;
 use crate::faults::menu::Fault;

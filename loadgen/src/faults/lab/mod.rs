@@ -22,8 +22,8 @@ use protocol::ids::{ClusterId, NodeId};
 use self::network::{Network, Place};
 use self::process::Process;
 use self::small_disk::SmallDisk;
-use super::dice::mix;
 use crate::cluster::{StepError, file_error, sibling};
+use crate::dice::mix;
 
 /// Environment variable of the test build that names its orders.
 const ORDERS_VARIABLE: &str = "LANEFS_FAULT_DISK";

@@ -13,7 +13,7 @@ use protocol::message::namespace::SetAttributes;
 use super::Shared;
 use super::stamp::{CELL_BYTES, Stamp, first_wrong};
 use crate::cluster::{StepError, now};
-use crate::faults::dice::Dice;
+use crate::dice::Dice;
 
 /// Files of one task.
 const FILES: u32 = 8;

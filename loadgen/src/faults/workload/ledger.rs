@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use protocol::status::Status;
 
 use super::stamp::Stamp;
-use crate::faults::dice::Dice;
+use crate::dice::Dice;
 
 /// A file of the workload.
 #[derive(Clone, Debug, PartialEq, Eq)]

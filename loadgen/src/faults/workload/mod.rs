@@ -23,8 +23,8 @@ use tokio::task::JoinSet;
 
 use self::ledger::{Ledger, Totals};
 use self::watch::Watch;
-use super::dice::{Dice, mix};
 use crate::cluster::{StepError, now};
+use crate::dice::{Dice, mix};
 
 /// Time between two looks at how much was written.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

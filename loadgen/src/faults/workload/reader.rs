@@ -12,7 +12,7 @@ use super::Shared;
 use super::ledger::FileRecord;
 use super::stamp::first_wrong;
 use crate::cluster::now;
-use crate::faults::dice::Dice;
+use crate::dice::Dice;
 
 /// Longest range of one read, in bytes.
 const READ_BYTES_MAX: u64 = 256 << 10;

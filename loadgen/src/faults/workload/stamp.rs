@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::faults::dice::{Dice, mix};
+use crate::dice::{Dice, mix};
 
 /// Bytes of one cell.
 pub const CELL_BYTES: usize = 16 << 10;

@@ -10,7 +10,7 @@ use super::Shared;
 use super::ledger::FileRecord;
 use super::stamp::CELL_BYTES;
 use crate::cluster::now;
-use crate::faults::dice::Dice;
+use crate::dice::Dice;
 
 /// Bytes handed to the client at once.
 const PIECE_CELLS: u64 = 32;

@@ -1,0 +1,208 @@
+//! Puts the load on: threads with a runtime and clients each, which share nothing but a counter.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use client::Config;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::task::{JoinSet, LocalSet};
+
+use super::pacer::{Pace, Pacer};
+use super::record::{Done, Tally};
+use super::scenario::Scenario;
+use super::stage::Stage;
+use crate::cluster::{StepError, now};
+
+/// What one thread counted in one second.
+pub(super) struct Second {
+    /// 0 is the first that counts.
+    pub(super) number: u64,
+    pub(super) tally: Tally,
+}
+
+/// How busy a thread of the generator was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Busy {
+    pub(super) cpu_seconds: f64,
+}
+
+/// One thread of a load.
+pub(super) struct Driver {
+    pub(super) config: Config,
+    pub(super) scenario: Scenario,
+    pub(super) path: String,
+    pub(super) thread: u32,
+    /// Operations of all threads so far.
+    pub(super) next: Arc<AtomicU64>,
+    pub(super) seconds: Sender<Second>,
+    /// Passed by every thread once its clients are connected.
+    pub(super) start: Arc<std::sync::Barrier>,
+}
+
+/// What the operations of a thread share.
+struct Shared {
+    tally: RefCell<Tally>,
+    /// Operations that are due from then on count.
+    counts_from: Instant,
+    end: Instant,
+}
+
+impl Driver {
+    /// Runs the load to its end, operations under way included.
+    ///
+    /// # Errors
+    /// [`StepError`] when a client cannot be connected. A failed operation is counted, not an error.
+    pub(super) fn run(self) -> Result<Busy, StepError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| StepError::Start { program: "a thread".to_owned(), source })?;
+        LocalSet::new().block_on(&runtime, self.drive())
+    }
+
+    async fn drive(self) -> Result<Busy, StepError> {
+        let opened = self.open().await;
+        // Whoever failed passes too: the others would wait for ever.
+        self.start.wait();
+        let stages = opened?;
+        let begun = now();
+        let cpu = thread_cpu();
+        let counts_from = begun + Duration::from_secs_f64(self.scenario.warm_up);
+        let end = counts_from + Duration::from_secs(self.scenario.seconds.into());
+        let shared = Rc::new(Shared { tally: RefCell::new(Tally::new()?), counts_from, end });
+        let last = {
+            let mut load = std::pin::pin!(self.load(&stages, &shared, begun));
+            let mut number = 0;
+            loop {
+                let due = counts_from + Duration::from_secs(number + 1);
+                tokio::select! {
+                    done = &mut load => {
+                        done?;
+                        break number;
+                    }
+                    () = tokio::time::sleep_until(due.into()) => {
+                        self.ship(number, &shared)?;
+                        number += 1;
+                    }
+                }
+            }
+        };
+        let cpu_seconds = thread_cpu() - cpu;
+        self.ship(last, &shared)?;
+        for stage in stages {
+            if let Ok(stage) = Rc::try_unwrap(stage) {
+                stage.close().await?;
+            }
+        }
+        Ok(Busy { cpu_seconds })
+    }
+
+    async fn open(&self) -> Result<Vec<Rc<Stage>>, StepError> {
+        let each = self.scenario.clients.div_ceil(self.scenario.threads);
+        let mut stages = Vec::new();
+        for client in 0..each {
+            let own = u64::from(self.thread * each + client);
+            let next = Arc::clone(&self.next);
+            let stage = Stage::open(&self.config, &self.scenario, &self.path, own, next).await?;
+            stages.push(Rc::new(stage));
+        }
+        Ok(stages)
+    }
+
+    /// Hands over what was counted since the last time.
+    fn ship(&self, number: u64, shared: &Shared) -> Result<(), StepError> {
+        let tally = shared.tally.replace(Tally::new()?);
+        // The receiver is gone only when the whole run has failed.
+        let _ = self.seconds.send(Second { number, tally });
+        Ok(())
+    }
+
+    async fn load(
+        &self,
+        stages: &[Rc<Stage>],
+        shared: &Rc<Shared>,
+        begun: Instant,
+    ) -> Result<(), StepError> {
+        match self.scenario.rate {
+            None => self.closed(stages, shared).await,
+            Some(rate) => {
+                let (threads, thread) = (self.scenario.threads, self.thread);
+                self.open_loop(stages, shared, begun, Pace { rate, threads, thread }).await
+            }
+        }
+    }
+
+    /// Operations or outstanding ones of this thread.
+    fn at_once(&self) -> u32 {
+        self.scenario.at_once.div_ceil(self.scenario.threads)
+    }
+
+    /// Keeps so many operations running.
+    async fn closed(&self, stages: &[Rc<Stage>], shared: &Rc<Shared>) -> Result<(), StepError> {
+        let mut tasks = JoinSet::new();
+        for (_, stage) in (0..self.at_once()).zip(stages.iter().cycle()) {
+            let (stage, shared) = (Rc::clone(stage), Rc::clone(shared));
+            tasks.spawn_local(async move {
+                while now() < shared.end {
+                    let begun = now();
+                    operate(&stage, &shared, begun, begun).await;
+                }
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.map_err(|error| StepError::Different(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Begins each operation when it is due, whatever became of the others.
+    async fn open_loop(
+        &self,
+        stages: &[Rc<Stage>],
+        shared: &Rc<Shared>,
+        begun: Instant,
+        pace: Pace,
+    ) -> Result<(), StepError> {
+        let failed = |source| StepError::Start { program: "a timer".to_owned(), source };
+        let pacer = Pacer::new().map_err(failed)?;
+        let mut tasks = JoinSet::new();
+        for (number, stage) in (0..).zip(stages.iter().cycle()) {
+            let due = begun + pace.due(number);
+            if due >= shared.end {
+                break;
+            }
+            pacer.until(due).await.map_err(failed)?;
+            // Who waits here is late, and counts so: the time runs from when it was due.
+            while tasks.len() >= self.at_once() as usize {
+                tasks.join_next().await;
+            }
+            let (stage, shared) = (Rc::clone(stage), Rc::clone(shared));
+            tasks.spawn_local(async move { operate(&stage, &shared, due, now()).await });
+            while tasks.try_join_next().is_some() {}
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.map_err(|error| StepError::Different(error.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// One operation that was due at `due` and is begun at `begun`.
+async fn operate(stage: &Stage, shared: &Shared, due: Instant, begun: Instant) {
+    let outcome = stage.operate().await.map_err(|error| error.to_string());
+    if due < shared.counts_from {
+        return;
+    }
+    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let done = Done { took_us: us(due.elapsed()), late_us: us(begun - due), outcome };
+    shared.tally.borrow_mut().note(done);
+}
+
+fn thread_cpu() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}

@@ -1,0 +1,249 @@
+//! The files that a load works on, and its operations.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use client::{Client, Config, FileReader};
+use protocol::ids::Ino;
+use protocol::message::namespace::{LookupResult, NamespaceOp, PathQuery, SetAttributes};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::choice::{Shuffle, Zipf};
+use super::scenario::{Scenario, Work};
+use crate::cluster::StepError;
+use crate::dice::Dice;
+
+/// Files that are made at once before the load begins.
+const FILL_AT_ONCE: usize = 8;
+/// Bytes handed to a new file at once.
+const FILL_PIECE: u64 = 4 << 20;
+
+/// What the operations of one client need.
+pub(super) struct Stage {
+    scenario: Scenario,
+    client: Client,
+    dir: Ino,
+    path: String,
+    readers: Vec<FileReader>,
+    zipf: Zipf,
+    /// Tells names of different clients apart.
+    own: u64,
+    /// Operations so far; those of an epoch are numbered through all clients.
+    next: Arc<AtomicU64>,
+}
+
+/// The failures of the client, with what was tried.
+fn failed(what: &str) -> impl Fn(client::Error) -> StepError + '_ {
+    move |error| StepError::Different(format!("{what}: {error}"))
+}
+
+/// Makes sure that the files are there, of the right size; those that are already are kept.
+///
+/// # Errors
+/// [`StepError::Different`] when the cluster refuses.
+pub(super) async fn prepare(
+    config: &Config,
+    scenario: &Scenario,
+    path: &str,
+) -> Result<(), StepError> {
+    let client = Client::connect(config).await.map_err(failed("connect"))?;
+    let dir = folder(&client, path).await?;
+    if matches!(scenario.work, Work::Write | Work::Meta) {
+        return Ok(());
+    }
+    let room = Arc::new(Semaphore::new(FILL_AT_ONCE));
+    let mut tasks = JoinSet::new();
+    for number in 0..scenario.files {
+        let permit = Arc::clone(&room).acquire_owned().await;
+        let (client, scenario) = (client.clone(), scenario.clone());
+        let name = format!("{path}/{}", name(number));
+        tasks.spawn(async move {
+            let made = fill(&client, dir, &scenario, number, &name).await;
+            drop(permit);
+            made
+        });
+        while let Some(ended) = tasks.try_join_next() {
+            ended.map_err(|error| StepError::Different(error.to_string()))??;
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(|error| StepError::Different(error.to_string()))??;
+    }
+    client.close().await.map_err(failed("close"))
+}
+
+async fn folder(client: &Client, path: &str) -> Result<Ino, StepError> {
+    let known = client.lookup(path.as_bytes(), true).await;
+    if let Ok(entry) = known {
+        return Ok(entry.attributes.ino);
+    }
+    let name = path.trim_start_matches('/').as_bytes().to_vec();
+    let attributes = SetAttributes::default();
+    let made = client.mutate(NamespaceOp::Mkdir { parent: Ino::ROOT, name, attributes }).await;
+    let made = made.map_err(failed(path))?;
+    made.map(|entry| entry.attributes.ino)
+        .ok_or_else(|| StepError::Different(format!("{path} was made without an inode")))
+}
+
+async fn fill(
+    client: &Client,
+    dir: Ino,
+    scenario: &Scenario,
+    number: u32,
+    path: &str,
+) -> Result<(), StepError> {
+    if let Ok(entry) = client.lookup(path.as_bytes(), true).await
+        && entry.attributes.size == scenario.file
+    {
+        return Ok(());
+    }
+    let told = failed(path);
+    let mut writer = client.create(dir, scenario.file).await.map_err(&told)?;
+    let mut left = scenario.file;
+    let mut dice = Dice::new(scenario.seed ^ u64::from(number));
+    while left > 0 {
+        let len = left.min(FILL_PIECE);
+        writer.write(bytes(&mut dice, len)).await.map_err(&told)?;
+        left -= len;
+    }
+    let attributes = SetAttributes::default();
+    writer.publish(dir, name(number).as_bytes(), attributes, true).await.map_err(&told)?;
+    Ok(())
+}
+
+fn name(number: u32) -> String {
+    format!("file-{number}")
+}
+
+/// Bytes that do not repeat.
+fn bytes(dice: &mut Dice, len: u64) -> Vec<u8> {
+    let words = len.div_ceil(8);
+    let mut bytes: Vec<u8> = (0..words).flat_map(|_| dice.draw().to_le_bytes()).collect();
+    bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+    bytes
+}
+
+impl Stage {
+    /// Connects one client to files that [`prepare`] made; `next` is shared by all of a load.
+    pub(super) async fn open(
+        config: &Config,
+        scenario: &Scenario,
+        path: &str,
+        own: u64,
+        next: Arc<AtomicU64>,
+    ) -> Result<Stage, StepError> {
+        let client = Client::connect(config).await.map_err(failed("connect"))?;
+        let dir = folder(&client, path).await?;
+        let keeps_open = matches!(scenario.work, Work::Read | Work::Mixed | Work::Epoch);
+        let mut readers = Vec::new();
+        let numbers: Vec<u32> = if keeps_open { (0..scenario.files).collect() } else { Vec::new() };
+        for part in numbers.chunks(client::limits::LOOKUP_BATCH_MAX) {
+            let query = |number: &u32| PathQuery {
+                base: dir,
+                path: name(*number).into_bytes(),
+                follow: false,
+                with_content: true,
+            };
+            let found = client.lookup_many(part.iter().map(query).collect()).await;
+            for result in found.map_err(failed(path))? {
+                let LookupResult::Found(entry) = result else {
+                    return Err(StepError::Different(format!("a file of {path} is gone")));
+                };
+                readers.push(client.reader(&entry).map_err(failed(path))?);
+            }
+        }
+        let (scenario, path) = (scenario.clone(), path.to_owned());
+        let zipf = Zipf::new(scenario.files, scenario.zipf);
+        Ok(Stage { scenario, client, dir, path, readers, zipf, own, next })
+    }
+
+    /// One operation of the load; the payload bytes it moved.
+    ///
+    /// # Errors
+    /// As the client told it.
+    pub(super) async fn operate(&self) -> Result<u64, client::Error> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut dice = Dice::new(self.scenario.seed ^ (number << 20));
+        match self.scenario.work {
+            Work::Read => self.read(&mut dice).await,
+            Work::Write => self.write(number).await,
+            Work::Mixed if dice.below(100) < u64::from(self.scenario.write_percent) => {
+                self.write(number).await
+            }
+            Work::Mixed => self.read(&mut dice).await,
+            Work::Meta => self.names(number).await,
+            Work::SmallFiles => self.small_file(&mut dice).await,
+            Work::Epoch => self.next_of_epoch(number).await,
+        }
+    }
+
+    async fn read(&self, dice: &mut Dice) -> Result<u64, client::Error> {
+        let places = self.scenario.file / self.scenario.block;
+        let at = dice.below(places) * self.scenario.block;
+        self.read_at(self.zipf.choose(dice), at).await
+    }
+
+    async fn next_of_epoch(&self, number: u64) -> Result<u64, client::Error> {
+        let each = self.scenario.file.div_ceil(self.scenario.block);
+        let all = each * u64::from(self.scenario.files);
+        let pass = Shuffle::new(all, self.scenario.seed ^ (number / all));
+        let piece = pass.of(number % all);
+        let file = usize::try_from(piece / each).unwrap_or(usize::MAX);
+        self.read_at(file, piece % each * self.scenario.block).await
+    }
+
+    async fn read_at(&self, file: usize, at: u64) -> Result<u64, client::Error> {
+        let Some(reader) = self.readers.get(file) else { return Ok(0) };
+        let len = usize::try_from(self.scenario.block).unwrap_or(usize::MAX);
+        Ok(reader.read_at(at, len).await?.len() as u64)
+    }
+
+    async fn small_file(&self, dice: &mut Dice) -> Result<u64, client::Error> {
+        let number = u32::try_from(self.zipf.choose(dice)).unwrap_or(0);
+        let path = format!("{}/{}", self.path, name(number));
+        let entry = self.client.lookup(path.as_bytes(), false).await?;
+        let len = usize::try_from(entry.attributes.size).unwrap_or(usize::MAX);
+        Ok(self.client.reader(&entry)?.read_at(0, len).await?.len() as u64)
+    }
+
+    async fn write(&self, number: u64) -> Result<u64, client::Error> {
+        let len = self.scenario.file;
+        let mut writer = self.client.create(self.dir, len).await?;
+        let mut dice = Dice::new(number);
+        let mut left = len;
+        while left > 0 {
+            // One random word a page: a device cannot fold it, and drawing it costs no time.
+            let piece = left.min(FILL_PIECE);
+            let mut bytes = vec![0; usize::try_from(piece).unwrap_or(usize::MAX)];
+            for page in bytes.chunks_mut(4096) {
+                let word = dice.draw().to_le_bytes();
+                let count = page.len().min(word.len());
+                page[..count].copy_from_slice(&word[..count]);
+            }
+            writer.write(bytes).await?;
+            left -= piece;
+        }
+        let name = format!("new-{}-{}", self.own, number % u64::from(self.scenario.files));
+        let attributes = SetAttributes::default();
+        writer.publish(self.dir, name.as_bytes(), attributes, true).await?;
+        Ok(len)
+    }
+
+    /// Makes a folder, looks it up and removes it.
+    async fn names(&self, number: u64) -> Result<u64, client::Error> {
+        let name = format!("name-{}-{number}", self.own).into_bytes();
+        let (parent, attributes) = (self.dir, SetAttributes::default());
+        let made = NamespaceOp::Mkdir { parent, name: name.clone(), attributes };
+        self.client.mutate(made).await?;
+        let path = format!("{}/{}", self.path, String::from_utf8_lossy(&name));
+        self.client.lookup(path.as_bytes(), false).await?;
+        self.client.mutate(NamespaceOp::Rmdir { parent, name }).await?;
+        Ok(0)
+    }
+
+    /// Ends the session.
+    pub(super) async fn close(self) -> Result<(), StepError> {
+        self.client.close().await.map_err(failed("close"))
+    }
+}
