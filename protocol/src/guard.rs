@@ -149,6 +149,8 @@ guards! {
     HealRoom,
     /// What a primary may have lost is taken over from the member that has it.
     TakenOver,
+    /// A file's chunks are deleted only when no copy of one is on its way to a syncing member.
+    CopiesBeforeDrop,
     /// Members that differ although nothing is on its way are found and made equal.
     DigestCompare,
     /// What recovery found is forgotten only when the map has the generation that reported it.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use protocol::ids::{Fid, TargetId};
+use protocol::guard::{self, Guard};
+use protocol::ids::{Fid, GroupId, TargetId};
 use protocol::message::cluster::DropDoneRequest;
 
 use super::calls::{self, CallKind};
@@ -11,7 +12,7 @@ use crate::limits::DEAD_FILES_WAITING_MAX;
 use crate::shard::control::ShardReport;
 use crate::shard::effect::{Effect, Task};
 use crate::shard::event::Answer;
-use crate::shard::state::Job;
+use crate::shard::state::{Core, Job};
 
 /// Takes over dead files; what does not fit is left to the coordinator, who repeats it.
 pub fn on_files<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, mut fids: Vec<Fid>) {
@@ -23,7 +24,13 @@ pub fn on_files<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>, mut fids: 
     advance(member, cx);
 }
 
-/// Starts the next deletion when no write of its files is in flight.
+/// True for a file that is deleted before long: it is not copied any more.
+pub fn is_dead<P>(member: &Member<P>, fid: Fid) -> bool {
+    member.dead.iter().any(|dead| dead.fids.contains(&fid))
+}
+
+/// Starts the next deletion when no write of its files is in flight, and no copy: it goes over a
+/// connection of its own, and would bring back there what was deleted.
 pub fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     if !member.is_primary() {
         member.dead.clear(); // The coordinator asks the new primary.
@@ -34,7 +41,8 @@ pub fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
         return;
     };
     let busy = member.writes.chunks.keys().any(|key| dead.fids.contains(&key.fid))
-        || member.takes.is_busy_with(&dead.fids);
+        || member.takes.is_busy_with(&dead.fids)
+        || (guard::holds(Guard::CopiesBeforeDrop) && is_copied(cx.core, member.group, &dead.fids));
     if busy || cx.now < member.store_retry_at {
         return;
     }
@@ -47,6 +55,12 @@ pub fn advance<P: Clone>(member: &mut Member<P>, cx: &mut Cx<'_, P>) {
     for entry in member.others(cx.core.me()) {
         calls::start(member, cx, entry.target, CallKind::Drop(fids.clone()));
     }
+}
+
+/// True while a chunk of these files is on its way to a syncing member.
+fn is_copied(core: &Core, group: GroupId, fids: &[Fid]) -> bool {
+    let mut calls = core.calls.values().filter(|call| call.group == group);
+    calls.any(|call| matches!(&call.kind, CallKind::Copy(key, _) if fids.contains(&key.fid)))
 }
 
 /// Notes a member's answer to a deletion; true when the call has ended.

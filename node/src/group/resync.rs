@@ -21,6 +21,7 @@ use protocol::message::cluster::SyncDoneRequest;
 use protocol::status::Status;
 
 use super::calls::{self, CallKind};
+use super::dead;
 use super::member::{Cx, Member, Phase};
 use super::take;
 use crate::io::Nanos;
@@ -266,6 +267,10 @@ fn send_copies<P: Clone>(
         if member.writes.is_flying(key) {
             // A version in flight may still fail and take the copy with it.
             resync.damaged.insert((key, len));
+            continue;
+        }
+        if dead::is_dead(member, key.fid) {
+            resync.bytes_left -= u64::from(len);
             continue;
         }
         let by_write =

@@ -30,6 +30,10 @@ const APART: Duration = Duration::from_secs(4);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// A copy that has not begun this long after the second death never will.
 const LIMIT: Duration = Duration::from_secs(40);
+/// Time without any change of the map after which plans count as ended.
+const REST: Duration = Duration::from_secs(3);
+/// Plans that spread data end within this.
+const REST_WITHIN: Duration = Duration::from_secs(120);
 /// Repetitions of one round: one for each of the two nodes.
 const ROUND_VALUES: u32 = 2;
 
@@ -67,8 +71,26 @@ struct Seen {
     last: Vec<Duration>,
 }
 
+/// The map, once the plans that spread data over returned nodes have ended: each of them brings
+/// somebody new into a group, which must not be taken for a copy of what was lost.
+async fn at_rest(client: &Client) -> Result<ClusterMap, StepError> {
+    let begun = now();
+    let look = async || client.refresh_map().await.map_err(judge::failed);
+    let mut map = look().await?;
+    while begun.elapsed() < REST_WITHIN {
+        tokio::time::sleep(REST).await;
+        let next = look().await?;
+        if next.version == map.version {
+            return Ok(ClusterMap::clone(&next));
+        }
+        map = next;
+    }
+    let what = "an end of the plans that spread data".to_owned();
+    Err(StepError::Timeout { seconds: REST_WITHIN.as_secs(), what })
+}
+
 async fn lose_two(lab: &mut Lab, client: &Client) -> Result<Seen, StepError> {
-    let map = client.refresh_map().await.map_err(judge::failed)?;
+    let map = at_rest(client).await?;
     let missing = || StepError::Different("no two nodes share a group".to_owned());
     let pair = pair(&map).ok_or_else(missing)?;
     let first = kill(lab, pair.0)?;

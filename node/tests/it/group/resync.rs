@@ -8,7 +8,9 @@ use node::limits::{
     RESYNC_QUEUE_MAX, RESYNC_REFUSED_PAUSE_MAX_MS, RESYNC_REFUSED_PAUSE_MIN_MS,
     RESYNC_STOP_PERCENT,
 };
+use node::shard::control::{ControlEvent, ShardReport};
 use node::shard::effect::Lane;
+use node::shard::event::Event;
 use node::store::StoreError;
 use protocol::cluster_map::PlanReason;
 use protocol::ids::{ChunkKey, Epoch, Fid, TargetId, Version};
@@ -101,6 +103,36 @@ fn what_is_left_counts_the_whole_group_from_the_start() {
     assert!(resyncs[0].bytes_done > 0 && resyncs[0].bytes_left > whole / 2, "{resyncs:?}");
     rate(&mut cluster, ONE, 0);
     cluster.heal();
+}
+
+#[test]
+fn a_copy_on_its_way_does_not_bring_back_what_is_deleted() {
+    for wait_ms in 0..40 {
+        let mut cluster = behind(8);
+        // Every other time some wait for the budget while the primary deletes its own.
+        let some_wait = wait_ms % 2 == 1;
+        rate(&mut cluster, ONE, if some_wait { 10_000 } else { 0 });
+        cluster.restart(THREE);
+        let copying = |cluster: &Cluster| cluster.procs[&ONE].state.core.copies > 0;
+        cluster.run_until("copies", copying);
+        if some_wait {
+            cluster.slow.insert(ONE, 300);
+        }
+        cluster.run_ms(wait_ms % 5);
+        let fids = (0..8).map(|number| key(number).fid).collect();
+        let files = ControlEvent::DropFiles(vec![(GROUP, fids)]);
+        cluster.tell(ONE, wait_ms / 5, Event::Control(files));
+        cluster.run_until("report", |cluster| {
+            let mut reports = cluster.procs[&ONE].reports.iter();
+            reports.any(|report| matches!(report, ShardReport::DropDone(_)))
+        });
+        cluster.run_until("promotion", |cluster| {
+            cluster.coordinator.record().serving().any(|member| member.target == THREE)
+        });
+        for (target, store) in &cluster.stores {
+            assert!(store.chunks.is_empty(), "{target} has chunks of dead files, {wait_ms}");
+        }
+    }
 }
 
 #[test]
