@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// A copy that has not begun this long after the second death never will.
 const LIMIT: Duration = Duration::from_secs(40);
 /// Time without any change of the map after which plans count as ended.
-const REST: Duration = Duration::from_secs(3);
+const REST: Duration = Duration::from_secs(8);
 /// Plans that spread data end within this.
 const REST_WITHIN: Duration = Duration::from_secs(120);
 /// Repetitions of one round: one for each of the two nodes.
