@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from .knob import Finding, Knob, KnobError, look, meets, selected, settable
+from .knob import Finding, Knob, KnobError, look, selected, settable
 
 STATE = "var/lib/lanefs/kernel-tuning.json"
 DROP_INS = {
@@ -163,6 +163,3 @@ def still_wrong(root: Path, knobs: list[Knob]) -> list[Finding]:
     """Knobs that can be set and are not as recommended."""
     found = [finding for knob in knobs if settable(knob) for finding in look(root, knob)]
     return [finding for finding in found if not finding.good]
-
-
-__all__ = ["apply", "drop_ins", "meets", "revert", "still_wrong", "written"]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 /// Time between two looks at something that is awaited.
@@ -257,6 +258,13 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     // Fields 14 and 15 of the line; the third is the first after the name.
     let ticks = after_name.split_whitespace().skip(11).take(2);
     ticks.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+}
+
+/// Seconds of processor time that this thread used.
+#[expect(clippy::cast_precision_loss, reason = "seconds of one process")]
+pub fn thread_cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// The program of that name beside this one.

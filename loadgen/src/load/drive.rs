@@ -8,26 +8,19 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use client::Config;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::task::{JoinSet, LocalSet};
 
 use super::pacer::{Pace, Pacer};
 use super::record::{Done, Tally};
 use super::scenario::Scenario;
 use super::stage::Stage;
-use crate::cluster::{StepError, now};
+use crate::cluster::{StepError, now, thread_cpu_seconds};
 
 /// What one thread counted in one second.
 pub(super) struct Second {
     /// 0 is the first that counts.
     pub(super) number: u64,
     pub(super) tally: Tally,
-}
-
-/// How busy a thread of the generator was.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Busy {
-    pub(super) cpu_seconds: f64,
 }
 
 /// One thread of a load.
@@ -52,11 +45,11 @@ struct Shared {
 }
 
 impl Driver {
-    /// Runs the load to its end, operations under way included.
+    /// Runs the load to its end, operations under way included; the CPU seconds that took.
     ///
     /// # Errors
     /// [`StepError`] when a client cannot be connected. A failed operation is counted, not an error.
-    pub(super) fn run(self) -> Result<Busy, StepError> {
+    pub(super) fn run(self) -> Result<f64, StepError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -64,13 +57,13 @@ impl Driver {
         LocalSet::new().block_on(&runtime, self.drive())
     }
 
-    async fn drive(self) -> Result<Busy, StepError> {
+    async fn drive(self) -> Result<f64, StepError> {
         let opened = self.open().await;
         // Whoever failed passes too: the others would wait for ever.
         self.start.wait();
         let stages = opened?;
         let begun = now();
-        let cpu = thread_cpu();
+        let cpu = thread_cpu_seconds();
         let counts_from = begun + Duration::from_secs_f64(self.scenario.warm_up);
         let end = counts_from + Duration::from_secs(self.scenario.seconds.into());
         let shared = Rc::new(Shared { tally: RefCell::new(Tally::new()?), counts_from, end });
@@ -91,14 +84,14 @@ impl Driver {
                 }
             }
         };
-        let cpu_seconds = thread_cpu() - cpu;
+        let cpu_seconds = thread_cpu_seconds() - cpu;
         self.ship(last, &shared)?;
         for stage in stages {
             if let Ok(stage) = Rc::try_unwrap(stage) {
                 stage.close().await?;
             }
         }
-        Ok(Busy { cpu_seconds })
+        Ok(cpu_seconds)
     }
 
     async fn open(&self) -> Result<Vec<Rc<Stage>>, StepError> {
@@ -200,9 +193,4 @@ async fn operate(stage: &Stage, shared: &Shared, due: Instant, begun: Instant) {
     let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let done = Done { took_us: us(due.elapsed()), late_us: us(begun - due), outcome };
     shared.tally.borrow_mut().note(done);
-}
-
-fn thread_cpu() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

@@ -211,7 +211,7 @@ fn put_on(config: &Config, scenario: &Scenario, options: &Options) -> Result<Run
         for thread in threads {
             let ended = thread.join();
             let ended = ended.map_err(|_| StepError::Different("a thread panicked".to_owned()))?;
-            busiest_cpu_s = busiest_cpu_s.max(ended?.cpu_seconds);
+            busiest_cpu_s = busiest_cpu_s.max(ended?);
         }
         let server_cpu_s = (!options.servers.is_empty()).then(|| cpu() - before);
         let effort = Effort { elapsed_s, busiest_cpu_s, server_cpu_s };

@@ -12,9 +12,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
 
-use crate::cluster::{StepError, now};
+use crate::cluster::{StepError, now, thread_cpu_seconds};
 
 /// Bytes of a request, and of the header of an answer.
 const FRAME: usize = 16;
@@ -109,7 +108,7 @@ fn serve(streams: Vec<TcpStream>, shape: Shape) -> std::io::Result<f64> {
         rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER)?;
         served.push(Served { stream, asked: 0, sent: 0, at: 0, open: true });
     }
-    let before = thread_cpu();
+    let before = thread_cpu_seconds();
     while served.iter().any(|one| one.open) {
         let mut moved = false;
         for one in served.iter_mut().filter(|one| one.open) {
@@ -122,7 +121,7 @@ fn serve(streams: Vec<TcpStream>, shape: Shape) -> std::io::Result<f64> {
             wait(served.iter().filter(|one| one.open).map(|one| (&one.stream, busy(one))))?;
         }
     }
-    Ok(thread_cpu() - before)
+    Ok(thread_cpu_seconds() - before)
 }
 
 impl Served {
@@ -227,11 +226,6 @@ fn wait<'a>(sides: impl Iterator<Item = (&'a TcpStream, PollFlags)>) -> std::io:
         0 if !awaited.is_empty() => Err(ErrorKind::TimedOut.into()),
         _ => Ok(()),
     }
-}
-
-fn thread_cpu() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::faults::menu::Fault;
 use crate::faults::workload::Pace;
 use crate::faults::{health, judge, stage};
 use crate::fio;
-use crate::stats::quantile;
+use crate::stats::{quantile, sorted};
 
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -422,7 +422,5 @@ fn whole(bytes: f64) -> u64 {
 }
 
 fn p99(times: &[f64]) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    quantile(&sorted, 99)
+    quantile(&sorted(times), 99)
 }
