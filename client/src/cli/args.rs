@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use super::admin::AdminArgs;
-use super::units::parse_size;
+use super::units::{parse_cell, parse_size};
+use crate::config::DataTransport;
 
 /// A distributed file system for bulk data.
 #[derive(Debug, Parser)]
@@ -45,6 +46,9 @@ pub enum Verb {
         /// Make missing parents too; an existing directory is no error
         #[arg(short, long)]
         parents: bool,
+        /// Cell size of files made in them: what is checked, and read at least, as one
+        #[arg(long, value_name = "4KiB|16KiB|64KiB", value_parser = parse_cell)]
+        cell: Option<u8>,
         /// Directories to make
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<OsString>,
@@ -282,15 +286,6 @@ pub struct UpArgs {
     /// How bulk data crosses the network [default: tls]
     #[arg(long, value_name = "HOW")]
     pub data_transport: Option<DataTransport>,
-}
-
-/// How bulk data crosses the network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DataTransport {
-    /// Encrypted.
-    Tls,
-    /// Authenticated, not encrypted.
-    Clear,
 }
 
 impl Verb {

@@ -75,7 +75,9 @@ async fn dispatch(client: &Client, verb: Verb) -> Result<(), Failure> {
         Verb::Cat { sources } => transfer::cat(client, sources).await,
         Verb::Ls(args) => namespace::ls(client, args).await,
         Verb::Stat(args) => namespace::stat(client, args).await,
-        Verb::Mkdir { parents, paths } => namespace::mkdir(client, paths, parents).await,
+        Verb::Mkdir { parents, cell, paths } => {
+            namespace::mkdir(client, paths, parents, cell).await
+        }
         Verb::Mv { paths } => namespace::mv(client, paths).await,
         Verb::Rm { recursive, paths } => namespace::rm(client, paths, recursive).await,
         Verb::Ln { symbolic, target, name } => namespace::ln(client, target, name, symbolic).await,

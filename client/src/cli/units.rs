@@ -1,5 +1,7 @@
 //! Sizes as people write and read them. Pure.
 
+use protocol::limits::CELL_LOG2_ALLOWED;
+
 /// Factors by which sizes grow, the largest first.
 const FACTORS: [(&str, u64); 5] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
@@ -28,6 +30,16 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         _ => None,
     }
     .ok_or_else(|| "expected a size such as 8GiB or 512MiB".to_owned())
+}
+
+/// Reads a cell size: `4KiB`, `16KiB` or `64KiB`, as a power of two.
+///
+/// # Errors
+/// A line that says what is expected.
+pub fn parse_cell(text: &str) -> Result<u8, String> {
+    let size = parse_size(text).ok();
+    let allowed = CELL_LOG2_ALLOWED.into_iter().find(|log2| size == Some(1 << log2));
+    allowed.ok_or_else(|| "expected 4KiB, 16KiB or 64KiB".to_owned())
 }
 
 /// Writes a size with three significant digits, such as `1.46GiB`.
@@ -59,6 +71,16 @@ pub fn human_seconds(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_has_one_of_three_sizes() {
+        assert_eq!(parse_cell("4KiB"), Ok(12));
+        assert_eq!(parse_cell("16384"), Ok(14));
+        assert_eq!(parse_cell("64k"), Ok(16));
+        for wrong in ["8KiB", "0", "", "cell"] {
+            assert_eq!(parse_cell(wrong), Err("expected 4KiB, 16KiB or 64KiB".to_owned()));
+        }
+    }
 
     #[test]
     fn sizes_are_read_with_and_without_unit() {

@@ -4,8 +4,8 @@ use protocol::ids::Ino;
 use protocol::message::namespace::SetAttributes;
 use protocol::status::Status;
 
-use super::inode;
-use super::namespace::{Asker, check_attributes};
+use super::inode::{self, Body};
+use super::namespace::{Asker, check_attributes, no_cells};
 use super::outcome::Made;
 use super::{State, Step, permission};
 use crate::kv::Kv;
@@ -24,6 +24,12 @@ impl<K: Kv> State<K> {
             return Err(Status::NotFound.into());
         }
         permission::set(&inode, &asker.caller, wanted)?;
+        match &mut inode.body {
+            Body::Directory { cell_log2, .. } => {
+                *cell_log2 = wanted.cell_log2.unwrap_or(*cell_log2);
+            }
+            Body::File(_) | Body::Symlink { .. } => no_cells(wanted)?,
+        }
         inode.uid = wanted.uid.unwrap_or(inode.uid);
         inode.gid = wanted.gid.unwrap_or(inode.gid);
         if let Some(mode) = wanted.mode {

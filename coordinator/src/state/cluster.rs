@@ -54,7 +54,7 @@ impl<K: Kv> State<K> {
             size: 0,
             mtime: now,
             ctime: now,
-            body: Body::Directory { parent: Ino::ROOT },
+            body: Body::Directory { parent: Ino::ROOT, cell_log2: 0 },
         };
         inode::store(&mut self.kv, Ino::ROOT, &root);
         tally::store_settings(&mut self.kv, &settings);

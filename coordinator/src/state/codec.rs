@@ -61,6 +61,13 @@ impl Writer {
         self
     }
 
+    /// The row without its last byte, as an older release would have written it.
+    #[cfg(test)]
+    pub(super) fn without_last(mut self) -> Writer {
+        self.bytes.pop();
+        self
+    }
+
     /// Ends the row that will be stored under `key`.
     pub(super) fn seal(mut self, key: &[u8]) -> Vec<u8> {
         let sum = row_sum(key, &self.bytes);
@@ -70,6 +77,11 @@ impl Writer {
 }
 
 impl<'a> Reader<'a> {
+    /// True when every field was taken.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Verifies the row's checksum and version.
     pub(super) fn open(key: &'a [u8], value: &'a [u8]) -> Result<Reader<'a>, KvError> {
         let (fields, sum) = value.split_last_chunk::<4>().ok_or_else(|| damaged(key, "short"))?;

@@ -11,7 +11,7 @@ use protocol::status::Status;
 
 use super::codec::key;
 use super::inode::{self, Body, File, Inode};
-use super::namespace::{Asker, check_attributes, check_name};
+use super::namespace::{Asker, check_attributes, check_name, no_cells};
 use super::outcome::Made;
 use super::permission::{self, WRITE};
 use super::{State, Step};
@@ -35,7 +35,7 @@ impl<K: Kv> State<K> {
         if usize::try_from(count).map_or(true, |count| count > self.reserve_room(asker.session)) {
             return Err(Status::LimitReached.into());
         }
-        self.directory(asker, parent)?;
+        let cell_log2 = self.directory(asker, parent)?.cell_log2();
         if self.writable.is_empty() {
             return Err(Status::NotReady.into());
         }
@@ -49,7 +49,7 @@ impl<K: Kv> State<K> {
                 size: 0,
                 mtime: asker.now,
                 ctime: asker.now,
-                body: Body::File(self.new_file(asker, expect_len)),
+                body: Body::File(self.new_file(asker, expect_len, cell_log2)),
             };
             let ino = self.next_ino();
             inode::store(&mut self.kv, ino, &inode);
@@ -67,6 +67,7 @@ impl<K: Kv> State<K> {
         };
         check_name(name)?;
         check_attributes(attributes)?;
+        no_cells(attributes)?;
         if !self.is_reserved(asker.session, *ino)? {
             return Err(Status::NotFound.into());
         }
@@ -167,7 +168,9 @@ impl<K: Kv> State<K> {
         Ok(())
     }
 
-    pub(super) fn new_file(&mut self, asker: &Asker, expect_len: u64) -> File {
+    /// An empty file with a layout of its own; a cell size of 0 is the default.
+    pub(super) fn new_file(&mut self, asker: &Asker, expect_len: u64, cell_log2: u8) -> File {
+        let cell_log2 = if cell_log2 == 0 { CELL_LOG2_DEFAULT } else { cell_log2 };
         let fid = Fid(self.tally.next_fid);
         self.tally.next_fid += 1;
         let turn = asker.stamp.nonce.wrapping_add(self.tally.laid_out);
@@ -184,7 +187,7 @@ impl<K: Kv> State<K> {
             trunc_gen: 0,
             growth_only: true,
             stamp: self.map.version,
-            layout: Layout { segments, cell_log2: CELL_LOG2_DEFAULT },
+            layout: Layout { segments, cell_log2 },
             recovered: false,
             writers: 0,
             exclusive: false,

@@ -6,7 +6,7 @@ use protocol::message::namespace::SetAttributes;
 use protocol::status::Status;
 
 use super::inode::{self, Body, Dentry, Inode};
-use super::namespace::{Asker, check_attributes, check_name};
+use super::namespace::{Asker, check_attributes, check_name, no_cells};
 use super::outcome::Made;
 use super::{State, Step, permission};
 use crate::kv::Kv;
@@ -33,7 +33,10 @@ impl<K: Kv> State<K> {
             size: 0,
             mtime: wanted.mtime.unwrap_or(asker.now),
             ctime: asker.now,
-            body: Body::Directory { parent },
+            body: Body::Directory {
+                parent,
+                cell_log2: wanted.cell_log2.unwrap_or(dir.cell_log2()),
+            },
         };
         let dir = dir.with_names(asker, 1, 1)?;
         let ino = self.next_ino();
@@ -54,6 +57,7 @@ impl<K: Kv> State<K> {
     ) -> Step<Made> {
         check_name(name)?;
         check_attributes(wanted)?;
+        no_cells(wanted)?;
         if target.len() > LINK_LEN_MAX {
             return Err(Status::NameTooLong.into());
         }

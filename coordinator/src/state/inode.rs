@@ -10,7 +10,7 @@
 //!            u64 stamp, u32 writers, u32 groups to trim, u32 groups to measure,
 //!            u8 cell_log2, u8 segments, each: u32 first chunk, u8 chunk_log2, u8 groups, u32 each,
 //!            u16 abandoned groups, u32 each
-//! directory  48 u64 parent
+//! directory  48 u64 parent, u8 cell_log2 of files made in it (0 the default; missing in older rows)
 //! link       48 u16 length, target
 //! ```
 
@@ -38,7 +38,7 @@ pub(super) struct Inode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Body {
     File(File),
-    Directory { parent: Ino },
+    Directory { parent: Ino, cell_log2: u8 },
     Symlink { target: Vec<u8> },
 }
 
@@ -80,6 +80,15 @@ impl Inode {
         }
     }
 
+    /// Cell size that files get which are made in this directory, as a power of two; 0 for the
+    /// default.
+    pub(super) fn cell_log2(&self) -> u8 {
+        match self.body {
+            Body::Directory { cell_log2, .. } => cell_log2,
+            Body::File(_) | Body::Symlink { .. } => 0,
+        }
+    }
+
     pub(super) fn is_directory(&self) -> bool {
         self.file_type() == FileType::Directory
     }
@@ -114,8 +123,8 @@ impl Inode {
         }
         match &self.body {
             Body::File(file) => file.encode(out),
-            Body::Directory { parent } => {
-                out.u64(parent.0);
+            Body::Directory { parent, cell_log2 } => {
+                out.u64(parent.0).u8(*cell_log2);
             }
             Body::Symlink { target } => {
                 out.bytes(target);
@@ -131,7 +140,11 @@ impl Inode {
         let ctime = time(from)?;
         let body = match file_type {
             FileType::File => Body::File(File::decode(from)?),
-            FileType::Directory => Body::Directory { parent: Ino(from.u64()?) },
+            FileType::Directory => {
+                let parent = Ino(from.u64()?);
+                let cell_log2 = if from.is_at_end() { 0 } else { from.u8()? };
+                Body::Directory { parent, cell_log2 }
+            }
             FileType::Symlink => Body::Symlink { target: from.bytes()? },
         };
         Ok(Inode { mode, uid, gid, nlink, size, mtime, ctime, body })
@@ -361,13 +374,28 @@ mod tests {
     fn every_kind_of_inode_round_trips() -> Result<(), KvError> {
         let bodies = [
             Body::File(file()),
-            Body::Directory { parent: Ino(1) },
+            Body::Directory { parent: Ino(1), cell_log2: 0 },
+            Body::Directory { parent: Ino(1), cell_log2: 12 },
             Body::Symlink { target: b"../x".to_vec() },
         ];
         for body in bodies {
             let inode = inode(body);
             assert_eq!(from_row(b"k", &row(&inode))?, inode);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_directory_of_before_there_were_cell_sizes_is_read() -> Result<(), KvError> {
+        let inode = inode(Body::Directory { parent: Ino(1), cell_log2: 0 });
+        let mut older = Writer::new();
+        inode.encode(&mut older);
+        let whole = older.seal(b"k");
+        let mut older = Writer::new();
+        inode.encode(&mut older);
+        let row = older.without_last().seal(b"k");
+        assert_eq!(row.len() + 1, whole.len());
+        assert_eq!(from_row(b"k", &row)?, inode);
         Ok(())
     }
 

@@ -156,7 +156,7 @@ impl<K: Kv> State<K> {
             let counts = inside.entry(*parent).or_default();
             counts.0 += 1;
             counts.1 += u32::from(inode.is_directory());
-            if matches!(inode.body, Body::Directory { parent: own } if own != *parent) {
+            if matches!(inode.body, Body::Directory { parent: own, .. } if own != *parent) {
                 wrong.push(format!("directory {ino} is in {parent} but names another parent"));
             }
         }
@@ -187,7 +187,7 @@ impl<K: Kv> State<K> {
         for _ in 0..=tree.inodes.len() {
             match tree.inodes.get(&ino).map(|inode| &inode.body) {
                 Some(Body::Directory { .. }) if ino == Ino::ROOT => return true,
-                Some(Body::Directory { parent }) => ino = *parent,
+                Some(Body::Directory { parent, .. }) => ino = *parent,
                 Some(Body::File(_) | Body::Symlink { .. }) => return true,
                 None => return false,
             }

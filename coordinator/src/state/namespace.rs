@@ -4,7 +4,7 @@
 
 use protocol::guard::{self, Guard};
 use protocol::ids::{Ino, SessionId};
-use protocol::limits::NAME_LEN_MAX;
+use protocol::limits::{CELL_LOG2_ALLOWED, NAME_LEN_MAX};
 use protocol::message::command::{Caller, Stamp};
 use protocol::message::namespace::{NamespaceOp, SetAttributes, Time};
 use protocol::status::Status;
@@ -168,7 +168,13 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), Status> {
 pub(super) fn check_attributes(wanted: &SetAttributes) -> Result<(), Status> {
     let mode = wanted.mode.is_none_or(|mode| mode <= MODE_MAX);
     let mtime = wanted.mtime.is_none_or(|time| time.nanos < NANOS_PER_S);
-    if mode && mtime { Ok(()) } else { Err(Status::Invalid) }
+    let cells = wanted.cell_log2.is_none_or(|log2| CELL_LOG2_ALLOWED.contains(&log2));
+    if mode && mtime && cells { Ok(()) } else { Err(Status::Invalid) }
+}
+
+/// Refuses a cell size where no files are made.
+pub(super) fn no_cells(wanted: &SetAttributes) -> Result<(), Status> {
+    if wanted.cell_log2.is_none() { Ok(()) } else { Err(Status::Invalid) }
 }
 
 /// The stamp's time as the file tree counts it.

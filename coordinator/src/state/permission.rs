@@ -97,7 +97,7 @@ mod tests {
             size: 0,
             mtime: Time::default(),
             ctime: Time::default(),
-            body: Body::Directory { parent: Ino::ROOT },
+            body: Body::Directory { parent: Ino::ROOT, cell_log2: 0 },
         }
     }
 

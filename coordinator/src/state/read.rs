@@ -148,7 +148,7 @@ impl<R: KvRead> Walk<'_, R> {
 
     /// Goes to one name of the directory the walk is at.
     fn step(&mut self, name: &[u8]) -> Result<(), ReadError> {
-        let Body::Directory { parent } = self.inode.body else {
+        let Body::Directory { parent, .. } = self.inode.body else {
             return Err(Status::NotDirectory.into());
         };
         if name.len() > NAME_LEN_MAX {

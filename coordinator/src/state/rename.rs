@@ -79,7 +79,7 @@ impl<K: Kv> State<K> {
                 return Ok(());
             }
             match inode::load(&self.kv, dir)?.map(|inode| inode.body) {
-                Some(Body::Directory { parent }) => dir = parent,
+                Some(Body::Directory { parent, .. }) => dir = parent,
                 _ => return Err(damaged(&key::inode(dir), "no parent directory").into()),
             }
         }
@@ -102,7 +102,7 @@ impl<K: Kv> State<K> {
             Some((victim, inode)) => self.drop_name(asker, victim.ino, inode),
             None => {}
         }
-        if let Body::Directory { parent } = &mut moved.body {
+        if let Body::Directory { parent, .. } = &mut moved.body {
             *parent = to.0;
         }
         moved.ctime = asker.now;

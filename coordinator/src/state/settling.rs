@@ -118,7 +118,8 @@ impl<K: Kv> State<K> {
 
     fn replace_content(&mut self, asker: &Asker, inode: &mut Inode) -> Step<()> {
         let size = inode.size;
-        let fresh = self.new_file(asker, size);
+        let cell_log2 = file_of(inode)?.layout.cell_log2;
+        let fresh = self.new_file(asker, size, cell_log2);
         let file = file_of(inode)?;
         let (writers, exclusive) = (file.writers, file.exclusive);
         let old = std::mem::replace(file, super::inode::File { writers, exclusive, ..fresh });

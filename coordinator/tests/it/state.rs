@@ -598,3 +598,39 @@ fn permissions_hold_for_changes() {
     assert_eq!(driver.apply(foreign), Outcome::Refused(Status::PermissionDenied));
     driver.sound();
 }
+
+#[test]
+fn files_get_the_cell_size_of_their_directory() {
+    let mut driver = Driver::new(Memory::default());
+    let cells = |cell_log2| SetAttributes { cell_log2, ..SetAttributes::default() };
+    let with = |parent, name: &str, cell_log2| NamespaceOp::Mkdir {
+        parent,
+        name: name.into(),
+        attributes: cells(cell_log2),
+    };
+    let small = driver.made(with(Ino::ROOT, "small", Some(12)));
+    let below = driver.made(with(small, "below", None));
+    let plain = driver.made(with(Ino::ROOT, "plain", None));
+    let cell_of_new = |driver: &mut Driver<Memory>, parent| match driver.op(NamespaceOp::Reserve {
+        parent,
+        count: 1,
+        expect_len: 0,
+    }) {
+        OpOutcome::Reserved(files) => {
+            (files[0].attributes.ino, files[0].content.as_ref().unwrap().layout.cell_log2)
+        }
+        other => panic!("{other:?}"),
+    };
+    let (file, cell) = cell_of_new(&mut driver, small);
+    assert_eq!(cell, 12);
+    assert_eq!(cell_of_new(&mut driver, below).1, 12, "a directory has that of the one above");
+    assert_eq!(cell_of_new(&mut driver, plain).1, 14, "the default");
+    driver.made(NamespaceOp::SetAttr { ino: small, attributes: cells(Some(16)) });
+    assert_eq!(cell_of_new(&mut driver, small).1, 16);
+    assert_eq!(cell_of_new(&mut driver, below).1, 12, "what exists stays as it is");
+    let refused = OpOutcome::Refused(Status::Invalid);
+    assert_eq!(driver.op(with(small, "odd", Some(13))), refused, "no such cell size");
+    driver.made(publish(file, small, b"file", 0, false));
+    let of_file = NamespaceOp::SetAttr { ino: file, attributes: cells(Some(14)) };
+    assert_eq!(driver.op(of_file), refused, "a file keeps its cells");
+}

@@ -181,6 +181,9 @@ pub struct SetAttributes {
     pub gid: Option<u32>,
     /// Last change of content.
     pub mtime: Option<Time>,
+    /// Of a directory: cell size of files that are made in it, as a power of two; directories made
+    /// in it get the same.
+    pub cell_log2: Option<u8>,
 }
 
 /// One change of the namespace.

@@ -370,7 +370,13 @@ fn directory_entry() -> Entry {
 }
 
 pub(crate) fn set_attributes() -> SetAttributes {
-    SetAttributes { mode: Some(0o640), uid: Some(0), gid: Some(5), mtime: Some(time(1)) }
+    SetAttributes {
+        mode: Some(0o640),
+        uid: Some(0),
+        gid: Some(5),
+        mtime: Some(time(1)),
+        cell_log2: Some(12),
+    }
 }
 
 /// Every operation there is.

@@ -22,35 +22,41 @@ const DIRECTORY_MODE: u32 = 0o777;
 /// Permission bits of a new file before the umask.
 const FILE_MODE: u32 = 0o666;
 
-/// Makes directories; with `parents`, those above them too.
+/// Makes directories; with `parents`, those above them too. `cell` is the cell size of files made in
+/// them, as a power of two.
 pub(crate) async fn mkdir(
     client: &Client,
     paths: Vec<OsString>,
     parents: bool,
+    cell: Option<u8>,
 ) -> Result<(), Failure> {
     let report = Report::new("mkdir");
     for path in paths {
         let path = RemotePath::parse(&path);
         let made = if parents {
-            make_ancestry(client, &path).await
+            make_ancestry(client, &path, cell).await
         } else {
-            make_one(client, &path).await
+            make_one(client, &path, cell).await
         };
         note(&report, made)?;
     }
     report.finish()
 }
 
-async fn make_one(client: &Client, path: &RemotePath) -> Result<(), Failure> {
+async fn make_one(client: &Client, path: &RemotePath, cell: Option<u8>) -> Result<(), Failure> {
     let Some(name) = path.name() else { return Err(refused(path, Status::Exists)) };
     let parent = expect_directory(client, &path.parent()).await?;
-    match make(client, parent, name).await {
+    match make(client, parent, name, cell).await {
         Ok(_) => Ok(()),
         Err(error) => Err(Failure::at(&path.bytes(), error)),
     }
 }
 
-async fn make_ancestry(client: &Client, path: &RemotePath) -> Result<(), Failure> {
+async fn make_ancestry(
+    client: &Client,
+    path: &RemotePath,
+    cell: Option<u8>,
+) -> Result<(), Failure> {
     let mut parent = Ino::ROOT;
     for ancestor in path.ancestry() {
         // A link to a directory is a directory here, as for mkdir -p.
@@ -59,7 +65,7 @@ async fn make_ancestry(client: &Client, path: &RemotePath) -> Result<(), Failure
                 entry.attributes.ino
             }
             Found::Entry(_) => return Err(refused(&ancestor, Status::NotDirectory)),
-            Found::Missing => make(client, parent, ancestor.name().unwrap_or_default())
+            Found::Missing => make(client, parent, ancestor.name().unwrap_or_default(), cell)
                 .await
                 .map_err(|error| Failure::at(&ancestor.bytes(), error))?,
         };
@@ -67,9 +73,14 @@ async fn make_ancestry(client: &Client, path: &RemotePath) -> Result<(), Failure
     Ok(())
 }
 
-async fn make(client: &Client, parent: Ino, name: &[u8]) -> Result<Ino, Error> {
-    let op =
-        NamespaceOp::Mkdir { parent, name: name.to_vec(), attributes: with_mode(DIRECTORY_MODE) };
+async fn make(
+    client: &Client,
+    parent: Ino,
+    name: &[u8],
+    cell_log2: Option<u8>,
+) -> Result<Ino, Error> {
+    let attributes = SetAttributes { cell_log2, ..with_mode(DIRECTORY_MODE) };
+    let op = NamespaceOp::Mkdir { parent, name: name.to_vec(), attributes };
     match client.mutate(op).await? {
         Some(entry) => Ok(entry.attributes.ino),
         None => match find_in(client, parent, name).await? {

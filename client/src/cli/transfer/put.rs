@@ -184,6 +184,7 @@ impl Put {
                 secs: metadata.mtime(),
                 nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
             }),
+            cell_log2: None,
         }
     }
 

@@ -6,7 +6,9 @@ use super::fields::{Check, put_bytes, put_items, put_records};
 use super::{Out, Record, wire};
 use crate::ids::{Fid, GroupId, Ino, MapVersion};
 use crate::layout::{Layout, Segment};
-use crate::limits::{LINK_LEN_MAX, SEGMENT_GROUPS_MAX, SEGMENTS_MAX, TOKEN_LEN_MAX};
+use crate::limits::{
+    CELL_LOG2_ALLOWED, LINK_LEN_MAX, SEGMENT_GROUPS_MAX, SEGMENTS_MAX, TOKEN_LEN_MAX,
+};
 use crate::message::MessageError;
 use crate::message::namespace::{
     Attributes, DirEntry, Entry, FileContent, FileType, SetAttributes, Time,
@@ -183,17 +185,21 @@ impl Record for SetAttributes {
                 uid: self.uid,
                 gid: self.gid,
                 mtime: mtime.as_ref(),
+                cell_log2: self.cell_log2,
             },
         )
     }
 
     fn unpack(table: wire::SetAttributes<'_>, check: Check) -> Result<Self, MessageError> {
         check.that(table.mode().is_none_or(|mode| mode <= MODE_MAX), "mode")?;
+        let cells = table.cell_log2().is_none_or(|log2| CELL_LOG2_ALLOWED.contains(&log2));
+        check.that(cells, "cell_log2")?;
         Ok(SetAttributes {
             mode: table.mode(),
             uid: table.uid(),
             gid: table.gid(),
             mtime: table.mtime().map(|mtime| time(mtime, check, "mtime")).transpose()?,
+            cell_log2: table.cell_log2(),
         })
     }
 }

@@ -15371,6 +15371,7 @@ impl<'a> SetAttributes<'a> {
   pub const VT_UID: ::flatbuffers::VOffsetT = 6;
   pub const VT_GID: ::flatbuffers::VOffsetT = 8;
   pub const VT_MTIME: ::flatbuffers::VOffsetT = 10;
+  pub const VT_CELL_LOG2: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -15386,6 +15387,7 @@ impl<'a> SetAttributes<'a> {
     if let Some(x) = args.gid { builder.add_gid(x); }
     if let Some(x) = args.uid { builder.add_uid(x); }
     if let Some(x) = args.mode { builder.add_mode(x); }
+    if let Some(x) = args.cell_log2 { builder.add_cell_log2(x); }
     builder.finish()
   }
 
@@ -15418,6 +15420,13 @@ impl<'a> SetAttributes<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Time>(SetAttributes::VT_MTIME, None)}
   }
+  #[inline]
+  pub fn cell_log2(&self) -> Option<u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(SetAttributes::VT_CELL_LOG2, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for SetAttributes<'_> {
@@ -15430,6 +15439,7 @@ impl ::flatbuffers::Verifiable for SetAttributes<'_> {
      .visit_field::<u32>("uid", Self::VT_UID, false)?
      .visit_field::<u32>("gid", Self::VT_GID, false)?
      .visit_field::<Time>("mtime", Self::VT_MTIME, false)?
+     .visit_field::<u8>("cell_log2", Self::VT_CELL_LOG2, false)?
      .finish();
     Ok(())
   }
@@ -15439,6 +15449,7 @@ pub struct SetAttributesArgs<'a> {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub mtime: Option<&'a Time>,
+    pub cell_log2: Option<u8>,
 }
 impl<'a> Default for SetAttributesArgs<'a> {
   #[inline]
@@ -15448,6 +15459,7 @@ impl<'a> Default for SetAttributesArgs<'a> {
       uid: None,
       gid: None,
       mtime: None,
+      cell_log2: None,
     }
   }
 }
@@ -15474,6 +15486,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SetAttributesBuilder<'a, 'b, 
     self.fbb_.push_slot_always::<&Time>(SetAttributes::VT_MTIME, mtime);
   }
   #[inline]
+  pub fn add_cell_log2(&mut self, cell_log2: u8) {
+    self.fbb_.push_slot_always::<u8>(SetAttributes::VT_CELL_LOG2, cell_log2);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SetAttributesBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     SetAttributesBuilder {
@@ -15495,6 +15511,7 @@ impl ::core::fmt::Debug for SetAttributes<'_> {
       ds.field("uid", &self.uid());
       ds.field("gid", &self.gid());
       ds.field("mtime", &self.mtime());
+      ds.field("cell_log2", &self.cell_log2());
       ds.finish()
   }
 }
