@@ -70,7 +70,7 @@ impl Client {
             id: PeerId::Coordinator(coordinator.id),
             address: coordinator.address.clone(),
         });
-        let pool = Pool::new(Dialer::new(config.cluster, tls));
+        let pool = Pool::new(Dialer::new(config.cluster, tls, config.data_transport));
         // The hasher's keys are the one source of randomness the standard library has.
         let seed = RandomState::new().hash_one(std::process::id());
         Ok(Client::over(config.cluster, Arc::new(pool), coordinators.collect(), seed))

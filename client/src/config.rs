@@ -3,11 +3,13 @@
 //! Owns the shape of `client.toml` and the messages about what is wrong in it. Paths in the file
 //! are relative to the file's folder, so a folder can be moved as a whole.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use protocol::config_file;
 use protocol::ids::{ClusterId, CoordinatorId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
 
@@ -25,6 +27,28 @@ pub struct Config {
     pub coordinators: Vec<CoordinatorAddress>,
     /// Certificate authority, own certificate and key.
     pub tls: TlsPaths,
+    /// How bulk data crosses the network, where the node agrees.
+    pub data_transport: DataTransport,
+}
+
+/// How bulk data crosses the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DataTransport {
+    /// Encrypted.
+    #[default]
+    Tls,
+    /// Authenticated, not encrypted.
+    Clear,
+}
+
+impl fmt::Display for DataTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DataTransport::Tls => "tls",
+            DataTransport::Clear => "clear",
+        })
+    }
 }
 
 /// One coordinator and where it listens.
@@ -56,6 +80,8 @@ struct Document {
     cluster: String,
     coordinators: Vec<CoordinatorAddress>,
     tls: TlsPaths,
+    #[serde(default)]
+    data_transport: DataTransport,
 }
 
 impl Config {
@@ -113,6 +139,7 @@ impl Config {
             cluster,
             coordinators: document.coordinators,
             tls: TlsPaths { ca: below(ca), cert: below(cert), key: below(key) },
+            data_transport: document.data_transport,
         })
     }
 }
@@ -170,6 +197,10 @@ key = "/abs/admin.key"
         assert_eq!(config.tls.ca, Path::new("/c/pki/ca.pem"));
         assert_eq!(config.tls.key, Path::new("/abs/admin.key"));
         assert_eq!(config.coordinators[0].id, CoordinatorId(1));
+        assert_eq!(config.data_transport, DataTransport::Tls, "encrypted unless it says otherwise");
+        let clear = format!("data_transport = \"clear\"\n{GOOD}");
+        let config = Config::parse(Path::new("/c/client.toml"), &clear).unwrap();
+        assert_eq!(config.data_transport, DataTransport::Clear);
     }
 
     #[test]
@@ -182,6 +213,7 @@ key = "/abs/admin.key"
             (GOOD.replace("[{ id = 1, address = \"127.0.0.1:7400\" }]", "[]"), "at least one"),
             (GOOD.replace("ca = \"pki/ca.pem\"\n", ""), "ca"),
             ("cluster = ".to_owned(), "line 1"),
+            (format!("data_transport = \"none\"\n{GOOD}"), "expected `tls` or `clear`"),
         ];
         for (text, expected) in cases {
             let message = problem(&text);

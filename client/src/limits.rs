@@ -59,6 +59,8 @@ pub const SEND_QUEUE_MAX: usize = 64;
 pub const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// Bytes taken from the kernel at once, per connection: TLS itself asks for 4 KiB at a time.
 pub const SOCKET_READ_BYTES: usize = 256 << 10;
+/// The same for a connection that left TLS, whose payload is received where it belongs.
+pub const SOCKET_HEAD_BYTES: usize = 16 << 10;
 /// Longest time to open a connection, TLS and hello included, in milliseconds.
 pub const CONNECT_TIMEOUT_MS: u64 = 3_000;
 

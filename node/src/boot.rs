@@ -141,7 +141,11 @@ fn tls(config: &Config) -> Result<TlsConfigs, BootError> {
         key: config.tls.key.clone(),
     };
     certificate::check(&files.cert, config.cluster, config.node)?;
-    Ok(TlsConfigs { server: server_config(&files)?, client: client_config(&files)? })
+    let clear = config.clear();
+    if !clear.is_empty() {
+        tracing::warn!(networks = ?config.clear_networks, "payload is not encrypted with these networks");
+    }
+    Ok(TlsConfigs { server: server_config(&files)?, client: client_config(&files)?, clear })
 }
 
 /// Looks at every port and opens every container, so that nothing is half started when one is

@@ -17,9 +17,11 @@ use crate::limits::{
     SHARDS_MAX,
 };
 
+mod clear;
 mod file;
 mod size;
 
+pub use clear::{ClearNetworks, DataTransport};
 pub use size::Size;
 
 /// What a node needs to know to start.
@@ -33,6 +35,10 @@ pub struct Config {
     pub address: IpAddr,
     /// Coordinators, in the order in which they are tried.
     pub coordinators: Vec<Coordinator>,
+    /// How payload goes over the network.
+    pub data_transport: DataTransport,
+    /// With whose addresses it may go unencrypted.
+    pub clear_networks: ClearNetworks,
     /// What to do when buffers cannot be registered with the kernel.
     pub registered_buffers: RegisteredBuffers,
     /// Form of the log.
@@ -143,6 +149,8 @@ pub fn parse(text: &str, folder: &Path) -> Result<Config, String> {
             .ok_or_else(|| "cluster: expected 32 hexadecimal digits".to_owned())?,
         address: raw.address,
         coordinators: raw.coordinators,
+        data_transport: raw.data_transport,
+        clear_networks: ClearNetworks::parse(&raw.clear_networks)?,
         registered_buffers: raw.registered_buffers,
         log_format: raw.log_format,
         tls: TlsPaths {
@@ -157,6 +165,14 @@ pub fn parse(text: &str, folder: &Path) -> Result<Config, String> {
 }
 
 impl Config {
+    /// Networks with whose addresses payload goes unencrypted: none unless that is asked for.
+    pub fn clear(&self) -> ClearNetworks {
+        match self.data_transport {
+            DataTransport::Tls => ClearNetworks::default(),
+            DataTransport::Clear => self.clear_networks.clone(),
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.node.0 == 0 {
             return Err("node: expected a number from 1".to_owned());
@@ -166,6 +182,13 @@ impl Config {
         }
         if self.coordinators.iter().any(|coordinator| coordinator.id == 0) {
             return Err("coordinators: id: expected a number from 1".to_owned());
+        }
+        if self.data_transport == DataTransport::Clear && self.clear_networks.is_empty() {
+            return Err(
+                "clear_networks: data_transport = \"clear\" needs at least one network of \
+                        this cluster's fabric"
+                    .to_owned(),
+            );
         }
         if self.shards.is_empty() || self.shards.len() > SHARDS_MAX {
             return Err(format!("shard: expected 1 to {SHARDS_MAX} [[shard]] tables"));

@@ -27,6 +27,8 @@ pub const MEMLOCK_MIN: u64 = 512 << 10;
 pub const RING_DEPTH: usize = 256;
 /// Smallest container, in bytes.
 pub const CONTAINER_SIZE_MIN: u64 = 16 << 20;
+/// Networks with unencrypted payload that a configuration may list.
+pub const CLEAR_NETWORKS_MAX: usize = 64;
 /// Coordinators a configuration may list.
 pub const COORDINATORS_MAX: usize = 9;
 /// Files one process wants to be able to open: sockets first, then what rings and containers use.
@@ -71,10 +73,17 @@ pub const CONNECTIONS_MAX: usize = 16_384;
 pub const SEND_QUEUE_MAX: usize = 2 * protocol::limits::REQUESTS_IN_FLIGHT_MAX + 64;
 /// Payload bytes in the send queue of one connection: what 16 writes of a whole chunk hold.
 pub const SEND_QUEUE_BYTES_MAX: usize = 16 * protocol::limits::PAYLOAD_LEN_MAX;
-/// Ciphertext taken from a socket at a time; also the largest burst of frames decoded at once.
+/// Bytes taken from a socket at a time; also the largest burst of frames decoded at once.
 pub const RECEIVE_SLICE: usize = 64 << 10;
 /// Plaintext sealed at a time: larger slices fall out of the second-level cache.
 pub const SEAL_SLICE: usize = 64 << 10;
+/// Bytes handed to the kernel at a time outside of TLS: what the send buffer of a socket takes.
+pub const SEND_SLICE: usize = SOCKET_SEND_BUFFER;
+/// Runs of memory in one system call; the kernel takes 1024.
+pub const SEND_RUNS_MAX: usize = 512;
+/// Outside of TLS, bytes taken from a socket at a time where frames begin: what of a payload comes
+/// along is copied once, everything behind it is received where it belongs.
+pub const RECEIVE_HEADS: usize = 16 << 10;
 /// Bytes one connection moves in one direction before other tasks have a turn.
 pub const BYTES_PER_TURN: usize = 256 << 10;
 /// Send buffer of a socket, in bytes: as much as stays in the second-level cache.

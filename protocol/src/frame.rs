@@ -81,6 +81,9 @@ pub enum FrameError {
     /// The body does not match its checksum.
     #[error("damaged frame body")]
     BodySum,
+    /// The tag of a frame outside of TLS is not its peer's.
+    #[error("frame is not from the peer of this connection (wrong tag)")]
+    Tag,
     /// The stream ended inside a frame.
     #[error("connection ended inside a frame")]
     Truncated,
@@ -165,8 +168,8 @@ impl Header {
     /// Reads and checks a header.
     ///
     /// # Errors
-    /// Each [`FrameError`] but [`FrameError::Cluster`], [`FrameError::BodySum`] and
-    /// [`FrameError::Truncated`]. The magic is checked first, so plain text on the port is named as
+    /// Each [`FrameError`] but [`FrameError::Cluster`], [`FrameError::BodySum`],
+    /// [`FrameError::Tag`] and [`FrameError::Truncated`]. The magic is checked first, so plain text on the port is named as
     /// what it is.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Header, FrameError> {
         let magic = read_u32(bytes, 0);

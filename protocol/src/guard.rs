@@ -229,6 +229,8 @@ guards! {
     NodeRole,
     /// The body of a frame must have the hash its header names.
     BodyHash,
+    /// Outside of TLS, a frame must carry the tag of its peer and its place.
+    FrameTag,
 }
 
 /// Environment variable that names the one guard to switch off in a build with `mutants`.

@@ -11,6 +11,7 @@ use super::certificates::{Authority, write_private, write_public};
 use super::folder::{make_folder, write_file};
 use super::{DevError, Folder, Settings};
 use crate::cli::calendar::Date;
+use crate::config::DataTransport;
 
 /// Name of the administrator in `client.toml`.
 const ADMIN: &str = "root";
@@ -36,6 +37,7 @@ pub(crate) struct TlsTable {
 #[derive(Serialize)]
 struct ClientDocument<'a> {
     cluster: &'a str,
+    data_transport: DataTransport,
     coordinators: Vec<CoordinatorEntry>,
     tls: TlsTable,
 }
@@ -59,6 +61,8 @@ struct NodeDocument<'a> {
     cluster: &'a str,
     address: &'a str,
     registered_buffers: &'a str,
+    data_transport: DataTransport,
+    clear_networks: &'a [&'a str],
     coordinators: Vec<CoordinatorEntry>,
     tls: TlsTable,
     shard: Vec<ShardTable>,
@@ -120,7 +124,13 @@ pub(crate) fn client_document(
     tls: TlsTable,
 ) -> Result<String, toml::ser::Error> {
     let coordinators = coordinators(settings);
-    toml::to_string(&ClientDocument { cluster: &settings.cluster, coordinators, tls })
+    let data_transport = settings.data_transport;
+    toml::to_string(&ClientDocument {
+        cluster: &settings.cluster,
+        data_transport,
+        coordinators,
+        tls,
+    })
 }
 
 fn coordinator_document(settings: &Settings, number: u32) -> Result<String, toml::ser::Error> {
@@ -161,6 +171,8 @@ fn node_document(
         cluster: &settings.cluster,
         address: "127.0.0.1",
         registered_buffers: "preferred",
+        data_transport: settings.data_transport,
+        clear_networks: &["127.0.0.0/8"],
         coordinators: coordinators(settings),
         tls: tls_table("../tls", &format!("node-{node}")),
         shard: (0..settings.shards).map(shard).collect(),

@@ -4,6 +4,8 @@ use protocol::ids::{ClusterId, NodeId, ShardId, TargetId};
 use protocol::limits::GROUP_MEMBERS_MAX;
 use serde::{Deserialize, Serialize};
 
+use crate::config::DataTransport;
+
 /// Ports of one cluster: `base_port..base_port + PORT_SPAN`.
 pub(crate) const PORT_SPAN: u16 = 100;
 /// The first shard's port, counted from the base; coordinators lie below.
@@ -40,6 +42,9 @@ pub struct Settings {
     pub target_size: u64,
     /// First of the cluster's ports.
     pub base_port: u16,
+    /// How bulk data crosses the network.
+    #[serde(default)]
+    pub data_transport: DataTransport,
     /// True when `dev up` made the folder itself, so `--purge` may remove it.
     pub made_folder: bool,
 }
@@ -59,6 +64,8 @@ pub struct Asked {
     pub target_size: Option<u64>,
     /// `--base-port`
     pub base_port: Option<u16>,
+    /// `--data-transport`
+    pub data_transport: Option<DataTransport>,
 }
 
 /// Why settings are refused.
@@ -115,6 +122,7 @@ impl Settings {
             replicas_asked,
             target_size: asked.target_size.unwrap_or_else(|| default_size(free, nodes, shards)),
             base_port: asked.base_port.unwrap_or(base_port),
+            data_transport: asked.data_transport.unwrap_or_default(),
             made_folder: false,
         };
         settings.validate()?;
@@ -168,7 +176,8 @@ impl Settings {
         same("--coordinators", self.coordinators, asked.coordinators)?;
         same("--replicas", self.replicas_asked, asked.replicas)?;
         same("--target-size", self.target_size, asked.target_size)?;
-        same("--base-port", self.base_port, asked.base_port)
+        same("--base-port", self.base_port, asked.base_port)?;
+        same("--data-transport", self.data_transport, asked.data_transport)
     }
 
     /// The settings with one more node.
@@ -312,6 +321,9 @@ mod tests {
     #[test]
     fn another_setting_than_the_clusters_is_named() {
         let settings = settings(&Asked::default()).unwrap();
+        let clear = Asked { data_transport: Some(DataTransport::Clear), ..Asked::default() };
+        let error = settings.accepts(&clear).unwrap_err();
+        assert!(error.to_string().contains("--data-transport tls, not clear"), "{error}");
         let error = settings.accepts(&Asked { shards: Some(2), ..Asked::default() }).unwrap_err();
         assert!(error.to_string().contains("--shards 1, not 2"), "{error}");
     }

@@ -12,7 +12,7 @@ use super::ports::{PortRange, choose_base_port, first_listening, released};
 use super::process::{Role, Slot, State, find_binary};
 use super::ready::{self, Watch};
 use super::{Asked, DevError, Folder, Settings, write_configuration};
-use crate::cli::args::{DataTransport, UpArgs};
+use crate::cli::args::UpArgs;
 use crate::cli::clock;
 
 /// Processes that this command started; ends them when dropped before they were ready.
@@ -74,11 +74,6 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), DevError> {
 }
 
 fn check_supported(args: &UpArgs) -> Result<(), DevError> {
-    if args.data_transport == Some(DataTransport::Clear) {
-        return Err(DevError::Usage(
-            "--data-transport clear is not supported yet; use tls".to_owned(),
-        ));
-    }
     match args.coordinators {
         None | Some(1) => Ok(()),
         Some(_) => {
@@ -95,6 +90,7 @@ fn asked(args: &UpArgs) -> Asked {
         replicas: args.replicas,
         target_size: args.target_size,
         base_port: args.base_port,
+        data_transport: args.data_transport,
     }
 }
 

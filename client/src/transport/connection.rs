@@ -11,13 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use protocol::frame::{FrameError, Header};
-use protocol::ids::{ClusterId, Epoch, MapVersion, RequestId};
+use protocol::ids::{ClusterId, RequestId};
 use protocol::limits::{HEADER_LEN, REQUESTS_IN_FLIGHT_MAX};
-use protocol::message::Kind;
 use protocol::message::cluster::HelloReply;
-use protocol::session::{BadFrame, FrameReader, Received};
+use protocol::session::{BadFrame, FrameMac, FrameMacs, FrameReader, Received};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -26,6 +25,9 @@ use crate::limits::SEND_QUEUE_MAX;
 use crate::plan::LinkFailure;
 use crate::transport::tls::tls_error;
 use crate::transport::{Answer, Call, CallError, Notice};
+
+/// Number of the first request after the hello.
+const FIRST_REQUEST: u64 = 2;
 
 /// A connection that is open or was.
 pub(super) struct Connection {
@@ -65,6 +67,7 @@ impl Connection {
     pub(super) fn start<S>(
         stream: S,
         cluster: ClusterId,
+        macs: Option<FrameMacs>,
         notices: Option<mpsc::Sender<Notice>>,
     ) -> Connection
     where
@@ -72,14 +75,22 @@ impl Connection {
     {
         let shared = Arc::new(Shared {
             cluster,
-            next_request: AtomicU64::new(1),
+            next_request: AtomicU64::new(FIRST_REQUEST),
             in_flight: Semaphore::new(REQUESTS_IN_FLIGHT_MAX),
             waiting: Mutex::new(Waiting { calls: BTreeMap::new(), ended: None }),
         });
         let (input, output) = tokio::io::split(stream);
         let (queue, outgoing) = mpsc::channel(SEND_QUEUE_MAX);
-        tokio::spawn(write_frames(output, outgoing, Arc::clone(&shared)));
-        let reader = tokio::spawn(read_frames(input, Arc::clone(&shared), notices));
+        let (sends, receives) = match macs {
+            Some(FrameMacs { of_client, of_server }) => (Some(of_client), Some(of_server)),
+            None => (None, None),
+        };
+        let mut frames = FrameReader::new(cluster.tag());
+        if let Some(mac) = receives {
+            frames.authenticate(mac);
+        }
+        tokio::spawn(write_frames(output, outgoing, sends, Arc::clone(&shared)));
+        let reader = tokio::spawn(read_frames(input, frames, Arc::clone(&shared), notices));
         Connection { shared, queue, reader }
     }
 
@@ -178,18 +189,6 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// A request with a body alone and everything else left at zero.
-pub(super) fn request_frame(kind: Kind, body: Vec<u8>) -> Call {
-    Call {
-        kind,
-        epoch: Epoch(0),
-        map_version: MapVersion(0),
-        timeout: Duration::ZERO,
-        body,
-        payload: Bytes::new(),
-    }
-}
-
 /// Bounds the time of a call.
 pub(super) async fn within<T>(
     time: Duration,
@@ -219,14 +218,21 @@ fn frame_head(call: &Call, request: u64, cluster: ClusterId) -> Vec<u8> {
 async fn write_frames<W: AsyncWrite + Unpin>(
     mut output: W,
     mut queue: mpsc::Receiver<Outgoing>,
+    mut mac: Option<FrameMac>,
     shared: Arc<Shared>,
 ) {
-    while let Some(outgoing) = queue.recv().await {
+    while let Some(mut outgoing) = queue.recv().await {
         // Whoever gave up while this waited in the queue does not want it sent.
         if !shared.waiting().calls.contains_key(&outgoing.request) {
             continue;
         }
-        if let Err(error) = write_frame(&mut output, &outgoing, queue.is_empty()).await {
+        if let Some(mac) = &mut mac
+            && let Some((header, body)) = outgoing.head.split_first_chunk()
+        {
+            let tag = mac.tag(header, body);
+            outgoing.head.extend_from_slice(&tag);
+        }
+        if let Err(error) = write_frame(&mut output, outgoing, queue.is_empty()).await {
             shared.end(&tls_error(&error));
             return;
         }
@@ -238,20 +244,20 @@ async fn write_frames<W: AsyncWrite + Unpin>(
 
 async fn write_frame<W: AsyncWrite + Unpin>(
     output: &mut W,
-    outgoing: &Outgoing,
+    outgoing: Outgoing,
     last: bool,
 ) -> io::Result<()> {
-    output.write_all(&outgoing.head).await?;
-    output.write_all(&outgoing.payload).await?;
+    // One system call for both where the stream takes several runs.
+    output.write_all_buf(&mut Bytes::from(outgoing.head).chain(outgoing.payload)).await?;
     if last { output.flush().await } else { Ok(()) }
 }
 
 async fn read_frames<R: AsyncRead + Unpin>(
     mut input: R,
+    mut frames: FrameReader,
     shared: Arc<Shared>,
     notices: Option<mpsc::Sender<Notice>>,
 ) {
-    let mut frames = FrameReader::new(shared.cluster.tag());
     loop {
         match read_frame(&mut input, &mut frames).await {
             Ok(Frame::Answer(request, answer)) => shared.answer(request, answer),
@@ -268,7 +274,8 @@ async fn read_frames<R: AsyncRead + Unpin>(
     }
 }
 
-async fn read_frame<R: AsyncRead + Unpin>(
+/// Reads one frame to its end, no byte further.
+pub(super) async fn read_frame<R: AsyncRead + Unpin>(
     input: &mut R,
     frames: &mut FrameReader,
 ) -> Result<Frame, CallError> {
@@ -296,7 +303,7 @@ async fn read_frame<R: AsyncRead + Unpin>(
 }
 
 /// What comes in.
-enum Frame {
+pub(super) enum Frame {
     Answer(RequestId, Answer),
     Notice(Notice),
 }

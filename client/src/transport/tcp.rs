@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
-use crate::limits::{RECEIVE_BUFFER_BYTES, SOCKET_READ_BYTES};
+use crate::limits::{RECEIVE_BUFFER_BYTES, SOCKET_HEAD_BYTES, SOCKET_READ_BYTES};
 
 /// Connects to `host:port`, trying each address the name has.
 ///
@@ -50,6 +50,15 @@ impl Socket {
         let buffer = vec![0; SOCKET_READ_BYTES].into_boxed_slice();
         Socket { stream, buffer, start: 0, end: 0 }
     }
+
+    /// The same for a connection that left TLS: its reader asks for as much as it wants itself, so
+    /// only heads of frames come through the buffer, with the payload that follows them closely.
+    pub(super) fn without_tls(mut self) -> Socket {
+        if self.start == self.end {
+            self.buffer = vec![0; SOCKET_HEAD_BYTES].into_boxed_slice();
+        }
+        self
+    }
 }
 
 impl AsyncRead for Socket {
@@ -60,6 +69,9 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.start == this.end {
+            if out.remaining() >= this.buffer.len() {
+                return Pin::new(&mut this.stream).poll_read(context, out);
+            }
             let mut fill = ReadBuf::new(&mut this.buffer);
             ready!(Pin::new(&mut this.stream).poll_read(context, &mut fill))?;
             (this.start, this.end) = (0, fill.filled().len());

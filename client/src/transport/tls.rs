@@ -1,34 +1,44 @@
-//! Opens connections: TCP, mutual TLS 1.3, hello.
+//! Opens connections: TCP, mutual TLS 1.3, hello; then TLS goes on, or both sides leave it.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ids::{ClusterId, TargetId};
-use protocol::message::{Kind, Message};
-use protocol::session::hello;
+use protocol::message::cluster::HelloReply;
+use protocol::session::hello::{self, FEATURE_CLEAR, HelloError};
+use protocol::session::{EXPORTER_LABEL, FrameMacs, FrameReader};
 use protocol::tls::{Identity, server_name};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use crate::config::DataTransport;
 use crate::limits::CONNECT_TIMEOUT_MS;
 use crate::plan::LinkFailure;
-use crate::transport::connection::{Connection, request_frame, within};
-use crate::transport::{Call, CallError, Notice, Peer, PeerId, tcp};
+use crate::transport::connection::{Connection, Frame, read_frame, within};
+use crate::transport::tcp::{self, Socket};
+use crate::transport::{CallError, Notice, Peer, PeerId};
 
 /// Opens connections with one identity.
 #[derive(Clone)]
 pub struct Dialer {
     cluster: ClusterId,
     tls: TlsConnector,
+    data_transport: DataTransport,
     /// Where notices of coordinators go.
     notices: Option<mpsc::Sender<Notice>>,
 }
 
 impl Dialer {
     /// Makes a dialer for one cluster from its TLS settings.
-    pub fn new(cluster: ClusterId, config: Arc<rustls::ClientConfig>) -> Dialer {
-        Dialer { cluster, tls: TlsConnector::from(config), notices: None }
+    pub fn new(
+        cluster: ClusterId,
+        config: Arc<rustls::ClientConfig>,
+        data_transport: DataTransport,
+    ) -> Dialer {
+        Dialer { cluster, tls: TlsConnector::from(config), data_transport, notices: None }
     }
 
     /// Sends what coordinators say without being asked to `notices`.
@@ -53,20 +63,50 @@ impl Dialer {
             PeerId::Target { node, target } => (Identity::Node(node), target),
         };
         let name = server_name(self.cluster, &identity);
-        let stream = self.tls.connect(name, socket).await.map_err(|error| tls_error(&error))?;
+        let mut stream = self.tls.connect(name, socket).await.map_err(|error| tls_error(&error))?;
         let of_coordinator = matches!(peer.id, PeerId::Coordinator(_));
+        let wants_clear = !of_coordinator && self.data_transport == DataTransport::Clear;
+        let wanted = if wants_clear { FEATURE_CLEAR } else { 0 };
+        let agreed = greet(&mut stream, self.cluster, target, wanted).await?;
         let notices = self.notices.clone().filter(|_| of_coordinator);
-        let connection = Connection::start(stream, self.cluster, notices);
-        let call = Call {
-            timeout: Duration::from_millis(CONNECT_TIMEOUT_MS),
-            ..request_frame(Kind::Hello, hello::offer(self.cluster, target).encode())
+        let connection = if agreed.features & wanted & FEATURE_CLEAR == 0 {
+            Connection::start(stream, self.cluster, None, notices)
+        } else {
+            let (socket, macs) = leave_tls(stream)?;
+            Connection::start(socket, self.cluster, Some(macs), notices)
         };
-        let answer = connection.call(call).await?;
-        let reply = hello::accept_body(answer.status, &answer.body)
-            .map_err(|error| CallError::Rejected { detail: error.to_string() })?;
-        connection.on_hello(&reply);
+        connection.on_hello(&agreed);
         Ok(connection)
     }
+}
+
+/// Says hello and reads what the server answers, no byte further.
+async fn greet(
+    stream: &mut TlsStream<Socket>,
+    cluster: ClusterId,
+    target: TargetId,
+    wanted: u64,
+) -> Result<HelloReply, CallError> {
+    let (header, body) = hello::request(cluster, target, wanted);
+    let failed = |error: io::Error| tls_error(&error);
+    stream.write_all(&[&header.encode()[..], &body].concat()).await.map_err(failed)?;
+    stream.flush().await.map_err(failed)?;
+    let rejected = |error: HelloError| CallError::Rejected { detail: error.to_string() };
+    match read_frame(stream, &mut FrameReader::new(cluster.tag())).await? {
+        Frame::Answer(_, answer) => {
+            hello::accept_body(answer.status, &answer.body).map_err(rejected)
+        }
+        Frame::Notice(notice) => Err(rejected(HelloError::NotHello(notice.kind))),
+    }
+}
+
+/// Ends the encryption of a connection; what both sides know from it makes the tags of frames.
+fn leave_tls(stream: TlsStream<Socket>) -> Result<(Socket, FrameMacs), CallError> {
+    let (socket, session) = stream.into_inner();
+    let export = |key, context| session.export_keying_material(key, EXPORTER_LABEL, Some(context));
+    let macs = FrameMacs::derive(export)
+        .map_err(|error| CallError::Rejected { detail: format!("TLS: {error}") })?;
+    Ok((socket.without_tls(), macs))
 }
 
 fn connect_error(error: &io::Error) -> CallError {
@@ -103,7 +143,7 @@ mod tests {
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        let dialer = Dialer::new(ClusterId(7), Arc::new(config));
+        let dialer = Dialer::new(ClusterId(7), Arc::new(config), DataTransport::Tls);
         // The kernel accepts; nobody answers the handshake.
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = silent.local_addr().unwrap().to_string();

@@ -74,7 +74,7 @@ fn dev_refuses_what_it_cannot_do_before_it_makes_anything() {
     let dir: PathBuf = folder.path().join("c");
     let up = ["dev", "up", "--dir", path_text(&dir)];
     for (more, text) in [
-        (&["--data-transport", "clear"] as &[&str], "not supported yet"),
+        (&["--data-transport", "none"] as &[&str], "clear"),
         (&["--coordinators", "3"], "not supported yet"),
         (&["--target-size", "lots"], "8GiB"),
     ] {

@@ -134,7 +134,7 @@ async fn greet(
     let patience = shared.about.patience.frame;
     let (answer, rejected) = match first_frame(stream, frames, patience).await {
         Ok((header, body)) => {
-            let verdict = hello::check(shared.about.cluster, &header, &body);
+            let verdict = hello::check(shared.about.cluster, 0, &header, &body);
             (hello::answer(&header, &verdict), verdict.err().map(Rejected::Hello))
         }
         Err(Ended::Bad(bad)) => (bad.reply(), Some(Ended::Bad(bad).into())),

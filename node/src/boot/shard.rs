@@ -23,11 +23,15 @@ use crate::shard::{self, ShardConfig, Timeouts};
 use crate::store::{FormatOptions, Recovered, Store, StoreError};
 
 /// The container of this build.
-#[cfg(not(feature = "fault-disk"))]
+#[cfg(not(any(feature = "fault-disk", feature = "ram-disk")))]
 type ShardDisk = crate::io::glommio::disk::GlommioDisk;
 /// The container of a test build, which loses and fails on order.
-#[cfg(feature = "fault-disk")]
+#[cfg(all(feature = "fault-disk", not(feature = "ram-disk")))]
 type ShardDisk = crate::io::glommio::fault_disk::FaultDisk<crate::io::glommio::disk::GlommioDisk>;
+
+/// The container of a build for measurements, in memory.
+#[cfg(feature = "ram-disk")]
+type ShardDisk = crate::io::glommio::ram_disk::RamDisk;
 
 /// Why a shard did not start: one line that says what, where and what to do.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,9 @@ use protocol::ids::TargetId;
 use protocol::limits::IO_ALIGN;
 use serde::Deserialize;
 
-use super::{Config, Coordinator, LogFormat, RegisteredBuffers, Shard, Size, TlsPaths};
+use super::{
+    Config, Coordinator, DataTransport, LogFormat, RegisteredBuffers, Shard, Size, TlsPaths,
+};
 use crate::limits::COMPARE_PERIOD_S;
 
 const IO_MEMORY_DEFAULT: Size = Size(16 << 20);
@@ -21,6 +23,10 @@ pub(super) struct RawConfig {
     pub(super) cluster: String,
     pub(super) address: IpAddr,
     pub(super) coordinators: Vec<Coordinator>,
+    #[serde(default)]
+    pub(super) data_transport: DataTransport,
+    #[serde(default)]
+    pub(super) clear_networks: Vec<String>,
     #[serde(default)]
     pub(super) registered_buffers: RegisteredBuffers,
     #[serde(default)]
@@ -105,6 +111,12 @@ pub(super) fn write(config: &Config, f: &mut fmt::Formatter<'_>) -> fmt::Result 
         writeln!(f, "  {{ id = {}, address = \"{}\" }},", coordinator.id, coordinator.address)?;
     }
     writeln!(f, "]")?;
+    let transport = match config.data_transport {
+        DataTransport::Tls => "tls",
+        DataTransport::Clear => "clear",
+    };
+    writeln!(f, "data_transport = \"{transport}\"")?;
+    writeln!(f, "clear_networks = {:?}", config.clear_networks.texts())?;
     let buffers = match config.registered_buffers {
         RegisteredBuffers::Required => "required",
         RegisteredBuffers::Preferred => "preferred",

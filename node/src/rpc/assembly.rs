@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::rc::Rc;
 
 use protocol::limits::IO_ALIGN;
-use protocol::session::{BadFrame, FrameReader, Received};
+use protocol::session::{BadFrame, FrameMac, FrameReader, Received};
 
 use crate::io::{Buffer, Disk, Incoming};
 
@@ -56,6 +56,14 @@ impl<D: Disk> Assembly<D> {
     /// True when part of a frame has arrived and the rest has not.
     pub fn inside_frame(&self) -> bool {
         self.reader.inside_frame()
+    }
+
+    /// Demands from now on that every frame carries its peer's tag.
+    ///
+    /// # Panics
+    /// Inside of a frame.
+    pub fn authenticate(&mut self, mac: FrameMac) {
+        self.reader.authenticate(mac);
     }
 
     /// Takes what the source has and appends every frame that is complete to `frames`.

@@ -8,14 +8,17 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use protocol::limits::HEADER_LEN;
+use protocol::session::{FrameMac, TAG_LEN};
 
 use crate::io::{Disk, Outgoing, Payload};
-use crate::limits::{SEND_QUEUE_BYTES_MAX, SEND_QUEUE_MAX};
+use crate::limits::{SEND_QUEUE_BYTES_MAX, SEND_QUEUE_MAX, SEND_RUNS_MAX};
 
 /// The send queue of one connection.
 pub struct SendQueue<D: Disk> {
     frames: VecDeque<Waiting<D>>,
     bytes: usize,
+    /// Outside of TLS: the tags of what is sent from here.
+    mac: Option<FrameMac>,
 }
 
 struct Waiting<D: Disk> {
@@ -32,24 +35,36 @@ pub struct QueueFull;
 
 impl<D: Disk> Default for SendQueue<D> {
     fn default() -> SendQueue<D> {
-        SendQueue { frames: VecDeque::new(), bytes: 0 }
+        SendQueue { frames: VecDeque::new(), bytes: 0, mac: None }
     }
 }
 
 impl<D: Disk> SendQueue<D> {
+    /// Gives every frame a tag from now on. The queue must be empty: what waits has none.
+    pub fn authenticate(&mut self, mac: FrameMac) {
+        debug_assert!(self.is_empty(), "TLS ends between two frames");
+        self.mac = Some(mac);
+    }
+
     /// Adds a frame at the end.
     ///
     /// # Errors
     /// [`QueueFull`] leaves the queue as it was.
     pub fn push(&mut self, frame: Outgoing<D>) -> Result<(), QueueFull> {
-        let Outgoing { header, body, payload } = frame;
+        let Outgoing { header, mut body, payload } = frame;
         debug_assert_eq!(header.payload_len as usize, payload.len(), "the frame is sealed");
-        let len = HEADER_LEN + body.len() + payload.len();
+        let tag = if self.mac.is_some() { TAG_LEN } else { 0 };
+        let len = HEADER_LEN + body.len() + tag + payload.len();
         if self.frames.len() >= SEND_QUEUE_MAX || self.bytes + len > SEND_QUEUE_BYTES_MAX {
             return Err(QueueFull);
         }
+        let header = header.encode();
+        if let Some(mac) = &mut self.mac {
+            let tag = mac.tag(&header, &body);
+            body.extend_from_slice(&tag);
+        }
         self.bytes += len;
-        self.frames.push_back(Waiting { header: header.encode(), body, payload, len, sent: 0 });
+        self.frames.push_back(Waiting { header, body, payload, len, sent: 0 });
         Ok(())
     }
 
@@ -58,20 +73,20 @@ impl<D: Disk> SendQueue<D> {
         self.frames.is_empty()
     }
 
-    /// The next bytes, `limit` at most, as runs that lie where they are.
+    /// The next bytes, `limit` at most in [`SEND_RUNS_MAX`] runs at most, that lie where they are.
     pub fn next_runs(&self, limit: usize) -> Vec<IoSlice<'_>> {
         let mut runs = Vec::new();
         let mut room = limit;
         for frame in &self.frames {
             room -= frame.runs(room, &mut runs);
-            if room == 0 {
+            if room == 0 || runs.len() == SEND_RUNS_MAX {
                 break;
             }
         }
         runs
     }
 
-    /// Forgets the next `len` bytes: they are sealed.
+    /// Forgets the next `len` bytes: they are sealed or sent.
     ///
     /// # Panics
     /// When there are fewer.
@@ -92,12 +107,13 @@ impl<D: Disk> SendQueue<D> {
 
     /// Drops everything.
     pub fn clear(&mut self) {
-        *self = SendQueue::default();
+        self.frames.clear();
+        self.bytes = 0;
     }
 }
 
 impl<D: Disk> Waiting<D> {
-    /// Appends what is not sent yet, `limit` bytes at most, and says how many bytes that is.
+    /// Appends what is not sent yet, as far as there is room, and says how many bytes that is.
     fn runs<'a>(&'a self, limit: usize, out: &mut Vec<IoSlice<'a>>) -> usize {
         let (start, end) = (self.sent, self.len.min(self.sent + limit));
         let mut at = 0;
@@ -108,11 +124,11 @@ impl<D: Disk> Waiting<D> {
                 out.push(IoSlice::new(&run[from - at..to - at]));
             }
             at += run.len();
-            if at >= end {
+            if at >= end || out.len() == SEND_RUNS_MAX {
                 break;
             }
         }
-        end - start
+        end.min(at) - start
     }
 }
 
@@ -124,11 +140,12 @@ mod tests {
     use protocol::ids::RequestId;
     use protocol::limits::PAYLOAD_LEN_MAX;
     use protocol::message::Kind;
+    use protocol::session::{FrameMacs, TAG_LEN};
 
     use super::{QueueFull, SendQueue};
     use crate::io::NoDisk;
     use crate::io::{Buffer, Disk, Outgoing, Payload, Piece};
-    use crate::limits::{SEND_QUEUE_BYTES_MAX, SEND_QUEUE_MAX};
+    use crate::limits::{SEND_QUEUE_BYTES_MAX, SEND_QUEUE_MAX, SEND_RUNS_MAX};
 
     fn frame(body: &[u8], payload: Payload<NoDisk>) -> Outgoing<NoDisk> {
         let len = u32::try_from(payload.len()).unwrap();
@@ -173,6 +190,42 @@ mod tests {
             }
             assert_eq!(out, expected, "limit {limit}");
             assert_eq!(queue.bytes, 0);
+        }
+    }
+
+    #[test]
+    fn one_system_call_is_never_given_more_runs_than_it_takes() {
+        let mut queue = SendQueue::default();
+        let mut expected = 0;
+        for _ in 0..SEND_QUEUE_MAX {
+            let frame = frame(b"body", payload(9000));
+            expected += 64 + 4 + frame.payload.len();
+            queue.push(frame).unwrap();
+        }
+        let mut seen = 0;
+        while !queue.is_empty() {
+            let runs = queue.next_runs(usize::MAX);
+            assert!((1..=SEND_RUNS_MAX).contains(&runs.len()));
+            let len = runs.iter().map(|run| run.len()).sum();
+            seen += len;
+            queue.advance(len);
+        }
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn outside_of_tls_every_frame_carries_its_tag_behind_the_body() {
+        let macs = || FrameMacs::derive(|_, _| Ok::<_, ()>([5; 16])).unwrap();
+        let (mut queue, mut peer) = (SendQueue::default(), macs().of_server);
+        queue.authenticate(macs().of_server);
+        for body in [&b"one"[..], b"two"] {
+            queue.push(frame(body, payload(9))).unwrap();
+            let sent: Vec<u8> =
+                queue.next_runs(usize::MAX).iter().flat_map(|run| run.to_vec()).collect();
+            let (header, rest) = sent.split_first_chunk().unwrap();
+            assert_eq!(rest.len(), 3 + TAG_LEN + 9);
+            assert_eq!(peer.check(header, &rest[..3], &rest[3..3 + TAG_LEN]), Ok(()));
+            queue.advance(sent.len());
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use node::config::ClearNetworks;
 use node::io::glommio::net::TlsConfigs;
 use protocol::ids::ClusterId;
 use protocol::tls::{Identity, TlsFiles, client_config, server_config, server_name, uri};
@@ -63,7 +64,12 @@ impl Authority {
 }
 
 pub fn configs(files: &TlsFiles) -> TlsConfigs {
-    TlsConfigs { server: server_config(files).unwrap(), client: client_config(files).unwrap() }
+    let clear = ClearNetworks::default();
+    TlsConfigs {
+        server: server_config(files).unwrap(),
+        client: client_config(files).unwrap(),
+        clear,
+    }
 }
 
 /// Longest that any test waits for something that must happen.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use node::io::NoDisk;
+use node::io::glommio::net::TlsConfigs;
 use node::io::{Buffer, Disk, Link, NetError, Outgoing, Payload};
 use node::limits::{FRAME_TIME_GRACE_MS, SEND_QUEUE_MAX};
 use protocol::checksum::sum64;
@@ -34,10 +35,16 @@ fn payload(seed: u8) -> (Payload<NoDisk>, u64) {
 #[test]
 fn link_carries_whole_chunks_both_ways_unchanged() {
     let authority = Authority::new(CLUSTER);
-    let server = Server::start(authority.configs(&SERVER));
-    let (tls, address) = (authority.configs(&client()), server.address);
+    carries_whole_chunks(authority.configs(&SERVER), authority.configs(&client()), false);
+}
+
+/// Sends eight chunks and gets them back, over TLS or after both sides have left it.
+pub(crate) fn carries_whole_chunks(server: TlsConfigs, tls: TlsConfigs, clear: bool) {
+    let server = Server::start(server);
+    let address = server.address;
     run(move || async move {
         let (_net, link) = connect(tls, address).await;
+        assert_eq!(link.is_clear(), clear);
         let mut sums = Vec::new();
         for seed in 0..8u8 {
             let (payload, sum) = payload(seed);

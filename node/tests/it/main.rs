@@ -9,6 +9,7 @@
 )]
 
 mod certificates;
+mod clear;
 mod fixture;
 mod group;
 mod handshake;

@@ -11,8 +11,11 @@ use crate::status::Status;
 
 /// Oldest protocol version this release speaks.
 pub const VERSION_MIN: u16 = VERSION;
+/// The connection leaves TLS after the hello, and every frame carries a tag: see
+/// [`FrameMac`](super::FrameMac). Bit 0 is kept for credit.
+pub const FEATURE_CLEAR: u64 = 1 << 1;
 /// Feature bits this release has; a later one raises it.
-pub const FEATURES: u64 = 0;
+pub const FEATURES: u64 = FEATURE_CLEAR;
 
 /// Why two processes do not talk to each other.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,20 +49,20 @@ pub enum HelloError {
     Message(#[from] MessageError),
 }
 
-/// What the side that opened the connection says first.
-pub fn offer(cluster: ClusterId, target: TargetId) -> HelloRequest {
+/// What the side that opened the connection says first; `features` are those it wants.
+pub fn offer(cluster: ClusterId, target: TargetId, features: u64) -> HelloRequest {
     HelloRequest {
         version_min: VERSION_MIN,
         version_max: VERSION,
-        features: FEATURES,
+        features: features & FEATURES,
         cluster,
         target,
     }
 }
 
 /// The same as a frame: request 1 of its connection.
-pub fn request(cluster: ClusterId, target: TargetId) -> (Header, Vec<u8>) {
-    let body = offer(cluster, target).encode();
+pub fn request(cluster: ClusterId, target: TargetId, features: u64) -> (Header, Vec<u8>) {
+    let body = offer(cluster, target, features).encode();
     let header = Header { cluster_tag: cluster.tag(), ..Header::new(Kind::Hello, RequestId(1)) };
     (header.seal(&body, 0), body)
 }
@@ -67,11 +70,16 @@ pub fn request(cluster: ClusterId, target: TargetId) -> (Header, Vec<u8>) {
 /// Checks the first frame of a connection that a peer opened and says what to agree on.
 ///
 /// The target the peer means is not compared: a shard answers requests for other targets itself,
-/// with the right port.
+/// with the right port. Of the features that the peer wants it gets those in `allowed`.
 ///
 /// # Errors
 /// [`HelloError`]: send [`answer`], then close.
-pub fn check(cluster: ClusterId, header: &Header, body: &[u8]) -> Result<HelloReply, HelloError> {
+pub fn check(
+    cluster: ClusterId,
+    allowed: u64,
+    header: &Header,
+    body: &[u8],
+) -> Result<HelloReply, HelloError> {
     if header.kind != Kind::Hello || header.response {
         return Err(HelloError::NotHello(header.kind));
     }
@@ -84,7 +92,7 @@ pub fn check(cluster: ClusterId, header: &Header, body: &[u8]) -> Result<HelloRe
     }
     Ok(HelloReply {
         version: hello.version_max.min(VERSION),
-        features: hello.features & FEATURES,
+        features: hello.features & allowed & FEATURES,
         requests_in_flight: u32::try_from(REQUESTS_IN_FLIGHT_MAX).unwrap_or(u32::MAX),
     })
 }

@@ -4,6 +4,7 @@
 //! of the right cluster and a body that matches its checksum. Start at [`FrameReader`], then
 //! [`hello`].
 
+mod mac;
 mod reader;
 
 pub mod hello;
@@ -11,4 +12,5 @@ pub mod hello;
 #[cfg(test)]
 mod tests;
 
+pub use mac::{EXPORTER_LABEL, FrameMac, FrameMacs, TAG_LEN};
 pub use reader::{BadFrame, FrameReader, Received};

@@ -5,6 +5,7 @@ use crate::ids::RequestId;
 use crate::limits::HEADER_LEN;
 use crate::message::Kind;
 use crate::message::cluster::ErrorReply;
+use crate::session::mac::{FrameMac, TAG_LEN};
 
 /// Most body bytes that are allocated before the ones already asked for have arrived.
 const BODY_STEP: usize = 64 << 10;
@@ -58,6 +59,8 @@ pub struct BadFrame {
 #[derive(Debug)]
 pub struct FrameReader {
     cluster_tag: u32,
+    /// Outside of TLS: the tags of the peer's frames.
+    mac: Option<FrameMac>,
     header: Option<Header>,
     filled: usize,
     bytes: [u8; HEADER_LEN],
@@ -70,12 +73,22 @@ impl FrameReader {
     pub fn new(cluster_tag: u32) -> FrameReader {
         FrameReader {
             cluster_tag,
+            mac: None,
             header: None,
             filled: 0,
             bytes: [0; HEADER_LEN],
             body: Vec::new(),
             payload_left: 0,
         }
+    }
+
+    /// Demands from now on that every frame carries its peer's tag.
+    ///
+    /// # Panics
+    /// Inside of a frame.
+    pub fn authenticate(&mut self, mac: FrameMac) {
+        assert!(!self.inside_frame(), "TLS ends between two frames");
+        self.mac = Some(mac);
     }
 
     /// Where the next bytes of header or body go; empty while a frame or its payload is due.
@@ -87,7 +100,7 @@ impl FrameReader {
             None => &mut self.bytes[self.filled..],
             Some(header) => {
                 // A peer that announces a long body and sends nothing costs one step of memory.
-                let len = (header.body_len as usize).min(self.filled + BODY_STEP);
+                let len = self.due(header).min(self.filled + BODY_STEP);
                 self.body.resize(len, 0);
                 &mut self.body[self.filled..]
             }
@@ -121,9 +134,15 @@ impl FrameReader {
     /// # Errors
     /// [`BadFrame`]: the body is damaged.
     pub fn take(&mut self) -> Result<Option<Received>, BadFrame> {
-        let complete = |header: &Header| self.filled == header.body_len as usize;
+        let complete = |header: &Header| self.filled == self.due(header);
         let Some(header) = self.header.filter(complete) else { return Ok(None) };
-        let body = std::mem::take(&mut self.body);
+        let mut body = std::mem::take(&mut self.body);
+        if let Some(mac) = &mut self.mac {
+            let (text, tag) = body.split_at(header.body_len as usize);
+            let sound = mac.check(&self.bytes, text, tag);
+            sound.map_err(|error| BadFrame { error, answer: None })?;
+            body.truncate(header.body_len as usize);
+        }
         header.check_body(&body).map_err(|error| self.after(&header, error))?;
         self.header = None;
         self.filled = 0;
@@ -149,6 +168,11 @@ impl FrameReader {
     /// [`FrameError::Truncated`].
     pub fn inside_frame(&self) -> bool {
         self.header.is_some() || self.filled > 0 || self.payload_left > 0
+    }
+
+    /// Bytes between the header and the payload.
+    fn due(&self, header: &Header) -> usize {
+        header.body_len as usize + if self.mac.is_some() { TAG_LEN } else { 0 }
     }
 
     fn check_header(&self) -> Result<Header, BadFrame> {

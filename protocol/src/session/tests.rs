@@ -135,14 +135,14 @@ fn an_announced_body_costs_memory_only_as_it_arrives() {
 
 /// What the accepting side makes of a first frame, and its answer.
 fn greet(frame: &Frame) -> (Result<HelloReply, HelloError>, Option<Frame>) {
-    let verdict = hello::check(CLUSTER, &frame.0, &frame.1);
+    let verdict = hello::check(CLUSTER, FEATURES, &frame.0, &frame.1);
     let answer = hello::answer(&frame.0, &verdict);
     (verdict, answer)
 }
 
 #[test]
 fn two_ends_of_one_release_agree() {
-    let (verdict, answer) = greet(&hello::request(CLUSTER, TargetId(5)));
+    let (verdict, answer) = greet(&hello::request(CLUSTER, TargetId(5), FEATURES));
     let (header, body) = answer.unwrap();
     let reply = hello::accept(&header, &body).unwrap();
     assert_eq!((reply.version, reply.features), (VERSION, FEATURES));
@@ -167,7 +167,7 @@ fn anything_before_a_hello_is_refused() {
 
 #[test]
 fn a_peer_of_another_cluster_is_refused() {
-    let frame = hello::request(ClusterId(1), TargetId(0));
+    let frame = hello::request(ClusterId(1), TargetId(0), 0);
     let bad = read(&bytes(&frame, &[]), 64).unwrap_err();
     assert_eq!(bad.error, FrameError::Cluster(1));
     assert_eq!(bad.reply().unwrap().0.status, Status::BadCluster);
@@ -175,7 +175,7 @@ fn a_peer_of_another_cluster_is_refused() {
     // The same tag does not help: the hello carries the whole id.
     let twin = ClusterId(CLUSTER.0 << 64);
     assert_eq!(twin.tag(), CLUSTER.tag());
-    let (verdict, answer) = greet(&hello::request(twin, TargetId(0)));
+    let (verdict, answer) = greet(&hello::request(twin, TargetId(0), 0));
     assert_eq!(verdict, Err(HelloError::Cluster(twin)));
     let (header, body) = answer.unwrap();
     let Err(HelloError::Refused { status, text }) = hello::accept(&header, &body) else {
@@ -192,7 +192,7 @@ fn versions_are_negotiated_or_the_hello_is_refused() {
             version_min,
             version_max,
             features: !0,
-            ..hello::offer(CLUSTER, TargetId(0))
+            ..hello::offer(CLUSTER, TargetId(0), FEATURES)
         };
         request_frame(RequestId(1), &hello, context(), 0).unwrap()
     };
@@ -211,4 +211,75 @@ fn versions_are_negotiated_or_the_hello_is_refused() {
     let (header, body) = reply_frame(&offer(1, 1).0, &newer);
     let expected = HelloError::Version { min: VERSION + 1, max: VERSION + 1 };
     assert_eq!(hello::accept(&header, &body), Err(expected));
+}
+
+#[test]
+fn only_a_feature_that_both_sides_want_is_agreed_on() {
+    let agreed = |wanted, allowed| {
+        let frame = hello::request(CLUSTER, TargetId(5), wanted);
+        let verdict = hello::check(CLUSTER, allowed, &frame.0, &frame.1);
+        let (header, body) = hello::answer(&frame.0, &verdict).unwrap();
+        hello::accept(&header, &body).unwrap().features
+    };
+    assert_eq!(agreed(FEATURES, FEATURES), FEATURES);
+    assert_eq!(agreed(0, FEATURES), 0, "the server does not press it on a client");
+    assert_eq!(agreed(FEATURES, 0), 0, "nor the client on a server");
+}
+
+/// A frame as it goes over a connection that has left TLS.
+fn tagged(mac: &mut FrameMac, frame: &Frame, payload: &[u8]) -> Vec<u8> {
+    let header = frame.0.encode();
+    let tag = mac.tag(&header, &frame.1);
+    [&header[..], &frame.1, &tag, payload].concat()
+}
+
+fn macs() -> FrameMacs {
+    FrameMacs::derive(|_, context| Ok::<_, ()>([context[0]; 16])).unwrap()
+}
+
+/// Reads all bytes in pieces of at most `step`, each frame with its tag.
+fn read_tagged(mut bytes: &[u8], step: usize) -> Result<Vec<Frame>, BadFrame> {
+    let mut reader = FrameReader::new(CLUSTER.tag());
+    reader.authenticate(macs().of_client);
+    let mut seen = Vec::new();
+    while !bytes.is_empty() {
+        let due = reader.payload_left();
+        let room = if due > 0 { due } else { reader.space().len() };
+        let (piece, rest) = bytes.split_at(step.min(room).min(bytes.len()));
+        bytes = rest;
+        if due > 0 {
+            reader.payload_taken(piece.len());
+            continue;
+        }
+        reader.space()[..piece.len()].copy_from_slice(piece);
+        reader.filled(piece.len())?;
+        seen.extend(reader.take()?.map(|frame| (frame.header, frame.body)));
+    }
+    assert!(!reader.inside_frame());
+    Ok(seen)
+}
+
+#[test]
+fn outside_of_tls_frames_come_out_with_their_tags_checked() {
+    let header = Header { cluster_tag: CLUSTER.tag(), ..Header::new(Kind::Write, RequestId(3)) };
+    let payload = [9; 5000];
+    let frames =
+        [(header.seal(b"body", 5000), b"body".to_vec()), (header.seal(b"", 0), Vec::new())];
+    let mut mac = macs().of_client;
+    let (first, second) =
+        (tagged(&mut mac, &frames[0], &payload), tagged(&mut mac, &frames[1], &[]));
+    for step in [1, 15, 16, 63, 4096, 10_000] {
+        let seen = read_tagged(&[&first[..], &second].concat(), step);
+        assert_eq!(seen.as_deref(), Ok(&frames[..]), "step {step}");
+    }
+    let refused = |bytes: &[u8]| read_tagged(bytes, 4096).unwrap_err();
+    let bad = refused(&second);
+    assert_eq!((bad.error, bad.answer), (FrameError::Tag, None), "the first frame was left out");
+    assert_eq!(refused(&[&first[..], &first].concat()).error, FrameError::Tag, "sent twice");
+    let untagged = bytes(&frames[1], &[]);
+    let after = [&untagged[..], &[0; 16]].concat();
+    assert_eq!(refused(&after).error, FrameError::Tag, "a frame that somebody made himself");
+    let mut changed = first.clone();
+    changed[65] ^= 1;
+    assert!(matches!(refused(&changed).error, FrameError::Tag), "another body");
 }

@@ -98,10 +98,10 @@ impl Pair {
 
     /// The first exchange; what the client makes of the answer.
     fn greet(&mut self, server: ClusterId, client: ClusterId) -> Result<(), HelloError> {
-        self.client.send(hello::request(client, TargetId(101)), &[]);
+        self.client.send(hello::request(client, TargetId(101), 0), &[]);
         self.carry().expect("hello arrives");
         let (first, _) = self.server.arrived.pop_front().expect("the hello");
-        let verdict = hello::check(server, &first.header, &first.body);
+        let verdict = hello::check(server, 0, &first.header, &first.body);
         let answer = hello::answer(&first.header, &verdict).expect("a hello is answered");
         self.server.send(answer, &[]);
         self.carry().expect("answer arrives");
@@ -179,7 +179,7 @@ fn requests_in_flight_are_answered_in_any_order_over_any_wire() {
 fn ends_of_two_clusters_part_at_the_first_frame() {
     let other = ClusterId(0xef01);
     let mut pair = Pair::new(other, CLUSTER, 1);
-    pair.client.send(hello::request(other, TargetId(101)), &[]);
+    pair.client.send(hello::request(other, TargetId(101), 0), &[]);
     assert!(pair.carry().is_err(), "the frame itself names another cluster");
     // The same tag does not make the same cluster.
     let mut pair = Pair::new(CLUSTER, CLUSTER, 2);

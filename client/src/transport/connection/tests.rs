@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::limits::NOTICES_MAX;
-use protocol::ids::Fid;
-use protocol::message::Message;
+use protocol::ids::{Epoch, Fid, MapVersion};
 use protocol::message::cluster::{ErrorReply, StatusRequest};
 use protocol::message::namespace::GrowthClearedNotice;
+use protocol::message::{Kind, Message};
+use protocol::session::TAG_LEN;
 use protocol::status::Status;
 use tokio::io::DuplexStream;
 
@@ -13,20 +14,26 @@ const CLUSTER: ClusterId = ClusterId(7);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn call() -> Call {
-    let body = StatusRequest.encode();
-    Call { timeout: SECOND, ..request_frame(Kind::Status, body) }
+    Call {
+        kind: Kind::Status,
+        epoch: Epoch(0),
+        map_version: MapVersion(0),
+        timeout: SECOND,
+        body: StatusRequest.encode(),
+        payload: Bytes::new(),
+    }
 }
 
 fn pair() -> (Arc<Connection>, DuplexStream) {
     let (near, far) = tokio::io::duplex(1 << 16);
-    (Arc::new(Connection::start(near, CLUSTER, None)), far)
+    (Arc::new(Connection::start(near, CLUSTER, None, None)), far)
 }
 
 #[tokio::test]
 async fn notices_go_to_their_queue_and_answers_to_who_asked() {
     let (near, mut far) = tokio::io::duplex(1 << 20);
     let (sender, mut notices) = mpsc::channel(NOTICES_MAX);
-    let connection = Arc::new(Connection::start(near, CLUSTER, Some(sender)));
+    let connection = Arc::new(Connection::start(near, CLUSTER, None, Some(sender)));
     let asked = start(&connection);
     let header = receive(&mut far).await;
     let body = GrowthClearedNotice { fids: vec![Fid(7)] }.encode();
@@ -44,6 +51,34 @@ async fn notices_go_to_their_queue_and_answers_to_who_asked() {
         taken += 1;
     }
     assert_eq!(taken, NOTICES_MAX, "the one that found the queue full is dropped");
+}
+
+#[tokio::test]
+async fn outside_of_tls_requests_carry_tags_and_answers_without_one_end_the_connection() {
+    let macs = || FrameMacs::derive(|_, context| Ok::<_, ()>([context[0]; 16])).unwrap();
+    let (near, mut far) = tokio::io::duplex(1 << 16);
+    let connection = Arc::new(Connection::start(near, CLUSTER, Some(macs()), None));
+    let FrameMacs { mut of_client, mut of_server } = macs();
+    for right in [true, false] {
+        let asked = start(&connection);
+        let mut head = [0; HEADER_LEN];
+        far.read_exact(&mut head).await.unwrap();
+        let header = Header::decode(&head).unwrap();
+        let mut rest = vec![0; header.body_len as usize + TAG_LEN];
+        far.read_exact(&mut rest).await.unwrap();
+        let (body, tag) = rest.split_at(header.body_len as usize);
+        assert_eq!(of_client.check(&head, body, tag), Ok(()));
+        let answer = Header { cluster_tag: CLUSTER.tag(), ..header.reply(Status::Ok) };
+        let answer = answer.seal(b"", 0).encode();
+        let mut tag = of_server.tag(&answer, b"");
+        tag[3] ^= u8::from(!right);
+        far.write_all(&[&answer[..], &tag].concat()).await.unwrap();
+        match asked.await.unwrap() {
+            Ok(answer) => assert!(right && answer.status == Status::Ok),
+            Err(error) => assert!(!right && error.to_string().contains("wrong tag"), "{error}"),
+        }
+    }
+    assert!(!connection.is_open());
 }
 
 async fn receive(far: &mut DuplexStream) -> Header {
@@ -158,7 +193,7 @@ async fn no_more_requests_are_in_flight_than_the_server_allows() {
 async fn requests_beyond_the_queue_wait_with_their_callers_and_are_not_sent_when_those_give_up() {
     // A peer that takes the first frame's first bytes and then nothing.
     let (near, mut far) = tokio::io::duplex(16);
-    let connection = Arc::new(Connection::start(near, CLUSTER, None));
+    let connection = Arc::new(Connection::start(near, CLUSTER, None, None));
     let mut calls: Vec<_> = (0..SEND_QUEUE_MAX).map(|_| start(&connection)).collect();
     tokio::time::sleep(SECOND / 4).await;
     assert_eq!(connection.queue.capacity(), 1, "one is being written, the others are queued");
@@ -171,9 +206,13 @@ async fn requests_beyond_the_queue_wait_with_their_callers_and_are_not_sent_when
     }
     assert!(connection.shared.waiting().calls.is_empty());
     let last = start(&connection);
-    assert_eq!(receive(&mut far).await.request, RequestId(1), "it was half sent");
+    assert_eq!(receive(&mut far).await.request, RequestId(FIRST_REQUEST), "it was half sent");
     let header = receive(&mut far).await;
-    assert_eq!(header.request.0, SEND_QUEUE_MAX as u64 + 3, "nobody wanted the others any more");
+    assert_eq!(
+        header.request.0,
+        SEND_QUEUE_MAX as u64 + 2 + FIRST_REQUEST,
+        "nobody wanted the others any more"
+    );
     reply(&mut far, &header, CLUSTER).await;
     assert_eq!(text(last.await.unwrap()), header.request.to_string());
 }

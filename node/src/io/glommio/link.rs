@@ -20,14 +20,16 @@ use protocol::status::Status;
 use super::clock::BootClock;
 use super::net::Scratch;
 use super::take_turn;
-use super::tls::{Received, Wire, WireError};
+use super::tls::{Received, Tags, Wire, WireError};
 use crate::io::{Clock, Disk, Incoming, Link, NetError, Outgoing, Payload, PeerIdentity};
-use crate::limits::{BYTES_PER_TURN, COPY_PAUSE_MAX_MS, HANDSHAKE_BYTES_MAX, SEAL_SLICE};
+use crate::limits::{
+    BYTES_PER_TURN, COPY_PAUSE_MAX_MS, HANDSHAKE_BYTES_MAX, SEAL_SLICE, SEND_SLICE,
+};
 use crate::rpc::assembly::{Assembly, AssemblyError};
 use crate::rpc::pace::{Pace, TooSlow};
 use crate::rpc::queue::SendQueue;
 
-/// A connection over TLS.
+/// A connection over TLS, or one that left TLS after the hello.
 pub struct GlommioLink<D: Disk> {
     core: Rc<Core<D>>,
     peer: PeerIdentity,
@@ -51,6 +53,8 @@ pub(super) struct Core<D: Disk> {
     in_flight: Cell<usize>,
     received_this_turn: Cell<usize>,
     handshake_bytes: Cell<usize>,
+    /// The connection leaves TLS when what is queued has left.
+    leaves_tls: Cell<bool>,
     reader: Cell<Option<Waker>>,
     writer: Cell<Option<Waker>>,
 }
@@ -67,8 +71,8 @@ enum State {
 
 /// What the writing side did.
 enum Wrote {
-    /// So many bytes of plaintext were sealed.
-    Sealed(usize),
+    /// So many bytes of frames were sealed, or sent as they are.
+    Passed(usize),
     /// All is sent and the connection is closed.
     Finished,
 }
@@ -96,6 +100,7 @@ impl<D: Disk> Core<D> {
             in_flight: Cell::new(0),
             received_this_turn: Cell::new(0),
             handshake_bytes: Cell::new(0),
+            leaves_tls: Cell::new(false),
             reader: Cell::default(),
             writer: Cell::default(),
         })
@@ -111,7 +116,8 @@ impl<D: Disk> Core<D> {
         &self,
         read: impl FnOnce(&[rustls::pki_types::CertificateDer<'static>]) -> T,
     ) -> T {
-        read(self.wire.borrow().tls().peer_certificates().unwrap_or_default())
+        let wire = self.wire.borrow();
+        read(wire.tls().and_then(|tls| tls.peer_certificates()).unwrap_or_default())
     }
 
     /// Makes the link of a connection whose peer is known, and starts its writing side.
@@ -302,6 +308,9 @@ impl<D: Disk> Core<D> {
         }
         self.writer.set(Some(context.waker().clone()));
         let mut wire = self.wire.borrow_mut();
+        if wire.is_clear() {
+            return self.poll_send(context, &mut wire);
+        }
         let (flushed, outcome) = wire.poll_flush(context);
         let mut queue = self.queue.borrow_mut();
         self.note_sent(flushed, outcome.is_pending() || !queue.is_empty());
@@ -311,16 +320,58 @@ impl<D: Disk> Core<D> {
             Poll::Pending => return Poll::Pending,
         }
         if queue.is_empty() {
-            return match self.state.get() {
-                State::Open => Poll::Pending,
-                State::Closing | State::Cut => Poll::Ready(Ok(Wrote::Finished)),
-            };
+            if self.leaves_tls.take()
+                && let Err(error) = self.change_to_tags(&mut wire, &mut queue)
+            {
+                return Poll::Ready(Err(error));
+            }
+            return self.nothing_to_write();
         }
         let sealed = wire.seal(&queue.next_runs(SEAL_SLICE));
         if let Ok(len) = sealed {
             queue.advance(len);
         }
-        Poll::Ready(sealed.map(Wrote::Sealed).map_err(broken))
+        Poll::Ready(sealed.map(Wrote::Passed).map_err(broken))
+    }
+
+    /// The same outside of TLS: the queue goes to the socket as it lies.
+    fn poll_send(
+        &self,
+        context: &mut Context<'_>,
+        wire: &mut Wire,
+    ) -> Poll<Result<Wrote, NetError>> {
+        let mut queue = self.queue.borrow_mut();
+        if queue.is_empty() {
+            self.note_sent(0, false);
+            return self.nothing_to_write();
+        }
+        match wire.poll_send(context, &queue.next_runs(SEND_SLICE)) {
+            Poll::Ready(Ok(len)) => {
+                queue.advance(len);
+                self.note_sent(len, !queue.is_empty());
+                Poll::Ready(Ok(Wrote::Passed(len)))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
+            Poll::Pending => {
+                self.note_sent(0, true);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn nothing_to_write(&self) -> Poll<Result<Wrote, NetError>> {
+        match self.state.get() {
+            State::Open => Poll::Pending,
+            State::Closing | State::Cut => Poll::Ready(Ok(Wrote::Finished)),
+        }
+    }
+
+    /// Leaves TLS at once: the peer has said its last word in it, and so has this side.
+    fn change_to_tags(&self, wire: &mut Wire, queue: &mut SendQueue<D>) -> Result<(), NetError> {
+        let Tags { sends, receives } = wire.leave_tls().map_err(broken)?;
+        queue.authenticate(sends);
+        self.assembly.borrow_mut().authenticate(receives);
+        Ok(())
     }
 
     fn note_sent(&self, flushed: usize, more: bool) {
@@ -357,6 +408,11 @@ impl<D: Disk> Core<D> {
         wake(&self.writer);
     }
 
+    /// True when the payload of this connection is not encrypted.
+    pub(super) fn is_clear(&self) -> bool {
+        self.wire.borrow().is_clear()
+    }
+
     /// Gives up a peer that is too slow, and says whether the connection still lives.
     pub(super) fn sweep(&self) -> bool {
         let Some(verdict) = self.pace.get().verdict(BootClock.now()) else {
@@ -376,7 +432,7 @@ async fn write_frames<D: Disk>(core: Rc<Core<D>>) {
     let mut this_turn = 0;
     loop {
         match poll_fn(|context| core.poll_write(context)).await {
-            Ok(Wrote::Sealed(bytes)) => this_turn += bytes,
+            Ok(Wrote::Passed(bytes)) => this_turn += bytes,
             Ok(Wrote::Finished) => break,
             Err(error) => {
                 core.failure.borrow_mut().get_or_insert(error);
@@ -428,6 +484,26 @@ impl<D: Disk> GlommioLink<D> {
     /// Where the peer is.
     pub fn address(&self) -> SocketAddr {
         self.core.address
+    }
+
+    /// True when the payload of this connection is not encrypted.
+    pub fn is_clear(&self) -> bool {
+        self.core.is_clear()
+    }
+
+    /// Leaves TLS when what was sent so far is on its way; for the side that accepted.
+    pub(super) fn leave_tls_when_sent(&self) {
+        self.core.leaves_tls.set(true);
+        wake(&self.core.writer);
+    }
+
+    /// Leaves TLS now; for the side that connected, when the peer has agreed.
+    ///
+    /// # Errors
+    /// [`NetError::Broken`] when something still waits to be sent.
+    pub(super) fn leave_tls(&self) -> Result<(), NetError> {
+        let (mut wire, mut queue) = (self.core.wire.borrow_mut(), self.core.queue.borrow_mut());
+        self.core.change_to_tags(&mut wire, &mut queue)
     }
 }
 

@@ -6,12 +6,14 @@
 //! rings from being looked at; nothing is sent or written beyond what was filled, because arena
 //! memory is never zeroed.
 //!
-//! - [`disk`]: the container; `fault_disk`: the same, failing on order, in test builds.
-//! - [`net`], [`link`], [`tls`]: connections.
+//! - [`disk`]: the container; `fault_disk`: the same, failing on order, in test builds; `ram_disk`: one
+//!   in memory, in builds for measurements.
+//! - [`net`], [`link`], [`tls`], `clear`: connections.
 //! - [`clock`], [`rng`]: time and randomness.
 //! - [`mesh`]: bounded queues between executors.
 //! - [`executor`]: one executor on its own thread.
 
+mod clear;
 pub mod clock;
 pub mod disk;
 pub mod executor;
@@ -20,6 +22,8 @@ pub mod fault_disk;
 pub mod link;
 pub mod mesh;
 pub mod net;
+#[cfg(any(test, feature = "ram-disk"))]
+pub mod ram_disk;
 pub mod rng;
 pub mod tls;
 

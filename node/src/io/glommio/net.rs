@@ -19,7 +19,7 @@ use protocol::frame::Header;
 use protocol::guard::{self, Guard};
 use protocol::ids::{ClusterId, NodeId, TargetId};
 use protocol::log_budget::LogBudget;
-use protocol::session::hello;
+use protocol::session::hello::{self, FEATURE_CLEAR};
 use protocol::tls::{Identity, peer_certificate, server_name};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
@@ -27,6 +27,7 @@ use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use super::clock::BootClock;
 use super::link::{Core, GlommioLink};
 use super::tls::{Wire, socket};
+use crate::config::ClearNetworks;
 use crate::io::{Clock, Disk, Link, Net, NetError, Outgoing, Payload, PeerIdentity};
 use crate::limits::{
     CONNECT_TIME_MAX_MS, CONNECTIONS_MAX, HALF_OPEN_MAX, HANDSHAKE_TIME_MAX_MS, RECEIVE_SLICE,
@@ -43,6 +44,8 @@ pub struct TlsConfigs {
     pub server: Arc<ServerConfig>,
     /// For connections made from here.
     pub client: Arc<ClientConfig>,
+    /// Where payload may go unencrypted.
+    pub clear: ClearNetworks,
 }
 
 /// What has happened on the port since start.
@@ -135,6 +138,12 @@ impl<D: Disk> GlommioNet<D> {
     /// Open connections, in both directions.
     pub fn connections(&self) -> usize {
         self.inner.connections.borrow().len()
+    }
+
+    /// Open connections whose payload is not encrypted.
+    pub fn clear_connections(&self) -> usize {
+        let clear = |core: &Weak<Core<D>>| core.upgrade().is_some_and(|core| core.is_clear());
+        self.inner.connections.borrow().iter().filter(|core| clear(core)).count()
     }
 
     /// Stops accepting; connections stay.
@@ -238,6 +247,11 @@ impl<D: Disk> Inner<D> {
         }
     }
 
+    /// Features of a connection with this address that are wanted here.
+    fn features(&self, address: SocketAddr) -> u64 {
+        if self.tls.clear.contains(address.ip()) { FEATURE_CLEAR } else { 0 }
+    }
+
     /// The client's half of a connection: handshake, identity, hello.
     async fn introduce(
         &self,
@@ -257,10 +271,14 @@ impl<D: Disk> Inner<D> {
             return Err(NetError::Untrusted(format!("{address} is {peer:?}, not {identity:?}")));
         }
         let link = core.into_link(identify(peer));
-        link.send(bare(hello::request(self.cluster, target)))?;
+        let wanted = self.features(address);
+        link.send(bare(hello::request(self.cluster, target, wanted)))?;
         let reply = link.receive().await?;
-        hello::accept(&reply.header, &reply.body)
+        let agreed = hello::accept(&reply.header, &reply.body)
             .map_err(|error| NetError::Untrusted(error.to_string()))?;
+        if agreed.features & wanted & FEATURE_CLEAR != 0 {
+            link.leave_tls()?;
+        }
         Ok(link)
     }
 
@@ -278,12 +296,18 @@ impl<D: Disk> Inner<D> {
         let peer = identify(self.peer(&core)?);
         let link = core.into_link(peer);
         let first = link.receive().await?;
-        let verdict = hello::check(self.cluster, &first.header, &first.body);
+        let verdict =
+            hello::check(self.cluster, self.features(address), &first.header, &first.body);
         if let Some(answer) = hello::answer(&first.header, &verdict) {
             link.send(bare(answer))?;
         }
         match verdict {
-            Ok(_) => Ok(link),
+            Ok(agreed) => {
+                if agreed.features & FEATURE_CLEAR != 0 {
+                    link.leave_tls_when_sent();
+                }
+                Ok(link)
+            }
             Err(error) => {
                 link.close();
                 Err(NetError::Untrusted(error.to_string()))
