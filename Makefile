@@ -11,7 +11,7 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 step = from=$$(date +%s); $(MAKE) $(1) && echo "ci: $(1): $$(( $$(date +%s) - from )) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help build bindir demo test mutants search ci bench fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps heal-bars kills soak fault-disk lab sim sim-night perf-tools
+.PHONY: help build bindir demo test mutants search ci bench bars fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps heal-bars kills soak fault-disk ram-disk bench-tools lab sim sim-night perf-tools
 
 help: ## lists the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -59,7 +59,10 @@ ci: ## everything a change must pass, with the time each step took
 	@$(call step,faults MINUTES=5)
 	@$(call step,demo)
 
-bench: build fio ## measures the bars against the limits of this machine, in one run
+bench: build ram-disk fio bench-tools ## holds the data path against the limits of this machine: ROUNDS=n (10), ONLY=part; leaves JSON and a page in target/
+	@$(BINDIR)/lanefs-loadgen bench --rounds $(or $(ROUNDS),10) $(addprefix --only ,$(ONLY)) --json $(TARGET_DIR)/bench.json --html $(TARGET_DIR)/bench.html
+
+bars: build fio ## measures the bars of the first release
 	@$(BINDIR)/lanefs-loadgen bars
 
 faults: build fault-disk lab ## breaks real processes: ROUNDS=n, or MINUTES=n, with SEED=n
@@ -113,6 +116,15 @@ nextest:
 # The whole workspace is named so that other crates keep the features, and the units, of `build`.
 fault-disk:
 	@$(CARGO) build --release --workspace --features node/fault-disk --bin lanefs-node-fault-disk
+
+# The node over memory, for measurements.
+ram-disk:
+	@$(CARGO) build --release --workspace --features node/ram-disk --bin lanefs-node-ram-disk
+
+# nginx is a peer to measure against; nothing here starts it as a service.
+bench-tools:
+	@(command -v nginx && command -v strace) >/dev/null \
+	  || ($(APT) update -qq && RUNLEVEL=1 $(APT) install -y -qq nginx-light strace >/dev/null)
 
 perf-tools: ## installs what perf/record and perf/stat need
 	@command -v perf >/dev/null || ($(APT) update -qq && $(APT) install -y -qq linux-perf >/dev/null)

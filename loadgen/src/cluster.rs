@@ -81,7 +81,17 @@ pub struct DevCluster {
 impl DevCluster {
     /// Starts a cluster of one coordinator and `nodes` nodes in `dir`.
     pub fn up(dir: &Path, nodes: u32, options: &[&str]) -> Result<DevCluster, StepError> {
-        let cluster = DevCluster { lanefs: sibling("lanefs")?, dir: dir.to_path_buf() };
+        DevCluster::up_with(&sibling("lanefs")?, dir, nodes, options)
+    }
+
+    /// The same with another `lanefs`, which starts the programs that lie beside it.
+    pub fn up_with(
+        lanefs: &Path,
+        dir: &Path,
+        nodes: u32,
+        options: &[&str],
+    ) -> Result<DevCluster, StepError> {
+        let cluster = DevCluster { lanefs: lanefs.to_path_buf(), dir: dir.to_path_buf() };
         let nodes = nodes.to_string();
         let mut words = vec!["dev", "up", "--nodes", &nodes];
         words.extend(options);

@@ -1,6 +1,7 @@
 //! Load, models, checkers and the simulator: everything that puts lanefs under test from outside.
 
 pub mod bars;
+pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod dice;

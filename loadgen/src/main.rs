@@ -43,6 +43,8 @@ enum Command {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Measures the data path against the limits of this machine, and prints whether each bar is met.
+    Bench(loadgen::bench::Options),
     /// Breaks a cluster of real processes, round after round, and verifies everything after each.
     Faults(loadgen::faults::Options),
     /// Measures how long clients notice that a node is gone.
@@ -102,6 +104,7 @@ fn run() -> ExitCode {
         Some(Command::Bars { parent, memory, json }) => {
             loadgen::bars::run(&parent, &memory, json.as_deref())
         }
+        Some(Command::Bench(options)) => loadgen::bench::run(&options),
         Some(Command::Sim(sim)) => return exit(sim.run()),
         Some(Command::SimWorker(worker)) => return exit(worker.run()),
         Some(Command::Faults(options)) => loadgen::faults::run(&options),
