@@ -128,6 +128,9 @@ pub const LINKS_FOLLOWED_MAX: u32 = 40;
 /// Bytes of entries in one page of a listing: half of the longest list body, so that the codec's
 /// own tables always fit in the other half.
 pub const READ_DIR_PAGE_BYTES_MAX: usize = protocol::limits::BODY_LEN_MAX_LIST / 2;
+/// Bytes of results in one reply to a lookup, for the same reason: a thousand files as the
+/// coordinator lays them out fit, and a batch that does not is answered in parts.
+pub const LOOKUP_REPLY_BYTES_MAX: usize = protocol::limits::BODY_LEN_MAX_LIST / 2;
 /// Map changes remembered for deltas; a receiver further behind is sent the whole map.
 /// One entry holds the ids a single command touched.
 pub const MAP_HISTORY_MAX: usize = 1024;

@@ -23,7 +23,7 @@ use crate::limits::LOOKUP_INLINE_MAX;
 use crate::planner;
 use crate::state::read::{self, ReadError};
 
-/// Resolves a batch of paths in one view.
+/// Resolves a batch of paths in one view; the reply ends early when it is full.
 pub(super) async fn lookup(
     request: LookupRequest,
     connection: &Connection,
@@ -33,11 +33,10 @@ pub(super) async fn lookup(
     let holder = holder(request.session, connection, shared);
     let short = request.queries.len() <= LOOKUP_INLINE_MAX;
     let work = move || {
-        let results = request.queries.iter().map(|query| {
-            match read::lookup(&view.snapshot, &caller, query) {
-                Ok(entry) => LookupResult::Found(entry),
-                Err(error) => LookupResult::Refused(noted(&error)),
-            }
+        let results = read::lookup_batch(&view.snapshot, &caller, &request.queries);
+        let results = results.into_iter().map(|result| match result {
+            Ok(entry) => LookupResult::Found(entry),
+            Err(error) => LookupResult::Refused(noted(&error)),
         });
         LookupReply { results: results.collect() }
     };

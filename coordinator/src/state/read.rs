@@ -13,7 +13,9 @@ use super::codec::{damaged, key};
 use super::inode::{self, Body, Inode};
 use super::permission::{self, READ, SEARCH};
 use crate::kv::{KvError, KvRead};
-use crate::limits::{LINKS_FOLLOWED_MAX, READ_DIR_PAGE_BYTES_MAX, SCAN_PAGE_ROWS};
+use crate::limits::{
+    LINKS_FOLLOWED_MAX, LOOKUP_REPLY_BYTES_MAX, READ_DIR_PAGE_BYTES_MAX, SCAN_PAGE_ROWS,
+};
 
 /// Why something was not read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +56,27 @@ pub fn lookup<R: KvRead>(view: &R, caller: &Caller, query: &PathQuery) -> Result
         permission::access(&walk.inode, caller, READ)?;
     }
     Ok(walk.inode.entry(walk.ino, query.with_content))
+}
+
+/// Resolves paths in their order, each by itself, all in the same view.
+///
+/// The results end early, after the first at least, when they fill [`LOOKUP_REPLY_BYTES_MAX`].
+pub fn lookup_batch<R: KvRead>(
+    view: &R,
+    caller: &Caller,
+    queries: &[PathQuery],
+) -> Vec<Result<Entry, ReadError>> {
+    let mut results = Vec::with_capacity(queries.len());
+    let mut bytes = 0;
+    for query in queries {
+        let result = lookup(view, caller, query);
+        bytes += result.as_ref().map_or(REFUSAL_LEN_MAX, encoded_len_max);
+        if !results.is_empty() && bytes > LOOKUP_REPLY_BYTES_MAX {
+            break;
+        }
+        results.push(result);
+    }
+    results
 }
 
 /// Reads one page of a directory.
@@ -221,3 +244,5 @@ impl From<Status> for ReadError {
 
 /// A directory entry's key: table byte, parent, name.
 const DENTRY_NAME_AT: usize = 9;
+/// Upper bound of the bytes a refused path takes in a reply.
+const REFUSAL_LEN_MAX: usize = 64;

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use coordinator::kv::{Kv, KvError, KvRead, Memory};
 use coordinator::limits::{
-    CLIENT_NAME_MAX, DROP_SCAN_MAX, GROUP_EVICTED_MAX, GROUPS_MAX, LINKS_FOLLOWED_MAX, NODES_MAX,
-    READ_DIR_PAGE_BYTES_MAX, SESSIONS_MAX, TARGETS_PER_NODE_MAX,
+    CLIENT_NAME_MAX, DROP_SCAN_MAX, GROUP_EVICTED_MAX, GROUPS_MAX, LINKS_FOLLOWED_MAX,
+    LOOKUP_REPLY_BYTES_MAX, NODES_MAX, READ_DIR_PAGE_BYTES_MAX, SESSIONS_MAX, TARGETS_PER_NODE_MAX,
 };
 use coordinator::state::{Outcome, State, read};
 use protocol::cluster_map::Role;
@@ -13,13 +13,14 @@ use protocol::ids::{
     ClusterId, Generation, GroupId, Ino, Lsn, NodeId, Seq, SessionId, ShardId, TargetId,
 };
 use protocol::limits::{
-    BODY_LEN_MAX_LIST, LINK_LEN_MAX, MUTATE_OPS_MAX, READ_DIR_PAGE_MAX, RESERVE_MAX,
+    BODY_LEN_MAX_LIST, LINK_LEN_MAX, LOOKUP_BATCH_MAX, MUTATE_OPS_MAX, READ_DIR_PAGE_MAX,
+    RESERVE_MAX,
 };
 use protocol::message::Message;
 use protocol::message::cluster::TargetReport;
 use protocol::message::command::{Caller, Command, Stamp};
 use protocol::message::namespace::{
-    NamespaceOp, OpOutcome, PathQuery, ReadDirRequest, SetAttributes,
+    LookupReply, LookupResult, NamespaceOp, OpOutcome, PathQuery, ReadDirRequest, SetAttributes,
 };
 use protocol::status::Status;
 
@@ -228,6 +229,31 @@ fn a_page_of_long_links_ends_before_it_is_too_long_for_a_body() {
         after = page.entries.last().unwrap().name.clone();
     }
     assert_eq!((found, pages), (LINKS, 1 + LINKS * LINK_LEN_MAX / READ_DIR_PAGE_BYTES_MAX));
+}
+
+#[test]
+fn results_of_a_lookup_end_before_they_are_too_long_for_a_body() {
+    let mut driver = Driver::new();
+    let session = driver.session("looks");
+    driver.change(session, vec![symlink("l".into(), vec![b'x'; LINK_LEN_MAX])]);
+    driver.state.commit(false).unwrap();
+    let view = driver.state.snapshot().unwrap();
+    let query = |path: &str| PathQuery {
+        base: Ino::ROOT,
+        path: path.into(),
+        follow: false,
+        with_content: true,
+    };
+    let long = vec![query("l"); LOOKUP_BATCH_MAX];
+    let found = read::lookup_batch(&view, &ADMIN, &long);
+    let bytes = |count: usize| count * (LINK_LEN_MAX + 192);
+    assert!(bytes(found.len()) <= LOOKUP_REPLY_BYTES_MAX, "{}", found.len());
+    assert!(bytes(found.len() + 1) > LOOKUP_REPLY_BYTES_MAX, "{}", found.len());
+    let results = found.into_iter().map(|result| LookupResult::Found(result.unwrap()));
+    let reply = LookupReply { results: results.collect() };
+    assert!(reply.encode().len() <= BODY_LEN_MAX_LIST);
+    let missing = vec![query("none"); LOOKUP_BATCH_MAX];
+    assert_eq!(read::lookup_batch(&view, &ADMIN, &missing).len(), LOOKUP_BATCH_MAX);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod model;
 mod state;
 
 mod access;
+mod lookups;
 mod namespace;
 mod nodes;
 mod operate;

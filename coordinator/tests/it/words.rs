@@ -10,10 +10,22 @@ use protocol::message::namespace::{
 };
 
 use crate::namespace::{lookup, mutate};
-use crate::support::{Cluster, Peer, soon};
+use crate::support::{Cluster, FakeNode, Peer, Running, soon};
+
+/// Three nodes, without which there are no groups to lay files out on.
+pub(crate) async fn with_groups(cluster: &Cluster, running: &Running) -> Vec<FakeNode> {
+    let mut nodes = Vec::new();
+    for number in 1..=3 {
+        let mut node = cluster.node(running, number).await;
+        node.register().await.unwrap();
+        nodes.push(node);
+    }
+    nodes[0].until("groups", |map| map.groups.len() == 64).await;
+    nodes
+}
 
 /// Reserves and publishes files without bytes.
-async fn publish(writer: &Peer, session: SessionId, names: &[&str]) -> Vec<Entry> {
+pub(crate) async fn publish(writer: &Peer, session: SessionId, names: &[&str]) -> Vec<Entry> {
     let count = u32::try_from(names.len()).unwrap();
     let reserve = NamespaceOp::Reserve { parent: Ino::ROOT, count, expect_len: 100 };
     let outcomes = mutate(writer, session, vec![(Seq(1), reserve)]).await;
@@ -44,13 +56,7 @@ fn fid(entry: &Entry) -> Fid {
 async fn a_change_waits_for_the_answers_of_those_who_were_told_and_for_nothing_else() {
     let mut cluster = Cluster::new();
     let running = cluster.start().await;
-    let mut nodes = Vec::new();
-    for number in 1..=3 {
-        let mut node = cluster.node(&running, number).await;
-        node.register().await.unwrap();
-        nodes.push(node);
-    }
-    nodes[0].until("groups", |map| map.groups.len() == 64).await;
+    let _nodes = with_groups(&cluster, &running).await;
     let writer = cluster.admin(&running).await;
     let session = writer.session().await;
     let files = publish(&writer, session, &["a", "b", "c"]).await;

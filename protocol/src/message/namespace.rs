@@ -117,7 +117,8 @@ pub enum LookupResult {
 /// Results in the order of the queries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupReply {
-    /// One for each query.
+    /// One for each query from the first on; fewer, but one at least, when more would not fit:
+    /// the rest is asked for again.
     pub results: Vec<LookupResult>,
 }
 
