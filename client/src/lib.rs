@@ -29,4 +29,7 @@ mod session;
 pub use client::{Client, ReplicaCheck};
 pub use config::Config;
 pub use error::{ConfigError, Error};
-pub use file::{FileEditor, FileReader, FileWriter, ReadStream, WriteMode};
+pub use file::{
+    FileBytes, FileEditor, FileReader, FileWriter, ReadMany, ReadManyOptions, ReadStream,
+    WholeFile, WriteMode,
+};

@@ -41,9 +41,20 @@ pub const MUTATE_QUEUE_MAX: usize = 1024;
 pub const MUTATE_BATCH_MAX: usize = MUTATE_OPS_MAX;
 /// Path bytes in one lookup batch; the rest of the body are a few fields a query.
 pub const LOOKUP_BATCH_BYTES_MAX: usize = 512 << 10;
-/// Queries in one lookup batch: each may be answered with a layout, a link and attributes.
-pub const LOOKUP_BATCH_MAX: usize = 500;
-/// Entries of one page of a listing, for the same reason.
+/// Queries in one lookup batch; the coordinator leaves out results that do not fit its reply.
+pub const LOOKUP_BATCH_MAX: usize = protocol::limits::LOOKUP_BATCH_MAX;
+/// Bytes of whole files that one [`ReadMany`](crate::ReadMany) has in memory, in bytes.
+///
+/// Sum: files that are being read, and files that were read and not taken yet.
+pub const READ_MANY_BYTES_MAX: usize = 2 * STREAM_WINDOW_BYTES;
+/// Files among them: small ones are bounded by their number, a few hundred to keep every shard busy.
+pub const READ_MANY_FILES_MAX: usize = 256;
+/// Longest file that is read as a whole, in bytes; the caller reads a longer one as a stream.
+pub const READ_MANY_FILE_BYTES_MAX: u64 = 4 << 20;
+/// Files that were looked up and wait for their turn when the next batch is looked up: one batch
+/// waits while another is under way.
+pub const READ_MANY_AHEAD: usize = LOOKUP_BATCH_MAX;
+/// Entries of one page of a listing: each may come with a layout, a link and attributes.
 pub const READ_DIR_PAGE_MAX: u32 = 500;
 /// Inodes the first reservation of a client takes; each following one takes twice as many, up to
 /// [`protocol::limits::RESERVE_MAX`].
@@ -133,6 +144,7 @@ const _: () = assert!(STREAM_WINDOW_BYTES >= 2 * READ_LEN_MAX as usize);
 const _: () = assert!(WRITER_CHUNKS_IN_FLIGHT * WRITE_LEN_MAX as usize <= IN_FLIGHT_BYTES_MAX);
 const _: () = assert!(MUTATE_BATCH_MAX <= SESSION_WINDOW);
 const _: () = assert!(LOOKUP_BATCH_MAX <= protocol::limits::LOOKUP_BATCH_MAX);
+const _: () = assert!(READ_MANY_FILE_BYTES_MAX <= READ_MANY_BYTES_MAX as u64);
 const _: () = assert!(READ_DIR_PAGE_MAX as usize <= protocol::limits::READ_DIR_PAGE_MAX);
 const _: () = assert!(RESERVE_FIRST <= protocol::limits::RESERVE_MAX);
 

@@ -1,10 +1,12 @@
 //! Names: lookups, listings, changes.
 
 use protocol::ids::{Ino, SessionId};
+use protocol::limits::PATH_LEN_MAX;
 use protocol::message::namespace::{
     DirEntry, Entry, LookupReply, LookupRequest, LookupResult, NamespaceOp, OpOutcome, PathQuery,
     ReadDirReply, ReadDirRequest,
 };
+use protocol::status::Status;
 
 use crate::client::Client;
 use crate::error::Error;
@@ -40,22 +42,43 @@ impl Client {
     /// Nothing is changed.
     ///
     /// # Cost
-    /// One request for [`LOOKUP_BATCH_MAX`] paths, each batch in one snapshot.
+    /// One request for [`LOOKUP_BATCH_MAX`] paths, each batch in one snapshot; more when the paths are
+    /// longer than [`LOOKUP_BATCH_BYTES_MAX`] together or the coordinator answers in parts.
     pub async fn lookup_many(&self, queries: Vec<PathQuery>) -> Result<Vec<LookupResult>, Error> {
         let mut results = Vec::with_capacity(queries.len());
-        let mut queries = queries.into_iter().map(relative).peekable();
-        while queries.peek().is_some() {
-            let batch = take_batch(&mut queries);
-            let count = batch.len();
-            let request = LookupRequest { session: self.session_or_none().await, queries: batch };
+        let mut refused = Vec::new();
+        let sent = queries.into_iter().map(relative).enumerate().filter_map(|(at, query)| {
+            // Such a path would have the whole batch refused.
+            let Some(status) = impossible(&query.path) else { return Some(query) };
+            refused.push((at, LookupResult::Refused(status)));
+            None
+        });
+        let mut sent = sent.collect::<Vec<_>>().into_iter().peekable();
+        while sent.peek().is_some() {
+            self.lookup_batch(take_batch(&mut sent), &mut results).await?;
+        }
+        refused.into_iter().for_each(|(at, result)| results.insert(at, result));
+        Ok(results)
+    }
+
+    /// Looks up one batch; what a reply has no room for is asked for again.
+    async fn lookup_batch(
+        &self,
+        queries: Vec<PathQuery>,
+        results: &mut Vec<LookupResult>,
+    ) -> Result<(), Error> {
+        let mut request = LookupRequest { session: self.session_or_none().await, queries };
+        while !request.queries.is_empty() {
             let reply: LookupReply = self.core().ask("lookup", &request).await?;
-            if reply.results.len() != count {
-                return Err(self.wrong_count("lookup", reply.results.len(), count));
+            let (got, asked) = (reply.results.len(), request.queries.len());
+            if got == 0 || got > asked {
+                return Err(self.wrong_count("lookup", got, asked));
             }
             self.note_words(&reply.results);
             results.extend(reply.results);
+            request.queries.drain(..got);
         }
-        Ok(results)
+        Ok(())
     }
 
     /// Looks up one path; a path that does not exist is a result.
@@ -181,6 +204,14 @@ fn relative(mut query: PathQuery) -> PathQuery {
     query
 }
 
+/// The status of a path that no coordinator would take.
+fn impossible(path: &[u8]) -> Option<Status> {
+    if path.len() > PATH_LEN_MAX {
+        return Some(Status::NameTooLong);
+    }
+    path.contains(&0).then_some(Status::Invalid)
+}
+
 fn take_batch(
     queries: &mut std::iter::Peekable<impl Iterator<Item = PathQuery>>,
 ) -> Vec<PathQuery> {
@@ -223,7 +254,6 @@ fn describe(op: &NamespaceOp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::limits::PATH_LEN_MAX;
 
     fn query(path: &[u8]) -> PathQuery {
         PathQuery { base: Ino::ROOT, path: path.to_vec(), follow: true, with_content: true }

@@ -87,6 +87,12 @@ impl FileReader {
     /// No copy when the range lies in one piece (1 MiB); one copy otherwise.
     pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, Error> {
         let end = offset.saturating_add(len as u64).min(self.size);
+        if let Some(piece) = self.piece(offset, end)?
+            && offset + u64::from(piece.len) == end
+        {
+            // By whoever awaits it: a task of its own would only add a switch.
+            return self.clone().read(piece).await;
+        }
         let mut stream = self.stream(offset, end.saturating_sub(offset));
         let Some(first) = stream.next().await.transpose()? else { return Ok(Bytes::new()) };
         if offset + first.len() as u64 == end {
@@ -98,6 +104,17 @@ impl FileReader {
             all.extend_from_slice(&piece);
         }
         Ok(all.freeze())
+    }
+
+    /// Reads the whole file, as long as it was when it was looked up.
+    pub(super) async fn read_all(&self) -> Result<Bytes, Error> {
+        let len = usize::try_from(self.size).unwrap_or(usize::MAX);
+        let bytes = self.read_at(0, len).await?;
+        if bytes.len() == len {
+            return Ok(bytes);
+        }
+        let detail = format!("got {} bytes instead of {len}", bytes.len());
+        Err(Error::Protocol { what: self.name.to_string(), detail })
     }
 
     /// Reads a range in order, ahead of the consumer; it is cut at the end of the file.

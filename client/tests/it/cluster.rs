@@ -103,6 +103,8 @@ pub(crate) struct State {
     pub(crate) unreachable: Vec<UnreachableRequest>,
     /// How often a file was laid out anew.
     pub(crate) moves: u32,
+    /// Results of one reply to a lookup, when there may not be one for each query.
+    pub(crate) results_max: Option<usize>,
     /// Entries of the longest page of a listing.
     pub(crate) page_max: usize,
     next_ino: u64,
@@ -440,7 +442,7 @@ impl State {
     fn lookup(&mut self, call: &Call) -> Answer {
         let request = LookupRequest::decode(&call.body).unwrap();
         let mut results = Vec::new();
-        for query in &request.queries {
+        for query in request.queries.iter().take(self.results_max.unwrap_or(usize::MAX)) {
             let by_ino = |entry: &&mut Entry| entry.attributes.ino == query.base;
             let found = match query.path.as_slice() {
                 b"" => self.files.values_mut().find(by_ino),

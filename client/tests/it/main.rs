@@ -12,4 +12,5 @@ mod cluster_process;
 mod dev_files;
 mod editing;
 mod files;
+mod many;
 mod namespace;

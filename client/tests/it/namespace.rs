@@ -3,6 +3,7 @@
 use client::plan::LinkFailure;
 use client::{Client, Error};
 use protocol::ids::Ino;
+use protocol::limits::PATH_LEN_MAX;
 use protocol::message::Kind;
 use protocol::message::namespace::{Entry, LookupResult, NamespaceOp, PathQuery, SetAttributes};
 use protocol::status::Status;
@@ -124,5 +125,50 @@ async fn results_of_many_lookups_keep_the_order_of_the_queries() {
     let found = |result: &LookupResult| matches!(result, LookupResult::Found(_));
     assert_eq!(results.iter().position(found), Some(7));
     assert_eq!(results.iter().filter(|result| found(result)).count(), 1);
-    assert_eq!(cluster.state().calls[&Kind::Lookup], 3);
+    assert_eq!(cluster.state().calls[&Kind::Lookup], 2);
+}
+
+/// A lookup of one path that is there among so many, and of paths that no coordinator would take.
+async fn look_for(client: &Client, there: usize, count: usize) -> Result<Vec<LookupResult>, Error> {
+    let path = |number: usize| match number {
+        _ if number == there => b"d".to_vec(),
+        1 => vec![b'x'; PATH_LEN_MAX + 1],
+        _ if number == count - 1 => b"nul\0".to_vec(),
+        _ => b"none".to_vec(),
+    };
+    let query = |number| PathQuery {
+        base: Ino::ROOT,
+        path: path(number),
+        follow: true,
+        with_content: false,
+    };
+    client.lookup_many((0..count).map(query).collect()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reply_has_no_room_for_is_asked_for_again() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    change(&client, mkdir("d")).await.unwrap();
+    cluster.state().results_max = Some(300);
+    let results = look_for(&client, 700, 1_000).await.unwrap();
+    assert_eq!((results.len(), cluster.state().calls[&Kind::Lookup]), (1_000, 4));
+    let found = |result: &LookupResult| matches!(result, LookupResult::Found(_));
+    assert_eq!(results.iter().position(found), Some(700));
+    cluster.state().results_max = Some(0);
+    let error = look_for(&client, 700, 1_000).await.unwrap_err();
+    assert!(error.to_string().contains("0 results for 998 queries"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_cannot_be_does_not_fail_the_others() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    change(&client, mkdir("d")).await.unwrap();
+    let results = look_for(&client, 2, 4).await.unwrap();
+    let [missing, long, found, nul] = &results[..] else { panic!("{}", results.len()) };
+    assert_eq!(*missing, LookupResult::Refused(Status::NotFound));
+    assert_eq!(*long, LookupResult::Refused(Status::NameTooLong));
+    assert!(matches!(found, LookupResult::Found(_)));
+    assert_eq!(*nul, LookupResult::Refused(Status::Invalid));
 }
