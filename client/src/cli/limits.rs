@@ -3,8 +3,13 @@
 /// Files in flight while storing: each holds one reader and one unpublished file. More than the
 /// operations of one namespace batch, so that a batch fills while the last one is committed.
 pub(crate) const PUT_FILES_IN_FLIGHT: usize = 96;
-/// Files in flight while fetching: each holds one reader and one temporary file.
-pub(crate) const GET_FILES_IN_FLIGHT: usize = 128;
+/// Large files and links in flight while fetching; see [`LARGE_FILES_IN_FLIGHT`].
+pub(crate) const GET_FILES_IN_FLIGHT: usize = 32;
+/// Small files that are being written to local disks: each holds its bytes and one temporary file,
+/// beside what the library reads ahead.
+pub(crate) const FILES_PLACED_AT_ONCE: usize = 64;
+/// Sources of a command line that are looked up with one request.
+pub(crate) const SOURCES_AT_ONCE: usize = crate::limits::LOOKUP_BATCH_MAX;
 /// Names in flight while removing, and directories whose attributes are being set.
 pub(crate) const CHANGES_IN_FLIGHT: usize = 128;
 /// Files in flight while verifying.
@@ -22,8 +27,8 @@ pub(crate) const JOBS_WAITING: usize = 512;
 pub(crate) const LOCAL_PAGE: usize = 256;
 /// Files up to this length are read and written as a whole, in bytes: one read request.
 pub(crate) const SMALL_FILE_BYTES: u64 = 1 << 20;
-/// Content of small files in memory, in bytes. Holders: a file between its first read and its
-/// publication or rename; [`PUT_FILES_IN_FLIGHT`] files of [`SMALL_FILE_BYTES`] fit, fetching waits.
+/// Content of small files in memory while storing, in bytes. Holders: a file between its first read
+/// and its publication; [`PUT_FILES_IN_FLIGHT`] files of [`SMALL_FILE_BYTES`] fit.
 pub(crate) const SMALL_BYTES_IN_FLIGHT: usize = 96 << 20;
 /// Larger files in flight: each holds [`PIECES_IN_FLIGHT`] pieces and the library's window.
 pub(crate) const LARGE_FILES_IN_FLIGHT: usize = 4;
@@ -38,4 +43,5 @@ pub(crate) const STATS_IN_FLIGHT: usize = 64;
 const _: () =
     assert!(PUT_FILES_IN_FLIGHT as u64 * SMALL_FILE_BYTES <= SMALL_BYTES_IN_FLIGHT as u64);
 const _: () = assert!(SMALL_FILE_BYTES <= protocol::limits::READ_LEN_MAX as u64);
+const _: () = assert!(SMALL_FILE_BYTES <= crate::limits::READ_MANY_FILE_BYTES_MAX);
 const _: () = assert!(PIECE_BYTES == 1 << protocol::limits::CHUNK_LOG2_DEFAULT);

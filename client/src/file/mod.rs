@@ -22,3 +22,4 @@ pub use whole::FileBytes;
 pub use writer::FileWriter;
 
 pub(crate) use reserve::Reservations;
+pub(crate) use whole::WholeFiles;

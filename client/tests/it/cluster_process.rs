@@ -6,6 +6,7 @@
 
 mod full;
 mod lockable;
+mod many;
 mod shards;
 mod tree;
 

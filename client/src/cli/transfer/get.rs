@@ -1,9 +1,8 @@
 //! `get`: from lanefs into the local file system.
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use protocol::ids::Ino;
@@ -12,17 +11,19 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::get_file::get_file;
-use super::remote::expect;
+use super::get_large::get_large;
+use super::get_small::get_small;
+use super::remote::expect_many;
+use super::wanted::Wanted;
 use super::{Memory, local};
 use crate::Client;
 use crate::cli::args::CopyArgs;
 use crate::cli::failure::Failure;
 use crate::cli::limits::{
     DIRECTORIES_IN_FLIGHT, DIRECTORIES_WAITING_MAX, GET_FILES_IN_FLIGHT, JOBS_WAITING,
+    SMALL_FILE_BYTES, SOURCES_AT_ONCE,
 };
 use crate::cli::path::{RemotePath, join_bytes};
-use crate::cli::place::{Destination, Place, Source, place};
 use crate::cli::report::Report;
 use crate::cli::tree::{TreeError, run_jobs, visit_all};
 
@@ -57,6 +58,13 @@ pub(super) struct Job {
     pub(super) local: PathBuf,
 }
 
+/// Where jobs go: small files are read side by side, whatever the others wait for.
+#[derive(Clone)]
+struct Jobs {
+    small: mpsc::Sender<Job>,
+    others: mpsc::Sender<Job>,
+}
+
 /// Fetches files and trees.
 ///
 /// # Errors
@@ -71,12 +79,13 @@ pub(crate) async fn get(client: &Client, args: CopyArgs) -> Result<(), Failure> 
         keep_owner: local::is_root(),
         finals: Mutex::new(Vec::new()),
     });
-    let (roots, first) = shared.roots(&sources, &destination, args.recursive).await?;
-    let (jobs, queue) = mpsc::channel(JOBS_WAITING);
-    let walk = walk(shared.clone(), roots, first, jobs);
+    let (small, small_queue) = mpsc::channel(JOBS_WAITING);
+    let (others, queue) = mpsc::channel(JOBS_WAITING);
+    let wanted = Wanted::new(sources, destination, args.recursive);
+    let walk = walk(shared.clone(), wanted, Jobs { small, others });
     let work = run_jobs(queue, GET_FILES_IN_FLIGHT, |job| run(shared.clone(), job));
-    let (walked, worked) = tokio::join!(walk, work);
-    for result in [walked, worked] {
+    let (walked, worked, read) = tokio::join!(walk, work, get_small(shared.clone(), small_queue));
+    for result in [walked, worked, read] {
         result.map_err(|error| Failure::Failed(error.to_string()))?;
     }
     let last = shared.clone();
@@ -86,14 +95,12 @@ pub(crate) async fn get(client: &Client, args: CopyArgs) -> Result<(), Failure> 
     shared.report.finish()
 }
 
-async fn walk(
-    get: Arc<Get>,
-    roots: Vec<Directory>,
-    first: Vec<Job>,
-    jobs: mpsc::Sender<Job>,
-) -> Result<(), TreeError> {
-    for job in first {
-        if jobs.send(job).await.is_err() {
+/// Finds what is to be fetched: the sources themselves first, then what is in directories.
+async fn walk(get: Arc<Get>, wanted: Wanted, jobs: Jobs) -> Result<(), TreeError> {
+    let mut roots = Vec::new();
+    for sources in wanted.sources.chunks(SOURCES_AT_ONCE) {
+        let first = get.look(&wanted, sources, &mut roots).await;
+        if get.report.is_hopeless() || !jobs.send_all(first).await {
             return Ok(());
         }
     }
@@ -103,53 +110,64 @@ async fn walk(
     .await
 }
 
+impl Jobs {
+    /// Hands jobs over; false when nobody takes them any more.
+    async fn send_all(&self, jobs: Vec<Job>) -> bool {
+        for job in jobs {
+            let attributes = &job.entry.attributes;
+            let small =
+                attributes.file_type == FileType::File && attributes.size <= SMALL_FILE_BYTES;
+            let queue = if small { &self.small } else { &self.others };
+            if queue.send(job).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
 impl Get {
-    /// Decides where each source of the command line goes.
-    async fn roots(
+    /// Looks some of the sources up with one request, and decides where each goes.
+    async fn look(
         &self,
+        wanted: &Wanted,
         sources: &[OsString],
-        destination: &Path,
-        recursive: bool,
-    ) -> Result<(Vec<Directory>, Vec<Job>), Failure> {
-        let kind = match fs::metadata(destination) {
-            Ok(metadata) if metadata.is_dir() => Destination::Directory,
-            Ok(_) => Destination::File,
-            Err(_) => Destination::Missing,
+        directories: &mut Vec<Directory>,
+    ) -> Vec<Job> {
+        let paths: Vec<_> = sources.iter().map(|source| RemotePath::parse(source)).collect();
+        let seen = Instant::now();
+        // As with cp, only a tree copy takes a link as a link.
+        let found = match expect_many(&self.client, &paths, !wanted.recursive).await {
+            Ok(found) => found,
+            // Nobody answered, so nothing is known of any of them.
+            Err(error) => paths.iter().map(|_| Err(error.clone())).collect(),
         };
-        let as_folder = destination.as_os_str().as_bytes().ends_with(b"/");
-        let (mut directories, mut jobs) = (Vec::new(), Vec::new());
-        for source in sources {
-            let path = RemotePath::parse(source);
-            let seen = Instant::now();
-            // As with cp, only a tree copy takes a link as a link.
-            let entry = match expect(&self.client, &path, !recursive).await {
+        let mut jobs = Vec::new();
+        for ((source, path), found) in sources.iter().zip(&paths).zip(found) {
+            let path = path.bytes();
+            let entry = match found {
                 Ok(entry) => entry,
-                Err(Failure::Failed(line)) => {
-                    self.report.line(&line);
+                Err(error) => {
+                    self.report.remote(&path, error);
                     continue;
                 }
-                Err(other) => return Err(other),
             };
             let is_folder = entry.attributes.file_type == FileType::Directory;
-            if is_folder && !recursive {
+            if is_folder && !wanted.recursive {
                 let hint = "is a directory; get -r fetches directories";
-                self.report.failed(&path.bytes(), hint);
+                self.report.failed(&path, hint);
                 continue;
             }
-            let written = crate::cli::path::source_name(source.as_bytes());
-            let source = Source { name: written, is_folder, one_of_many: sources.len() > 1 };
-            let (local, exists) = match place(source, kind, as_folder) {
-                Ok(Place::Into(name)) => (destination.join(OsStr::from_bytes(name)), false),
-                Ok(Place::As) => (destination.to_owned(), kind == Destination::Directory),
-                Err(error) => {
-                    self.report.failed(destination.as_os_str().as_bytes(), error);
-                    continue;
+            match wanted.place(source, is_folder) {
+                Ok((local, exists)) => {
+                    self.sort(entry, (path, seen), local, exists, directories, &mut jobs);
                 }
-            };
-            let path = (path.bytes(), seen);
-            self.sort(entry, path, local, exists, &mut directories, &mut jobs);
+                Err(error) => {
+                    self.report.failed(wanted.destination.as_os_str().as_bytes(), error);
+                }
+            }
         }
-        Ok((directories, jobs))
+        jobs
     }
 
     fn sort(
@@ -189,7 +207,7 @@ impl Get {
 }
 
 /// Makes one local directory and finds what goes into it.
-async fn visit(get: Arc<Get>, directory: Directory, jobs: mpsc::Sender<Job>) -> Vec<Directory> {
+async fn visit(get: Arc<Get>, directory: Directory, jobs: Jobs) -> Vec<Directory> {
     let mut below = Vec::new();
     let Directory { ino, attributes, path, local, exists } = directory;
     if !exists {
@@ -227,10 +245,8 @@ async fn visit(get: Arc<Get>, directory: Directory, jobs: mpsc::Sender<Job>) -> 
             let to = local.join(OsString::from_vec(entry.name));
             get.sort(entry.entry, (whole, seen), to, false, &mut below, &mut found);
         }
-        for job in found {
-            if jobs.send(job).await.is_err() {
-                return below;
-            }
+        if !jobs.send_all(found).await {
+            return below;
         }
         match last {
             Some(name) if page.more => after = name,
@@ -244,13 +260,13 @@ fn is_plain(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
 }
 
-/// Fetches one file or link.
+/// Fetches one large file or link.
 async fn run(get: Arc<Get>, job: Job) {
     if get.report.is_hopeless() {
         return;
     }
     if job.entry.attributes.file_type == FileType::File {
-        return get_file(&get, job).await;
+        return get_large(&get, job).await;
     }
     let Job { entry, local, .. } = job;
     let (to, keep_owner) = (local.clone(), get.keep_owner);

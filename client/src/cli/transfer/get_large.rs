@@ -1,4 +1,4 @@
-//! Fetches the bytes of one file: a small one as a whole, a large one as a stream.
+//! Fetches the bytes of one large file as a stream.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use super::get::{Get, Job};
 use super::local::NewFile;
-use crate::cli::limits::{PIECES_IN_FLIGHT, SMALL_FILE_BYTES};
+use crate::cli::limits::PIECES_IN_FLIGHT;
 use crate::cli::output::shown;
 use crate::{Error, FileReader};
 
@@ -20,7 +20,7 @@ enum Problem {
 }
 
 /// Fetches one file; what has its local name stays when that fails.
-pub(super) async fn get_file(get: &Get, job: Job) {
+pub(super) async fn get_large(get: &Get, job: Job) {
     let _room = get.memory.room(job.entry.attributes.size).await;
     let result = match get.client.reader_since(&job.entry, job.seen) {
         Ok(reader) => fetch(get, &job, reader.named(shown(&job.path))).await,
@@ -34,28 +34,10 @@ pub(super) async fn get_file(get: &Get, job: Job) {
 }
 
 async fn fetch(get: &Get, job: &Job, reader: FileReader) -> Result<(), Problem> {
-    let size = job.entry.attributes.size;
     let (local, attributes) = (job.local.clone(), job.entry.attributes.clone());
-    let keep_owner = get.keep_owner;
-    if size > SMALL_FILE_BYTES {
-        let new = stream(get, &reader, size, local.clone()).await?;
-        return finish(spawn_blocking(move || new.place(&local, &attributes, keep_owner)).await);
-    }
-    let data = match usize::try_from(size) {
-        Ok(0) | Err(_) => Bytes::new(),
-        Ok(size) => reader.read_at(0, size).await.map_err(Problem::Remote)?,
-    };
-    if data.len() as u64 != size {
-        return Err(Problem::Remote(short(job, data.len() as u64)));
-    }
-    let written = spawn_blocking(move || {
-        let mut new = NewFile::beside(&local)?;
-        new.file().write_all(&data)?;
-        new.place(&local, &attributes, keep_owner)
-    });
-    finish(written.await)?;
-    get.report.progress.done(size);
-    Ok(())
+    let (size, keep_owner) = (attributes.size, get.keep_owner);
+    let new = stream(get, &reader, size, local.clone()).await?;
+    finish(spawn_blocking(move || new.place(&local, &attributes, keep_owner)).await)
 }
 
 /// Writes a stream to a new file; writing lags behind by [`PIECES_IN_FLIGHT`] pieces at most.
@@ -111,13 +93,6 @@ fn write_pieces(
         written += piece.len() as u64;
     }
     Ok((new, written))
-}
-
-fn short(job: &Job, got: u64) -> Error {
-    Error::Protocol {
-        what: shown(&job.path),
-        detail: format!("got {got} bytes instead of {}", job.entry.attributes.size),
-    }
 }
 
 fn finish(result: Result<io::Result<()>, JoinError>) -> Result<(), Problem> {

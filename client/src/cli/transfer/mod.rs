@@ -7,11 +7,13 @@
 
 mod cat;
 mod get;
-mod get_file;
+mod get_large;
+mod get_small;
 mod local;
 mod put;
 mod put_file;
 mod remote;
+mod wanted;
 
 use std::sync::Arc;
 

@@ -69,11 +69,12 @@ async fn query(client: &Client, base: Ino, path: &[u8], follow: bool) -> Result<
         Some(LookupResult::Found(entry)) => Ok(Found::Entry(Box::new(entry))),
         Some(LookupResult::Refused(Status::NotFound)) => Ok(Found::Missing),
         Some(LookupResult::Refused(status)) => Err(Error::refused("lookup", status, "")),
-        None => Err(Error::Protocol {
-            what: "lookup".to_owned(),
-            detail: "no result in the reply".to_owned(),
-        }),
+        None => Err(no_result()),
     }
+}
+
+fn no_result() -> Error {
+    Error::Protocol { what: "lookup".to_owned(), detail: "no result in the reply".to_owned() }
 }
 
 /// The entry at a path, which must be there.
@@ -85,14 +86,43 @@ pub(crate) async fn expect(
     path: &RemotePath,
     follow: bool,
 ) -> Result<Entry, Failure> {
-    match find(client, path, follow || path.is_folder).await? {
-        Found::Missing => Err(refused(path, Status::NotFound)),
-        Found::Entry(entry)
+    let bytes = path.bytes();
+    let many = expect_many(client, std::slice::from_ref(path), follow).await;
+    let one = many.and_then(|mut found| found.pop().unwrap_or_else(|| Err(no_result())));
+    one.map_err(|error| Failure::at(&bytes, error))
+}
+
+/// The entries at many paths, each of which must be there, in their order.
+///
+/// # Errors
+/// That no coordinator answered; what is wrong with one path is in its place.
+pub(crate) async fn expect_many(
+    client: &Client,
+    paths: &[RemotePath],
+    follow: bool,
+) -> Result<Vec<Result<Entry, Error>>, Error> {
+    let query = |path: &RemotePath| PathQuery {
+        base: Ino::ROOT,
+        path: path.bytes(),
+        follow: follow || path.is_folder,
+        with_content: true,
+    };
+    let results = client.lookup_many(paths.iter().map(query).collect()).await?;
+    let pairs = paths.iter().zip(results);
+    Ok(pairs.map(|(path, result)| judge(path, result)).collect())
+}
+
+/// What was found at a path that must be there.
+fn judge(path: &RemotePath, result: LookupResult) -> Result<Entry, Error> {
+    let refused = |status| Err(Error::refused("", status, ""));
+    match result {
+        LookupResult::Refused(status) => refused(status),
+        LookupResult::Found(entry)
             if path.is_folder && entry.attributes.file_type != FileType::Directory =>
         {
-            Err(refused(path, Status::NotDirectory))
+            refused(Status::NotDirectory)
         }
-        Found::Entry(entry) => Ok(*entry),
+        LookupResult::Found(entry) => Ok(entry),
     }
 }
 
