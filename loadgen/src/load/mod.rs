@@ -66,6 +66,9 @@ pub struct Options {
     /// Skew of the choice between files, 0 to below 1.
     #[arg(long)]
     pub zipf: Option<f64>,
+    /// Whole small files that one operation reads together.
+    #[arg(long)]
+    pub batch: Option<u32>,
     /// Operations per second; without it, `--at-once` are kept running.
     #[arg(long, conflicts_with = "closed")]
     pub rate: Option<f64>,
@@ -162,6 +165,7 @@ impl Options {
             file: self.file.unwrap_or(base.file),
             files: self.files.unwrap_or(base.files),
             zipf: self.zipf.unwrap_or(base.zipf),
+            batch: self.batch.unwrap_or(base.batch),
             rate: if self.closed { None } else { self.rate.or(base.rate) },
             at_once: self.at_once.unwrap_or(base.at_once),
             clients: self.clients.unwrap_or(base.clients),

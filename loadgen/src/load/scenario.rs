@@ -22,7 +22,7 @@ pub enum Work {
     Mixed,
     /// Names made, looked up and removed; no bytes.
     Meta,
-    /// Whole files of `file` bytes read, each looked up by its name.
+    /// Whole files of `file` bytes read, `batch` with each operation, looked up by their names.
     SmallFiles,
     /// Every byte once, `block` by `block`, in an order that is shuffled anew for each pass.
     Epoch,
@@ -42,6 +42,8 @@ pub struct Scenario {
     pub files: u32,
     /// Skew of the choice between files: 0 chooses each alike, 0.99 is the usual Zipf of key-value loads.
     pub zipf: f64,
+    /// Whole files that one operation reads: with more than one, they are read together.
+    pub batch: u32,
     /// Operations of 100 that make a new file, in mixed load.
     pub write_percent: u8,
     /// Operations per second, each at its own time whatever the others do; without it, `at_once` are
@@ -69,6 +71,7 @@ impl Default for Scenario {
             file: 64 << 20,
             files: 16,
             zipf: 0.0,
+            batch: 1,
             write_percent: 20,
             rate: None,
             at_once: 16,
@@ -104,6 +107,7 @@ impl Scenario {
             ("file", self.file >= 1 && self.file <= LOAD_FILE_BYTES_MAX, "1 byte to 1 TiB"),
             ("files", self.files >= 1 && self.files <= LOAD_FILES_MAX, "1 to 10,000,000"),
             ("zipf", (0.0..1.0).contains(&self.zipf), "0 to below 1"),
+            ("batch", self.batch >= 1 && self.batch <= self.files, "1 to `files`"),
             ("write_percent", self.write_percent <= 100, "0 to 100"),
             ("rate", self.rate.is_none_or(|it| positive(it, LOAD_RATE_MAX)), "up to 10,000,000"),
             ("at_once", self.at_once >= 1 && self.at_once <= LOAD_AT_ONCE_MAX, "1 to 65,536"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use client::{Client, Config, FileReader};
+use client::{Client, Config, FileBytes, FileReader, ReadManyOptions};
 use protocol::ids::Ino;
 use protocol::message::namespace::{LookupResult, NamespaceOp, PathQuery, SetAttributes};
 use tokio::sync::Semaphore;
@@ -173,6 +173,7 @@ impl Stage {
             }
             Work::Mixed => self.read(&mut dice).await,
             Work::Meta => self.names(number).await,
+            Work::SmallFiles if self.scenario.batch > 1 => self.small_files(&mut dice).await,
             Work::SmallFiles => self.small_file(&mut dice).await,
             Work::Epoch => self.next_of_epoch(number).await,
         }
@@ -200,11 +201,31 @@ impl Stage {
     }
 
     async fn small_file(&self, dice: &mut Dice) -> Result<u64, client::Error> {
-        let number = u32::try_from(self.zipf.choose(dice)).unwrap_or(0);
-        let path = format!("{}/{}", self.path, name(number));
-        let entry = self.client.lookup(path.as_bytes(), false).await?;
+        let entry = self.client.lookup(&self.any_path(dice), false).await?;
         let len = usize::try_from(entry.attributes.size).unwrap_or(usize::MAX);
         Ok(self.client.reader(&entry)?.read_at(0, len).await?.len() as u64)
+    }
+
+    async fn small_files(&self, dice: &mut Dice) -> Result<u64, client::Error> {
+        let paths: Vec<_> = (0..self.scenario.batch).map(|_| self.any_path(dice)).collect();
+        let mut many = self.client.read_many(paths, ReadManyOptions::default());
+        let mut bytes = 0;
+        while let Some(file) = many.next().await {
+            bytes += match file.result? {
+                FileBytes::Whole(whole) => whole.len() as u64,
+                FileBytes::Long(reader) => {
+                    let len = usize::try_from(reader.size()).unwrap_or(usize::MAX);
+                    reader.read_at(0, len).await?.len() as u64
+                }
+            };
+        }
+        Ok(bytes)
+    }
+
+    /// The path of some file.
+    fn any_path(&self, dice: &mut Dice) -> Vec<u8> {
+        let number = u32::try_from(self.zipf.choose(dice)).unwrap_or(0);
+        format!("{}/{}", self.path, name(number)).into_bytes()
     }
 
     async fn write(&self, number: u64) -> Result<u64, client::Error> {

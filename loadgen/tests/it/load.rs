@@ -72,6 +72,10 @@ fn every_kind_of_work_moves_what_it_says() {
         assert!((expected.start() - 1.0..=expected.end() + 1.0).contains(&each), "{work}: {each}");
         assert_eq!(seen["seconds"].as_array().unwrap().len(), 2, "{work}");
     }
+    let many = ["--work", "small-files", "--dir", "/one", "--batch", "20"];
+    let seen = cluster.load(&[&many[..], &small[..]].concat());
+    let each = seen["bytes_per_s"].as_f64().unwrap() / seen["per_s"].as_f64().unwrap();
+    assert!((each - 2_000_000.0).abs() < 1.0, "twenty files with each operation: {seen}");
 }
 
 #[test]
@@ -114,9 +118,10 @@ fn a_rate_is_kept_and_every_report_is_written() {
 fn what_is_wrong_is_one_line() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("bad.toml"), "work = \"read\"\nblok = 1\n").unwrap();
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 5] = [
         (&["run", "--config", "none.toml"], "none.toml"),
         (&["run", "--block", "0"], "`block`"),
+        (&["run", "--files", "5", "--batch", "6"], "`batch`"),
         (&["run", "bad.toml"], "blok"),
         (&["limits", "--rounds", "0"], "--rounds"),
     ];
