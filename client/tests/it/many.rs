@@ -237,6 +237,18 @@ async fn what_was_said_of_a_file_is_relied_on_as_long_as_in_single_reads() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_word_counts_from_when_it_was_asked_for() {
+    let (cluster, client) = filled(3, 100).await;
+    cluster.set_script(Box::new(|_, _, kind, number| {
+        (kind == Kind::Lookup && number == 0).then_some(Fault::Late(WORD_FRESH_MS / 2))
+    }));
+    let files = all(client.read_many((0..3).map(name), AS_THEY_COME)).await;
+    assert!(files.len() == 3 && files.iter().all(|(_, result)| result.is_ok()));
+    sleep(INSTANT).await;
+    assert_eq!(calls(&cluster, Kind::Lookup), 1 + 3, "each is asked for again on the side");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wait_that_is_given_up_loses_no_file() {
     let (cluster, client) = filled(600, 100).await;
     cluster.set_script(Box::new(|_, _, kind, number| match kind {
