@@ -18,6 +18,9 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 16 * STREAM_WINDOW_BYTES;
 /// that several shards are busy and the bytes stay in the cache until they are verified and taken:
 /// over loopback 8 MiB read a large file 10 % faster than 32 MiB, and 4 MiB was slower again.
 pub const STREAM_WINDOW_BYTES: usize = 8 << 20;
+/// Bytes of one read stream while its next piece is late, in bytes: pieces in flight, which keep to
+/// [`STREAM_WINDOW_BYTES`], and those that arrived behind it.
+pub const STREAM_HELD_BYTES_MAX: usize = 2 * STREAM_WINDOW_BYTES;
 /// Freed memory that a process keeps for the next buffers: two streams' worth of windows and the
 /// chunks of a writer, rounded up.
 pub const FREED_BYTES_KEPT_MAX: i32 = 64 << 20;

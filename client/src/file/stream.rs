@@ -3,34 +3,40 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use tokio::task::JoinHandle;
+use tokio::task::{Id, JoinSet};
 
 use crate::error::Error;
 use crate::file::reader::FileReader;
-use crate::limits::STREAM_WINDOW_BYTES;
+use crate::limits::{STREAM_HELD_BYTES_MAX, STREAM_WINDOW_BYTES};
 
 /// The bytes of a range of a file, in order.
 ///
 /// Up to [`STREAM_WINDOW_BYTES`] are asked for ahead of the consumer, from several shards at once.
-/// Dropping the stream ends its reads.
+/// While the next piece is late, what arrived behind it makes way for more, up to
+/// [`STREAM_HELD_BYTES_MAX`] in all. Dropping the stream ends its reads.
 pub struct ReadStream {
     reader: FileReader,
     /// Next byte to ask for.
     at: u64,
     end: u64,
+    reads: JoinSet<Result<Bytes, Error>>,
     ahead: VecDeque<Ahead>,
     /// Bytes of all pieces in `ahead`.
-    window: usize,
+    held: usize,
+    /// Bytes of those that have not arrived.
+    in_flight: usize,
 }
 
 struct Ahead {
+    id: Id,
     len: usize,
-    task: JoinHandle<Result<Bytes, Error>>,
+    arrived: Option<Result<Bytes, Error>>,
 }
 
 impl ReadStream {
     pub(super) fn new(reader: FileReader, at: u64, end: u64) -> ReadStream {
-        ReadStream { reader, at, end, ahead: VecDeque::new(), window: 0 }
+        let (reads, ahead) = (JoinSet::new(), VecDeque::new());
+        ReadStream { reader, at, end, reads, ahead, held: 0, in_flight: 0 }
     }
 
     /// The next piece; `None` at the end of the range.
@@ -41,45 +47,61 @@ impl ReadStream {
     /// # Cancel safety
     /// No piece is lost.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
-        if let Err(error) = self.fill() {
-            self.stop();
-            return Some(Err(error));
+        let mut held_max = STREAM_WINDOW_BYTES;
+        loop {
+            if let Err(error) = self.fill(held_max) {
+                self.stop();
+                return Some(Err(error));
+            }
+            let first = self.ahead.front_mut()?;
+            let len = first.len;
+            if let Some(result) = first.arrived.take() {
+                self.ahead.pop_front();
+                self.held -= len;
+                if result.is_err() {
+                    self.stop();
+                }
+                return Some(result);
+            }
+            self.arrive().await;
+            held_max = STREAM_HELD_BYTES_MAX;
         }
-        let first = self.ahead.front_mut()?;
-        let result = (&mut first.task).await;
-        let len = first.len;
-        self.ahead.pop_front();
-        self.window -= len;
-        let result = result.unwrap_or_else(|error| {
-            let detail = format!("read task ended: {error}");
-            Err(Error::Stopped { what: "read".into(), detail })
-        });
-        if result.is_err() {
-            self.stop();
-        }
-        Some(result)
     }
 
     /// Asks for pieces until the window is full.
-    fn fill(&mut self) -> Result<(), Error> {
-        while self.window < STREAM_WINDOW_BYTES
+    fn fill(&mut self, held_max: usize) -> Result<(), Error> {
+        while self.in_flight < STREAM_WINDOW_BYTES
+            && self.held < held_max
             && let Some(piece) = self.reader.piece(self.at, self.end)?
         {
             let len = piece.len as usize;
-            let task = tokio::spawn(self.reader.clone().read(piece));
-            self.ahead.push_back(Ahead { len, task });
-            self.window += len;
+            let id = self.reads.spawn(self.reader.clone().read(piece)).id();
+            self.ahead.push_back(Ahead { id, len, arrived: None });
+            self.held += len;
+            self.in_flight += len;
             self.at += u64::from(piece.len);
         }
         Ok(())
     }
 
+    /// Waits until one more piece has arrived, whichever it is.
+    async fn arrive(&mut self) {
+        let Some(ended) = self.reads.join_next_with_id().await else { return };
+        let (id, result) = ended.unwrap_or_else(|error| {
+            let detail = format!("read task ended: {error}");
+            (error.id(), Err(Error::Stopped { what: "read".into(), detail }))
+        });
+        if let Some(piece) = self.ahead.iter_mut().find(|piece| piece.id == id) {
+            self.in_flight -= piece.len;
+            piece.arrived = Some(result);
+        }
+    }
+
     fn stop(&mut self) {
         self.end = self.at;
-        for ahead in self.ahead.drain(..) {
-            ahead.task.abort();
-        }
-        self.window = 0;
+        self.reads.abort_all();
+        self.ahead.clear();
+        (self.held, self.in_flight) = (0, 0);
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use client::limits::{
     ATTEMPT_LOOK_MS, COORDINATOR_ATTEMPT_MS, FAILOVER_PAUSE_MAX_MS, IN_FLIGHT_BYTES_MAX,
-    MUTATE_QUEUE_MAX, READ_DIR_PAGE_MAX, REFRESH_JITTER_MS, REFRESH_WAIT_MS, STREAM_WINDOW_BYTES,
-    VERIFY_TIMEOUT_MS, WRITE_ATTEMPT_MS, WRITER_CHUNKS_IN_FLIGHT,
+    MUTATE_QUEUE_MAX, READ_DIR_PAGE_MAX, REFRESH_JITTER_MS, REFRESH_WAIT_MS, STREAM_HELD_BYTES_MAX,
+    STREAM_WINDOW_BYTES, VERIFY_TIMEOUT_MS, WRITE_ATTEMPT_MS, WRITER_CHUNKS_IN_FLIGHT,
 };
 use client::plan::LinkFailure;
 use client::{Client, Error, WriteMode};
@@ -100,15 +100,48 @@ async fn a_stream_asks_for_its_window_and_for_more_as_it_is_taken() {
     let cluster = Cluster::healthy();
     let client = cluster.client();
     let window = STREAM_WINDOW_BYTES / CHUNK_LEN;
-    let entry = put(&client, "f", chunks(2 * window)).await.unwrap();
+    let entry = put(&client, "f", chunks(4 * window)).await.unwrap();
     let reader = client.reader(&entry).unwrap();
-    let mut stream = reader.stream(0, reader.size());
     let asked = || calls(&cluster, Kind::Read);
+    set(&cluster, Kind::Read, Fault::Unheard);
+    let mut silent = reader.stream(0, reader.size());
+    assert!(timeout(INSTANT, silent.next()).await.is_err());
+    assert_eq!(asked(), window, "in flight");
+    drop(silent);
+    cluster.set_script(Box::new(|_, _, _, _| None));
+    let before = asked();
+    let mut stream = reader.stream(0, reader.size());
     for taken in 0..=window {
         assert_eq!(stream.next().await.unwrap().unwrap().len(), CHUNK_LEN);
         sleep(INSTANT).await;
-        assert_eq!(asked(), window + taken);
+        let ahead = asked() - before - taken;
+        assert!((window..=2 * window).contains(&ahead), "{ahead} after {taken}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_is_late_does_not_keep_a_stream_from_asking_for_others() {
+    let cluster = Cluster::healthy();
+    let client = cluster.client();
+    let count = 4 * STREAM_WINDOW_BYTES / CHUNK_LEN;
+    let entry = put(&client, "f", chunks(count)).await.unwrap();
+    let reader = client.reader(&entry).unwrap();
+    cluster.set_script(Box::new(|_, _, kind, number| {
+        (kind == Kind::Read && number == 0).then_some(Fault::Unheard)
+    }));
+    let mut stream = reader.stream(0, reader.size());
+    let mut taken = 0;
+    // Until the piece is asked of another replica.
+    while let Ok(piece) = timeout(INSTANT, stream.next()).await {
+        piece.unwrap().unwrap();
+        taken += 1;
+    }
+    assert_eq!(calls(&cluster, Kind::Read) - taken, STREAM_HELD_BYTES_MAX / CHUNK_LEN);
+    while let Some(piece) = stream.next().await {
+        piece.unwrap();
+        taken += 1;
+    }
+    assert_eq!(taken, count);
 }
 
 /// Operations that wait for a batch under way, and whether a writer dropped then gives its inode
