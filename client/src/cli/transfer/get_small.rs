@@ -65,7 +65,9 @@ fn begin(get: &Get, job: Job) -> Option<(Job, Result<FileReader, Error>)> {
 async fn place(get: Arc<Get>, job: Job, result: Result<FileBytes, Error>) {
     let bytes = match result {
         Ok(FileBytes::Whole(bytes)) => bytes,
-        Ok(FileBytes::Long(_)) => return get.report.failed(&job.path, "is longer than it was"),
+        Ok(FileBytes::Long(_)) => {
+            return get.report.failed(&job.path, "is too long to be read as a whole");
+        }
         Err(error) => return get.report.remote(&job.path, error),
     };
     let (local, keep_owner) = (job.local.clone(), get.keep_owner);
