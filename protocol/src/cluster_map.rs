@@ -124,6 +124,35 @@ pub struct Plan {
     pub since_ms: u64,
 }
 
+/// How well one group is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GroupState {
+    /// Every replica serves.
+    Healthy,
+    /// It takes writes, with fewer replicas than it should have.
+    Degraded,
+    /// It takes no writes now.
+    Unwritable,
+    /// No member that has everything serves.
+    Down,
+}
+
+impl GroupState {
+    /// Every state, the best first.
+    pub const ALL: [GroupState; 4] =
+        [GroupState::Healthy, GroupState::Degraded, GroupState::Unwritable, GroupState::Down];
+
+    /// The state in one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            GroupState::Healthy => "healthy",
+            GroupState::Degraded => "degraded",
+            GroupState::Unwritable => "unwritable",
+            GroupState::Down => "down",
+        }
+    }
+}
+
 /// One placement group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupRecord {
@@ -252,6 +281,19 @@ impl GroupRecord {
     /// True when enough members serve to acknowledge a write.
     pub fn writable(&self) -> bool {
         !self.down && self.serving().count() >= usize::from(self.min_write)
+    }
+
+    /// How well it is.
+    pub fn state(&self) -> GroupState {
+        if self.down {
+            GroupState::Down
+        } else if !self.writable() || !self.active {
+            GroupState::Unwritable
+        } else if self.healthy() {
+            GroupState::Healthy
+        } else {
+            GroupState::Degraded
+        }
     }
 
     /// True when every replica the group should have serves.

@@ -17,6 +17,7 @@ pub mod layout;
 pub mod limits;
 pub mod log_budget;
 pub mod message;
+pub mod metrics;
 pub mod session;
 pub mod status;
 pub mod time;

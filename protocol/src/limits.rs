@@ -130,6 +130,14 @@ pub const VERIFIER_TABLES_MAX_LIST: usize = 65_536;
 pub const VERIFIER_APPARENT_MAX: usize = 1 << 20;
 /// Verifier: apparent size of a body of [`BODY_LEN_MAX_LIST`], in bytes.
 pub const VERIFIER_APPARENT_MAX_LIST: usize = 4 << 20;
+/// Longest head of a request to an admin port, in bytes: what ends it, included.
+pub const METRICS_HEAD_LEN_MAX: usize = 8 << 10;
+/// Connections to one admin port, from accept to the last byte of the answer: each holds one head
+/// and one answer; one more is closed at once.
+pub const METRICS_CONNECTIONS_MAX: usize = 16;
+/// Time from accept to the end of a request's head at an admin port, in milliseconds; as long again
+/// for its answer to be taken.
+pub const METRICS_TIME_MAX_MS: u64 = 5000;
 /// Length of one configuration file, in bytes: ten times what the largest node needs.
 pub const CONFIG_LEN_MAX: u64 = 1 << 20;
 

@@ -7,6 +7,7 @@ use crate::ids::{
     ChunkKey, Fid, Generation, GroupId, Handle, Lsn, OpId, ShardId, TargetId, Version,
 };
 use crate::layout::cells_covered;
+use crate::message::activity::ShardActivity;
 
 /// Whether a write only extends a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -363,6 +364,8 @@ pub struct ShardStatsReply {
     pub connections: u32,
     /// Checksum path the binary was compiled with.
     pub checksum_path: String,
+    /// What it does, for rates; all zero from a release that did not count it.
+    pub activity: ShardActivity,
 }
 
 /// Presents a capability.

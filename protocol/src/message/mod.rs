@@ -5,12 +5,14 @@
 //! serialization.
 //!
 //! - [`cluster`]: hello, registration, heartbeats, map, group reports, sessions, status.
+//! - [`activity`]: what one shard does, for rates and percentiles.
 //! - [`chunk`]: the data path between clients, primaries and backups.
 //! - [`heal`]: repair, digests, and the coordinator's orders about single files.
 //! - [`operate`]: an operator's orders and what clients report.
 //! - [`namespace`]: lookups, listings and mutations of the file tree.
 //! - [`command`]: what the coordinator's replicated log holds.
 
+pub mod activity;
 pub mod chunk;
 pub mod cluster;
 pub mod command;

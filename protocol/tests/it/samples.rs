@@ -13,6 +13,7 @@ use protocol::ids::{
     OpId, RequestId, Seq, SessionId, ShardId, TargetId, Version,
 };
 use protocol::layout::{Layout, Segment};
+use protocol::message::activity::ShardActivity;
 use protocol::message::chunk::*;
 use protocol::message::cluster::*;
 use protocol::message::command::{Caller, Command, Stamp};
@@ -20,7 +21,9 @@ use protocol::message::heal::*;
 use protocol::message::namespace::*;
 use protocol::message::operate::*;
 use protocol::message::{Context, Kind, Message, reply_frame, request_frame};
+use protocol::metrics::Durations;
 use protocol::status::Status;
+use protocol::time::Nanos;
 
 pub(crate) const KEY: ChunkKey = ChunkKey { fid: Fid(0x1122_3344_5566), index: 7 };
 const GROUP: GroupId = GroupId(41);
@@ -158,6 +161,22 @@ fn shard_stats_reply() -> ShardStatsReply {
         bytes_copied: 4,
         connections: 12,
         checksum_path: "xxh3/avx2".into(),
+        activity: ShardActivity {
+            clock: Nanos(7_000_000_000),
+            cpu_ns: 3_500_000_000,
+            reads: 3000,
+            writes: 1500,
+            replications: 400,
+            others: 100,
+            peer_bytes_out: 800,
+            events_waiting: 5,
+            requests_in_flight: 6,
+            transfers_in_flight: 7,
+            stalls: 8,
+            stalled_ns: 900_000_000,
+            read_times: Durations::from_parts([0, 5, 0, 7], 50),
+            write_times: Durations::default(),
+        },
     }
 }
 

@@ -1,6 +1,6 @@
 //! How many placement groups are in which state.
 
-use protocol::cluster_map::GroupRecord;
+use protocol::cluster_map::{GroupRecord, GroupState};
 
 /// How many groups are in which state; each group is counted once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,22 +14,9 @@ pub(super) struct Groups {
     pub(super) endangered: usize,
 }
 
-const HEALTHY: &str = "healthy";
-const DEGRADED: &str = "degraded";
-const UNWRITABLE: &str = "unwritable";
-const DOWN: &str = "down";
-
 /// The state of a group in one word.
 pub(crate) fn word(group: &GroupRecord) -> &'static str {
-    if group.down {
-        DOWN
-    } else if !group.writable() || !group.active {
-        UNWRITABLE
-    } else if group.healthy() {
-        HEALTHY
-    } else {
-        DEGRADED
-    }
+    group.state().word()
 }
 
 impl Groups {
@@ -39,11 +26,11 @@ impl Groups {
             count.total += 1;
             let serving = group.serving().count();
             count.endangered += usize::from(serving == 1 && group.replicas > 1);
-            *match word(group) {
-                HEALTHY => &mut count.healthy,
-                DEGRADED => &mut count.degraded,
-                UNWRITABLE => &mut count.unwritable,
-                _ => &mut count.down,
+            *match group.state() {
+                GroupState::Healthy => &mut count.healthy,
+                GroupState::Degraded => &mut count.degraded,
+                GroupState::Unwritable => &mut count.unwritable,
+                GroupState::Down => &mut count.down,
             } += 1;
         }
         count

@@ -11,6 +11,7 @@ use crate::limits::{
     CELLS_PER_MESSAGE_MAX, CHUNK_LOG2_MAX, READ_LEN_MAX, TOKEN_LEN_MAX, WRITE_LEN_MAX,
 };
 use crate::message::MessageError;
+use crate::message::activity::ShardActivity;
 use crate::message::chunk::{
     BindTokenReply, BindTokenRequest, ReadReply, ReadRequest, ShardStatsReply, ShardStatsRequest,
     VerifyReply, VerifyRequest, WriteClass, WriteReply, WriteRequest,
@@ -253,6 +254,7 @@ impl Record for ShardStatsReply {
 
     fn pack<'b>(&self, out: &mut Out<'b>) -> WIPOffset<wire::ShardStatsReply<'b>> {
         let checksum_path = put_text(out, &self.checksum_path);
+        let activity = Some(self.activity.pack(out));
         wire::ShardStatsReply::create(
             out,
             &wire::ShardStatsReplyArgs {
@@ -273,11 +275,13 @@ impl Record for ShardStatsReply {
                 bytes_copied: self.bytes_copied,
                 connections: self.connections,
                 checksum_path,
+                activity,
             },
         )
     }
 
     fn unpack(table: wire::ShardStatsReply<'_>, check: Check) -> Result<Self, MessageError> {
+        let activity = table.activity().map(|activity| ShardActivity::unpack(activity, check));
         Ok(ShardStatsReply {
             shard: ShardId(table.shard()),
             core: table.core(),
@@ -296,6 +300,7 @@ impl Record for ShardStatsReply {
             bytes_copied: table.bytes_copied(),
             connections: table.connections(),
             checksum_path: check.text(table.checksum_path(), "checksum_path")?,
+            activity: activity.transpose()?.unwrap_or_default(),
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the table of all messages and the checks of every field. Each file here mirrors one file of
 //! domain types beside it: `pack` writes, `unpack` reads and checks. Start at the table below.
 
+mod activity;
 mod chunk;
 mod cluster;
 mod command;

@@ -8843,6 +8843,7 @@ impl<'a> ShardStatsReply<'a> {
   pub const VT_BYTES_COPIED: ::flatbuffers::VOffsetT = 32;
   pub const VT_CONNECTIONS: ::flatbuffers::VOffsetT = 34;
   pub const VT_CHECKSUM_PATH: ::flatbuffers::VOffsetT = 36;
+  pub const VT_ACTIVITY: ::flatbuffers::VOffsetT = 38;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -8864,6 +8865,7 @@ impl<'a> ShardStatsReply<'a> {
     builder.add_chunks(args.chunks);
     builder.add_used(args.used);
     builder.add_capacity(args.capacity);
+    if let Some(x) = args.activity { builder.add_activity(x); }
     if let Some(x) = args.checksum_path { builder.add_checksum_path(x); }
     builder.add_connections(args.connections);
     builder.add_generation(args.generation);
@@ -8994,6 +8996,13 @@ impl<'a> ShardStatsReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ShardStatsReply::VT_CHECKSUM_PATH, None)}
   }
+  #[inline]
+  pub fn activity(&self) -> Option<ShardActivity<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<ShardActivity>>(ShardStatsReply::VT_ACTIVITY, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardStatsReply<'_> {
@@ -9019,6 +9028,7 @@ impl ::flatbuffers::Verifiable for ShardStatsReply<'_> {
      .visit_field::<u64>("bytes_copied", Self::VT_BYTES_COPIED, false)?
      .visit_field::<u32>("connections", Self::VT_CONNECTIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("checksum_path", Self::VT_CHECKSUM_PATH, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<ShardActivity>>("activity", Self::VT_ACTIVITY, false)?
      .finish();
     Ok(())
   }
@@ -9041,6 +9051,7 @@ pub struct ShardStatsReplyArgs<'a> {
     pub bytes_copied: u64,
     pub connections: u32,
     pub checksum_path: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub activity: Option<::flatbuffers::WIPOffset<ShardActivity<'a>>>,
 }
 impl<'a> Default for ShardStatsReplyArgs<'a> {
   #[inline]
@@ -9063,6 +9074,7 @@ impl<'a> Default for ShardStatsReplyArgs<'a> {
       bytes_copied: 0,
       connections: 0,
       checksum_path: None,
+      activity: None,
     }
   }
 }
@@ -9141,6 +9153,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatsReplyBuilder<'a, 'b
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardStatsReply::VT_CHECKSUM_PATH, checksum_path);
   }
   #[inline]
+  pub fn add_activity(&mut self, activity: ::flatbuffers::WIPOffset<ShardActivity<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<ShardActivity>>(ShardStatsReply::VT_ACTIVITY, activity);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStatsReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStatsReplyBuilder {
@@ -9175,6 +9191,437 @@ impl ::core::fmt::Debug for ShardStatsReply<'_> {
       ds.field("bytes_copied", &self.bytes_copied());
       ds.field("connections", &self.connections());
       ds.field("checksum_path", &self.checksum_path());
+      ds.field("activity", &self.activity());
+      ds.finish()
+  }
+}
+pub enum DurationsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Durations<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Durations<'a> {
+  type Inner = Durations<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Durations<'a> {
+  pub const VT_COUNTS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SUM_US: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Durations { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DurationsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Durations<'bldr>> {
+    let mut builder = DurationsBuilder::new(_fbb);
+    builder.add_sum_us(args.sum_us);
+    if let Some(x) = args.counts { builder.add_counts(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn counts(&self) -> Option<::flatbuffers::Vector<'a, u64>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u64>>>(Durations::VT_COUNTS, None)}
+  }
+  #[inline]
+  pub fn sum_us(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Durations::VT_SUM_US, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Durations<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u64>>>("counts", Self::VT_COUNTS, false)?
+     .visit_field::<u64>("sum_us", Self::VT_SUM_US, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DurationsArgs<'a> {
+    pub counts: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u64>>>,
+    pub sum_us: u64,
+}
+impl<'a> Default for DurationsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    DurationsArgs {
+      counts: None,
+      sum_us: 0,
+    }
+  }
+}
+
+pub struct DurationsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DurationsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_counts(&mut self, counts: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u64>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Durations::VT_COUNTS, counts);
+  }
+  #[inline]
+  pub fn add_sum_us(&mut self, sum_us: u64) {
+    self.fbb_.push_slot::<u64>(Durations::VT_SUM_US, sum_us, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DurationsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DurationsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Durations<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Durations<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Durations");
+      ds.field("counts", &self.counts());
+      ds.field("sum_us", &self.sum_us());
+      ds.finish()
+  }
+}
+pub enum ShardActivityOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ShardActivity<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ShardActivity<'a> {
+  type Inner = ShardActivity<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ShardActivity<'a> {
+  pub const VT_CLOCK_NS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CPU_NS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_READS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_WRITES: ::flatbuffers::VOffsetT = 10;
+  pub const VT_REPLICATIONS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_OTHERS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_PEER_BYTES_OUT: ::flatbuffers::VOffsetT = 16;
+  pub const VT_EVENTS_WAITING: ::flatbuffers::VOffsetT = 18;
+  pub const VT_REQUESTS_IN_FLIGHT: ::flatbuffers::VOffsetT = 20;
+  pub const VT_TRANSFERS_IN_FLIGHT: ::flatbuffers::VOffsetT = 22;
+  pub const VT_STALLS: ::flatbuffers::VOffsetT = 24;
+  pub const VT_STALLED_NS: ::flatbuffers::VOffsetT = 26;
+  pub const VT_READ_TIMES: ::flatbuffers::VOffsetT = 28;
+  pub const VT_WRITE_TIMES: ::flatbuffers::VOffsetT = 30;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ShardActivity { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ShardActivityArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ShardActivity<'bldr>> {
+    let mut builder = ShardActivityBuilder::new(_fbb);
+    builder.add_stalled_ns(args.stalled_ns);
+    builder.add_stalls(args.stalls);
+    builder.add_peer_bytes_out(args.peer_bytes_out);
+    builder.add_others(args.others);
+    builder.add_replications(args.replications);
+    builder.add_writes(args.writes);
+    builder.add_reads(args.reads);
+    builder.add_cpu_ns(args.cpu_ns);
+    builder.add_clock_ns(args.clock_ns);
+    if let Some(x) = args.write_times { builder.add_write_times(x); }
+    if let Some(x) = args.read_times { builder.add_read_times(x); }
+    builder.add_transfers_in_flight(args.transfers_in_flight);
+    builder.add_requests_in_flight(args.requests_in_flight);
+    builder.add_events_waiting(args.events_waiting);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn clock_ns(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_CLOCK_NS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cpu_ns(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_CPU_NS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn reads(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_READS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn writes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_WRITES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn replications(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_REPLICATIONS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn others(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_OTHERS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn peer_bytes_out(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_PEER_BYTES_OUT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn events_waiting(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardActivity::VT_EVENTS_WAITING, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn requests_in_flight(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardActivity::VT_REQUESTS_IN_FLIGHT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn transfers_in_flight(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardActivity::VT_TRANSFERS_IN_FLIGHT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn stalls(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_STALLS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn stalled_ns(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_STALLED_NS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn read_times(&self) -> Option<Durations<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Durations>>(ShardActivity::VT_READ_TIMES, None)}
+  }
+  #[inline]
+  pub fn write_times(&self) -> Option<Durations<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Durations>>(ShardActivity::VT_WRITE_TIMES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ShardActivity<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("clock_ns", Self::VT_CLOCK_NS, false)?
+     .visit_field::<u64>("cpu_ns", Self::VT_CPU_NS, false)?
+     .visit_field::<u64>("reads", Self::VT_READS, false)?
+     .visit_field::<u64>("writes", Self::VT_WRITES, false)?
+     .visit_field::<u64>("replications", Self::VT_REPLICATIONS, false)?
+     .visit_field::<u64>("others", Self::VT_OTHERS, false)?
+     .visit_field::<u64>("peer_bytes_out", Self::VT_PEER_BYTES_OUT, false)?
+     .visit_field::<u32>("events_waiting", Self::VT_EVENTS_WAITING, false)?
+     .visit_field::<u32>("requests_in_flight", Self::VT_REQUESTS_IN_FLIGHT, false)?
+     .visit_field::<u32>("transfers_in_flight", Self::VT_TRANSFERS_IN_FLIGHT, false)?
+     .visit_field::<u64>("stalls", Self::VT_STALLS, false)?
+     .visit_field::<u64>("stalled_ns", Self::VT_STALLED_NS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Durations>>("read_times", Self::VT_READ_TIMES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Durations>>("write_times", Self::VT_WRITE_TIMES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ShardActivityArgs<'a> {
+    pub clock_ns: u64,
+    pub cpu_ns: u64,
+    pub reads: u64,
+    pub writes: u64,
+    pub replications: u64,
+    pub others: u64,
+    pub peer_bytes_out: u64,
+    pub events_waiting: u32,
+    pub requests_in_flight: u32,
+    pub transfers_in_flight: u32,
+    pub stalls: u64,
+    pub stalled_ns: u64,
+    pub read_times: Option<::flatbuffers::WIPOffset<Durations<'a>>>,
+    pub write_times: Option<::flatbuffers::WIPOffset<Durations<'a>>>,
+}
+impl<'a> Default for ShardActivityArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ShardActivityArgs {
+      clock_ns: 0,
+      cpu_ns: 0,
+      reads: 0,
+      writes: 0,
+      replications: 0,
+      others: 0,
+      peer_bytes_out: 0,
+      events_waiting: 0,
+      requests_in_flight: 0,
+      transfers_in_flight: 0,
+      stalls: 0,
+      stalled_ns: 0,
+      read_times: None,
+      write_times: None,
+    }
+  }
+}
+
+pub struct ShardActivityBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardActivityBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_clock_ns(&mut self, clock_ns: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_CLOCK_NS, clock_ns, 0);
+  }
+  #[inline]
+  pub fn add_cpu_ns(&mut self, cpu_ns: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_CPU_NS, cpu_ns, 0);
+  }
+  #[inline]
+  pub fn add_reads(&mut self, reads: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_READS, reads, 0);
+  }
+  #[inline]
+  pub fn add_writes(&mut self, writes: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_WRITES, writes, 0);
+  }
+  #[inline]
+  pub fn add_replications(&mut self, replications: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_REPLICATIONS, replications, 0);
+  }
+  #[inline]
+  pub fn add_others(&mut self, others: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_OTHERS, others, 0);
+  }
+  #[inline]
+  pub fn add_peer_bytes_out(&mut self, peer_bytes_out: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_PEER_BYTES_OUT, peer_bytes_out, 0);
+  }
+  #[inline]
+  pub fn add_events_waiting(&mut self, events_waiting: u32) {
+    self.fbb_.push_slot::<u32>(ShardActivity::VT_EVENTS_WAITING, events_waiting, 0);
+  }
+  #[inline]
+  pub fn add_requests_in_flight(&mut self, requests_in_flight: u32) {
+    self.fbb_.push_slot::<u32>(ShardActivity::VT_REQUESTS_IN_FLIGHT, requests_in_flight, 0);
+  }
+  #[inline]
+  pub fn add_transfers_in_flight(&mut self, transfers_in_flight: u32) {
+    self.fbb_.push_slot::<u32>(ShardActivity::VT_TRANSFERS_IN_FLIGHT, transfers_in_flight, 0);
+  }
+  #[inline]
+  pub fn add_stalls(&mut self, stalls: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_STALLS, stalls, 0);
+  }
+  #[inline]
+  pub fn add_stalled_ns(&mut self, stalled_ns: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_STALLED_NS, stalled_ns, 0);
+  }
+  #[inline]
+  pub fn add_read_times(&mut self, read_times: ::flatbuffers::WIPOffset<Durations<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Durations>>(ShardActivity::VT_READ_TIMES, read_times);
+  }
+  #[inline]
+  pub fn add_write_times(&mut self, write_times: ::flatbuffers::WIPOffset<Durations<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Durations>>(ShardActivity::VT_WRITE_TIMES, write_times);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardActivityBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ShardActivityBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ShardActivity<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ShardActivity<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ShardActivity");
+      ds.field("clock_ns", &self.clock_ns());
+      ds.field("cpu_ns", &self.cpu_ns());
+      ds.field("reads", &self.reads());
+      ds.field("writes", &self.writes());
+      ds.field("replications", &self.replications());
+      ds.field("others", &self.others());
+      ds.field("peer_bytes_out", &self.peer_bytes_out());
+      ds.field("events_waiting", &self.events_waiting());
+      ds.field("requests_in_flight", &self.requests_in_flight());
+      ds.field("transfers_in_flight", &self.transfers_in_flight());
+      ds.field("stalls", &self.stalls());
+      ds.field("stalled_ns", &self.stalled_ns());
+      ds.field("read_times", &self.read_times());
+      ds.field("write_times", &self.write_times());
       ds.finish()
   }
 }
