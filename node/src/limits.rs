@@ -40,6 +40,11 @@ pub const OPEN_FILES_WANTED: u64 = 65_536;
 pub const KICK_PERIOD_MS: u64 = 50;
 /// Kicks an executor may leave unanswered before the process aborts: 10 s.
 pub const KICKS_UNANSWERED_MAX: u32 = 200;
+/// How much later than asked for a task of a shard may run before it counts as a stall of the
+/// executor, in milliseconds: ten times what it sleeps between two looks at its timers.
+pub const EXECUTOR_STALL_MS: u64 = 50;
+/// Time between two reports of a shard's figures to the control executor, in milliseconds.
+pub const FIGURES_PERIOD_MS: u64 = 1000;
 /// Time slice after which the runtime asks a task to yield, in milliseconds. A short one can park
 /// an executor for ever with work in its queue, so fairness comes from byte budgets instead.
 pub const PREEMPT_TIMER_MS: u64 = 1000;
@@ -51,7 +56,7 @@ pub const STOP_TIME_MAX_MS: u64 = 10_000;
 /// Messages in one queue from the control executor to one shard: one of each kind is the most that
 /// is useful, because maps, leases and deletions are merged while they wait; the rest is slack.
 pub const MESH_TO_SHARD_MAX: usize = 16;
-/// Messages in one queue from one shard to the control executor: its health, its stop, and the
+/// Messages in one queue from one shard to the control executor: its health, figures and stop, and the
 /// reports of every group it leads (64 groups a target, three kinds of report).
 pub const MESH_TO_CONTROL_MAX: usize = 256;
 /// Groups with dead files that wait for one shard, and as many with orders about single files and

@@ -335,7 +335,7 @@ impl SimCoordinator {
             ShardReport::FileReports(request) => {
                 self.propose(&Command::FileReports { groups: request.groups });
             }
-            ShardReport::Census(_) | ShardReport::Stopped => {}
+            ShardReport::Census(_) | ShardReport::Figures(_) | ShardReport::Stopped => {}
         }
         self.observe(&Event::Tick);
     }

@@ -198,6 +198,10 @@ pub trait Clock: 'static {
     fn now(&self) -> Nanos;
     /// Seconds since 1970 as the machine believes; for what outlives a process, never for order.
     fn unix_seconds(&self) -> u64;
+    /// Processor time that the calling thread has used; zero where time is not real.
+    fn cpu_time(&self) -> Duration {
+        Duration::ZERO
+    }
     /// Waits.
     async fn sleep(&self, duration: Duration);
 }

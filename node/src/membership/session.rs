@@ -96,7 +96,7 @@ impl Session {
             ShardReport::DropDone(request) => Some(self.pass_on(request, map)),
             ShardReport::FileReports(request) => Some(self.pass_on(request, map)),
             ShardReport::Census(request) => Some(self.pass_on(request, map)),
-            ShardReport::Health(_) | ShardReport::Stopped => None,
+            ShardReport::Health(_) | ShardReport::Figures(_) | ShardReport::Stopped => None,
         }
     }
 

@@ -104,6 +104,7 @@ impl<E: Env, C: Control> Driver<E, C> {
         let header = Header::new(to.kind, to.request).reply(Status::Ok);
         let frame = self.frame(header, epoch, body, payload);
         self.bytes_out.set(self.bytes_out.get() + u64::from(frame.header.payload_len));
+        self.stats.answered(to, true, || self.now());
         self.send_on(to.conn, frame);
     }
 
@@ -114,6 +115,7 @@ impl<E: Env, C: Control> Driver<E, C> {
         error.retry_after_ms = refusal.retry_after_ms;
         let header = Header::new(to.kind, to.request).reply(refusal.status);
         let frame = self.frame(header, epoch, error.encode(), Payload::empty());
+        self.stats.answered(to, false, || self.now());
         self.send_on(to.conn, frame);
     }
 

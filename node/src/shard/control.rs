@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocol::cluster_map::MapDelta;
 use protocol::ids::{ClusterId, Fid, Generation, GroupId, NodeId, ShardId, TargetId};
+use protocol::message::chunk::ShardStatsReply;
 use protocol::message::cluster::{
     ActivatedRequest, DropDoneRequest, EvictRequest, SyncDoneRequest, TargetHealth, TargetOrders,
 };
@@ -105,6 +106,8 @@ pub enum ShardReport {
     Census(CensusRequest),
     /// State of the target, every few hundred milliseconds.
     Health(TargetHealth),
+    /// What the shard owns, has done and does, once a second.
+    Figures(Box<ShardStatsReply>),
     /// The shard has ended; its store is closed.
     Stopped,
 }
@@ -120,6 +123,10 @@ pub trait Control: 'static {
     /// Hands a report over; false when the bounded queue is full, and the shard asks again later.
     /// Never waits.
     fn report(&self, report: ShardReport) -> bool;
+
+    /// Takes the shard's figures, once a second, for whoever watches the node. Never waits; what
+    /// finds no room is made again. Where nobody watches they are not made.
+    fn publish(&self, _figures: impl FnOnce() -> ShardStatsReply) {}
 }
 
 impl Default for Timeouts {

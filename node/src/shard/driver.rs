@@ -8,6 +8,7 @@ use std::time::Duration;
 use protocol::checksum::compiled_path;
 use protocol::ids::MapVersion;
 use protocol::log_budget::LogBudget;
+use protocol::message::activity::ShardActivity;
 use protocol::message::chunk::ShardStatsReply;
 use protocol::message::cluster::TargetHealth;
 use protocol::message::{Kind, Message};
@@ -17,9 +18,11 @@ use super::event::{ConnId, Event, ReplyTo};
 use super::local_queue::LocalQueue;
 use super::peers::Peers;
 use super::state::ShardState;
+use super::stats::Stats;
 use super::step::step;
 use super::unsent::Unsent;
 use crate::io::{Clock, Disk, Env, Link, Nanos, Net, Payload};
+use crate::limits::FIGURES_PERIOD_MS;
 use crate::store::{ScrubCursor, Store};
 
 /// The connections an environment makes.
@@ -58,6 +61,7 @@ pub(super) struct Driver<E: Env, C: Control> {
     pub(super) bytes_out: Cell<u64>,
     pub(super) next_conn: Cell<u64>,
     pub(super) alerts: LogBudget,
+    pub(super) stats: Stats,
     /// Where the scrub goes on; the one step under way holds it.
     pub(super) scrub_cursor: Cell<Option<ScrubCursor>>,
     reports: RefCell<Unsent>,
@@ -85,6 +89,7 @@ impl<E: Env, C: Control> Driver<E, C> {
             bytes_out: Cell::new(0),
             next_conn: Cell::new(1),
             alerts: LogBudget::new(),
+            stats: Stats::default(),
             scrub_cursor: Cell::new(None),
             reports: RefCell::default(),
         }
@@ -106,7 +111,7 @@ impl<E: Env, C: Control> Driver<E, C> {
         self.store.measure(move || env.clock().now());
         let mut state = ShardState::new(self.config, self.store.groups());
         let mut orders = Vec::new();
-        let mut health_at = Nanos(0);
+        let (mut health_at, mut figures_at) = (Nanos(0), Nanos(0));
         while !state.core.finished {
             match self.wakes.pop().await {
                 Wake::Event(event) => {
@@ -117,6 +122,10 @@ impl<E: Env, C: Control> Driver<E, C> {
                         if now >= health_at {
                             health_at = now.after(self.config.timeouts.health);
                             self.report(ShardReport::Health(self.health(&state)));
+                        }
+                        if now >= figures_at {
+                            figures_at = now.after(Duration::from_millis(FIGURES_PERIOD_MS));
+                            self.control.publish(|| self.figures(&state));
                         }
                     }
                     step(&mut state, &*self.store, now, event, &mut orders);
@@ -132,9 +141,13 @@ impl<E: Env, C: Control> Driver<E, C> {
 
     /// Lets time pass for the loop; at most one tick waits.
     pub(super) async fn tick(self: Rc<Self>) {
+        let tick = self.config.timeouts.tick;
         while !self.stopped.get() {
-            self.env.clock().sleep(self.config.timeouts.tick).await;
-            self.store.note_time(self.env.clock().now());
+            let begun = self.now();
+            self.env.clock().sleep(tick).await;
+            let now = self.now();
+            self.stats.woke(now.since(begun).saturating_sub(tick));
+            self.store.note_time(now);
             if !self.tick_waits.replace(true) {
                 self.notify(Event::Tick { fenced: self.store.fenced() });
             }
@@ -215,9 +228,16 @@ impl<E: Env, C: Control> Driver<E, C> {
     }
 
     fn reply_stats(&self, state: &ShardState<Received<E::Disk>>, to: ReplyTo) {
+        debug_assert_eq!(to.kind, Kind::ShardStats);
+        let figures = self.figures(state).encode();
+        self.answer(to, protocol::ids::Epoch(0), figures, Payload::empty());
+    }
+
+    /// What the shard owns, has done and does.
+    fn figures(&self, state: &ShardState<Received<E::Disk>>) -> ShardStatsReply {
         let counters = state.core.counters;
         let capacity = self.store.capacity();
-        let stats = ShardStatsReply {
+        ShardStatsReply {
             shard: self.config.shard,
             core: self.config.core,
             target: self.config.target,
@@ -233,12 +253,28 @@ impl<E: Env, C: Control> Driver<E, C> {
             misroutes: counters.misroutes,
             flushes: self.store.flushes(),
             bytes_copied: self.store.bytes_copied(),
-            connections: u32::try_from(self.links.borrow().len()).unwrap_or(u32::MAX),
+            connections: count(self.links.borrow().len()),
             checksum_path: compiled_path().to_owned(),
-        };
-        debug_assert_eq!(to.kind, Kind::ShardStats);
-        self.answer(to, protocol::ids::Epoch(0), stats.encode(), Payload::empty());
+            activity: self.activity(state),
+        }
     }
+
+    fn activity(&self, state: &ShardState<Received<E::Disk>>) -> ShardActivity {
+        let budget = &state.core.budget;
+        let cpu = self.env.clock().cpu_time();
+        ShardActivity {
+            clock: self.now(),
+            cpu_ns: u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX),
+            events_waiting: count(self.wakes.len()),
+            requests_in_flight: count(budget.clients.requests() + budget.peers.requests()),
+            transfers_in_flight: count(self.store.transfers_in_flight()),
+            ..self.stats.counts()
+        }
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 impl<D: Disk> Clone for Received<D> {

@@ -58,6 +58,9 @@ impl<E: Env, C: Control> Driver<E, C> {
             };
             self.bytes_in.set(self.bytes_in.get() + u64::from(frame.header.payload_len));
             let (header, to) = (frame.header, reply_to(conn, &frame.header));
+            if !header.response && header.request.0 != 0 {
+                self.stats.asked(to, self.now());
+            }
             match self.wake_for(to, node, frame) {
                 Ok(Some(wake)) => self.wakes.push(wake).await,
                 Ok(None) => {}
@@ -66,6 +69,7 @@ impl<E: Env, C: Control> Driver<E, C> {
         }
         link.close();
         self.links.borrow_mut().remove(&conn);
+        self.stats.ended(conn);
     }
 
     fn wake_for(

@@ -54,6 +54,11 @@ impl<T> LocalQueue<T> {
         self.push_now(item);
     }
 
+    /// Items that wait.
+    pub(super) fn len(&self) -> usize {
+        self.inner.borrow().items.len()
+    }
+
     /// Takes the oldest item, waiting for one. One task calls it.
     ///
     /// # Cancel safety

@@ -25,6 +25,7 @@ mod inbound;
 mod local_queue;
 mod mend;
 mod peers;
+mod stats;
 mod unsent;
 
 use std::rc::Rc;

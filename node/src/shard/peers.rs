@@ -79,7 +79,10 @@ impl<E: Env, C: Control> Driver<E, C> {
             None => Err(NetError::Closed),
         };
         match sent {
-            Ok(()) => self.bytes_out.set(self.bytes_out.get() + bytes),
+            Ok(()) => {
+                self.bytes_out.set(self.bytes_out.get() + bytes);
+                self.stats.sent_to_peer(bytes);
+            }
             Err(_) => self.notify(Event::Unsent { request }),
         }
     }

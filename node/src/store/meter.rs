@@ -78,6 +78,11 @@ impl<D: Disk> Store<D> {
         self.meter.times()
     }
 
+    /// Reads, writes and flushes that the device has not answered; 0 before [`Store::measure`].
+    pub fn transfers_in_flight(&self) -> usize {
+        self.meter.running.borrow().len()
+    }
+
     pub(super) async fn device_read(&self, offset: u64, len: usize) -> Result<D::Read, DiskError> {
         self.meter.time(Kind::Transfer, self.disk.read(offset, len)).await
     }

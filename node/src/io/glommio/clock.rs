@@ -21,6 +21,12 @@ impl Clock for BootClock {
         u64::try_from(clock_gettime(ClockId::Realtime).tv_sec).unwrap_or(0)
     }
 
+    fn cpu_time(&self) -> Duration {
+        let used = clock_gettime(ClockId::ThreadCPUTime);
+        let seconds = u64::try_from(used.tv_sec).unwrap_or(0);
+        Duration::new(seconds, u32::try_from(used.tv_nsec).unwrap_or(0))
+    }
+
     async fn sleep(&self, duration: Duration) {
         glommio::timer::sleep(duration).await;
     }
