@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use super::admin::AdminArgs;
+use super::cluster::parse_interval;
 use super::units::{parse_cell, parse_size};
 use crate::config::DataTransport;
 
@@ -121,6 +123,8 @@ pub enum Verb {
         #[arg(short, long, conflicts_with = "json")]
         watch: bool,
     },
+    /// Show what each core does, live: load, bytes, queues, service times, stalls
+    Top(TopArgs),
     /// Give an operator's orders and follow them
     Admin(AdminArgs),
     /// Run a cluster on this machine
@@ -153,6 +157,20 @@ pub struct LsArgs {
     /// What to list
     #[arg(default_value = "/")]
     pub path: OsString,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Print one JSON document of one interval and exit
+    #[arg(long)]
+    pub json: bool,
+    /// Show one interval and exit
+    #[arg(long)]
+    pub once: bool,
+    /// Length of an interval
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_interval)]
+    pub interval: Duration,
 }
 
 /// A path, and how to print what is found.
@@ -307,6 +325,7 @@ impl Verb {
             Verb::Locate(_) => "locate",
             Verb::Verify { .. } => "verify",
             Verb::Status { .. } => "status",
+            Verb::Top(_) => "top",
             Verb::Admin(args) => args.command.name(),
             Verb::Dev(args) => args.command.name(),
         }

@@ -90,6 +90,7 @@ async fn dispatch(client: &Client, verb: Verb) -> Result<(), Failure> {
         }
         Verb::Status { watch: true, .. } => cluster::watch(client).await,
         Verb::Status { json, .. } => cluster::status(client, json).await,
+        Verb::Top(args) => cluster::top(client, args).await,
         Verb::Admin(args) => admin::run(client, args).await,
         Verb::Dev(_) => Err(Failure::Usage("dev commands need no cluster".to_owned())),
     }

@@ -7,6 +7,7 @@ mod locate;
 mod settle;
 mod shards;
 mod status;
+mod top;
 mod verify;
 
 pub(crate) use df::df;
@@ -14,4 +15,5 @@ pub(crate) use groups::word as group_word;
 pub(crate) use locate::locate;
 pub(crate) use shards::{node_word, target_word};
 pub(crate) use status::{status, watch};
+pub(crate) use top::{parse_interval, top};
 pub(crate) use verify::verify;
