@@ -65,6 +65,14 @@ pub enum BootError {
         /// As the system words it.
         cause: io::Error,
     },
+    /// The admin port cannot be bound.
+    #[error("metrics {address}: {}", port_problem(cause))]
+    MetricsPort {
+        /// Where metrics should be told.
+        address: SocketAddr,
+        /// As the system words it.
+        cause: io::Error,
+    },
     /// A container cannot be used.
     #[error(transparent)]
     Container(#[from] ContainerError),
@@ -151,9 +159,13 @@ fn tls(config: &Config) -> Result<TlsConfigs, BootError> {
 /// Looks at every port and opens every container, so that nothing is half started when one is
 /// refused.
 fn prepare(config: &Config, tls: &TlsConfigs) -> Result<Vec<ShardSetup>, BootError> {
+    let in_use = |cause: &io::Error| cause.kind() == io::ErrorKind::AddrInUse;
+    if let Some(address) = config.metrics {
+        patiently(|| look_at_port(address), in_use)
+            .map_err(|cause| BootError::MetricsPort { address, cause })?;
+    }
     for shard in &config.shards {
         let address = SocketAddr::new(config.address, shard.port);
-        let in_use = |cause: &io::Error| cause.kind() == io::ErrorKind::AddrInUse;
         patiently(|| look_at_port(address), in_use).map_err(|cause| BootError::Port {
             address,
             target: shard.target.0,
@@ -221,8 +233,14 @@ fn start(config: Config, tls: TlsConfigs, setups: Vec<ShardSetup>) -> Result<Run
         address: config.address,
         targets,
     };
-    let setup =
-        Setup { identity, coordinators: config.coordinators, tls, ports, stop: Arc::clone(&stop) };
+    let setup = Setup {
+        identity,
+        coordinators: config.coordinators,
+        tls,
+        ports,
+        stop: Arc::clone(&stop),
+        metrics: config.metrics,
+    };
     let options =
         ExecutorOptions { name: "control".to_owned(), core: None, io_memory: IO_MEMORY_CONTROL };
     let control = Executor::start(options, control_pulse, move || control::run(setup))?;

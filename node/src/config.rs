@@ -43,6 +43,8 @@ pub struct Config {
     pub registered_buffers: RegisteredBuffers,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// Where the node tells its metrics; `None` for nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Certificate of the cluster's authority, own certificate, own key.
     pub tls: TlsPaths,
     /// One entry for each shard; its position is the shard's number.
@@ -153,6 +155,7 @@ pub fn parse(text: &str, folder: &Path) -> Result<Config, String> {
         clear_networks: ClearNetworks::parse(&raw.clear_networks)?,
         registered_buffers: raw.registered_buffers,
         log_format: raw.log_format,
+        metrics: raw.metrics,
         tls: TlsPaths {
             ca: folder.join(raw.tls.ca),
             cert: folder.join(raw.tls.cert),
@@ -199,7 +202,21 @@ impl Config {
         unique("target", self.shards.iter().map(|shard| shard.target))?;
         unique("port", self.shards.iter().map(|shard| shard.port))?;
         unique("core", self.shards.iter().filter_map(|shard| shard.core))?;
-        unique("path", self.shards.iter().map(|shard| shard.path.display().to_string()))
+        unique("path", self.shards.iter().map(|shard| shard.path.display().to_string()))?;
+        self.metrics.map_or(Ok(()), |metrics| self.check_metrics(metrics))
+    }
+
+    fn check_metrics(&self, metrics: SocketAddr) -> Result<(), String> {
+        let everywhere = metrics.ip().is_unspecified() || self.address.is_unspecified();
+        let same_address = everywhere || metrics.ip() == self.address;
+        if metrics.port() == 0 {
+            return Err("metrics: expected a port from 1 to 65535".to_owned());
+        }
+        if same_address && self.shards.iter().any(|shard| shard.port == metrics.port()) {
+            let port = metrics.port();
+            return Err(format!("metrics: port {port} is a shard's: expected one of its own"));
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The form of the configuration file: TOML in, TOML out.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use protocol::ids::TargetId;
@@ -31,6 +31,7 @@ pub(super) struct RawConfig {
     pub(super) registered_buffers: RegisteredBuffers,
     #[serde(default)]
     pub(super) log_format: LogFormat,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) tls: TlsPaths,
     #[serde(default)]
     pub(super) shard: Vec<RawShard>,
@@ -127,6 +128,9 @@ pub(super) fn write(config: &Config, f: &mut fmt::Formatter<'_>) -> fmt::Result 
         LogFormat::Json => "json",
     };
     writeln!(f, "log_format = \"{format}\"")?;
+    if let Some(metrics) = config.metrics {
+        writeln!(f, "metrics = \"{metrics}\"")?;
+    }
     writeln!(f, "\n[tls]")?;
     writeln!(f, "ca = {:?}", config.tls.ca)?;
     writeln!(f, "cert = {:?}", config.tls.cert)?;

@@ -72,6 +72,21 @@ fn config_printed_reads_back_the_same() {
 }
 
 #[test]
+fn metrics_are_told_where_it_is_asked_for_and_beside_no_shard() {
+    assert_eq!(read(GOOD).unwrap().metrics, None);
+    let at = |address: &str| format!("node = 1\nmetrics = \"{address}\"");
+    let config = read(&GOOD.replacen("node = 1", &at("127.0.0.1:7499"), 1)).unwrap();
+    assert_eq!(config.metrics, Some("127.0.0.1:7499".parse().unwrap()));
+    assert_eq!(read(&config.to_string()).unwrap(), config);
+    read(&GOOD.replacen("node = 1", &at("127.0.0.2:7411"), 1)).unwrap();
+    for taken in ["127.0.0.1:7411", "0.0.0.0:7411"] {
+        refused("node = 1", &at(taken), "metrics: port 7411 is a shard's");
+    }
+    refused("node = 1", &at("127.0.0.1:0"), "metrics: expected a port from 1");
+    refused("node = 1", &at("7499"), "metrics: ");
+}
+
+#[test]
 fn config_errors_name_line_key_and_expectation() {
     refused("node = 1", "node = \"one\"", "line 2: node: invalid type: string");
     refused("node = 1", "node = 1\nnoode = 2", "unknown field `noode`");

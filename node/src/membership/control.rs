@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +11,22 @@ use std::time::Duration;
 
 use futures_lite::future;
 use protocol::ids::{CoordinatorId, TargetId};
+use protocol::message::chunk::ShardStatsReply;
+use protocol::metrics::expose;
 use protocol::tls;
 
 use super::session::{Session, SessionError};
 use super::state::{Identity, State};
 use crate::config::Coordinator;
 use crate::io::NoDisk;
+use crate::io::glommio::admin::AdminPort;
 use crate::io::glommio::clock::BootClock;
 use crate::io::glommio::link::GlommioLink;
 use crate::io::glommio::mesh::{Port, Wakeup};
 use crate::io::glommio::net::{GlommioNet, TlsConfigs};
 use crate::io::{Clock, Incoming, Link, NetError, Outgoing};
 use crate::limits::{MESH_TO_CONTROL_MAX, RECONNECT_MAX_MS, RECONNECT_MIN_MS};
+use crate::metrics::{Figures, METRICS, Source};
 use crate::shard::{Control as ShardControl, ControlEvent, ShardReport};
 
 /// The control executor's end of the queues to one shard.
@@ -38,6 +43,11 @@ impl ShardControl for ControlPort {
 
     fn report(&self, report: ShardReport) -> bool {
         self.0.send(report).is_ok()
+    }
+
+    fn publish(&self, figures: impl FnOnce() -> ShardStatsReply) {
+        // The next ones follow in a second.
+        let _ = self.0.send(ShardReport::Figures(Box::new(figures())));
     }
 }
 
@@ -73,25 +83,42 @@ pub struct Setup {
     pub ports: Vec<ShardPort>,
     /// When to stop.
     pub stop: Arc<StopOrder>,
+    /// Where metrics are told.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Keeps the node in the cluster until it was ordered to stop and every shard has ended.
 pub async fn run(setup: Setup) {
-    let net = GlommioNet::new(setup.identity.cluster, setup.tls, Rc::new(NoDisk));
-    let control = Control {
+    let (cluster, tls) = (setup.identity.cluster, setup.tls);
+    let port = setup.metrics.and_then(|address| {
+        let port = AdminPort::listen(address, Arc::clone(&tls.server), cluster);
+        port.inspect_err(|error| tracing::error!(%address, %error, "metrics are not told")).ok()
+    });
+    let net = GlommioNet::new(cluster, tls, Rc::new(NoDisk));
+    let control = Rc::new(Control {
         state: RefCell::new(State::new(setup.identity)),
+        figures: RefCell::default(),
         coordinators: setup.coordinators,
         net,
         ports: setup.ports,
         stop: setup.stop,
         live: RefCell::new(None),
         stopped: Cell::new(0),
+    });
+    let told = control.clone();
+    let metrics = async move {
+        match port {
+            Some(port) => port.serve(Rc::new(move || expose(METRICS, &told.source()))).await,
+            None => std::future::pending().await,
+        }
     };
-    future::or(control.serve_shards(), control.serve_coordinator()).await;
+    let outside = future::or(control.serve_coordinator(), metrics);
+    future::or(control.serve_shards(), outside).await;
 }
 
 struct Control {
     state: RefCell<State>,
+    figures: RefCell<Figures>,
     coordinators: Vec<Coordinator>,
     net: GlommioNet<NoDisk>,
     ports: Vec<ShardPort>,
@@ -152,6 +179,9 @@ impl Control {
     fn take_report(&self, report: ShardReport) {
         match report {
             ShardReport::Health(health) => self.state.borrow_mut().note_health(health),
+            ShardReport::Figures(figures) => {
+                self.figures.borrow_mut().note(BootClock.now(), *figures);
+            }
             ShardReport::Stopped => self.stopped.set(self.stopped.get() + 1),
             report => {
                 let map = self.state.borrow().map_version();
@@ -228,6 +258,18 @@ impl Control {
                     "ready"
                 );
             }
+        }
+    }
+
+    /// What metrics are read from.
+    fn source(&self) -> Source {
+        let state = self.state.borrow();
+        let shards = self.figures.borrow().shards(BootClock.now(), state.health());
+        Source {
+            node: state.identity().node,
+            map_version: state.map_version(),
+            registered: self.is_registered(),
+            shards,
         }
     }
 

@@ -156,6 +156,11 @@ impl State {
         self.outboxes.get_mut(shard)
     }
 
+    /// State of every target, as its shard said last.
+    pub fn health(&self) -> &BTreeMap<TargetId, TargetHealth> {
+        &self.health
+    }
+
     /// Notes the state of a target.
     pub fn note_health(&mut self, health: TargetHealth) {
         self.health.insert(health.target, health);

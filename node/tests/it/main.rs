@@ -16,6 +16,7 @@ mod handshake;
 mod link;
 mod membership;
 mod mesh;
+mod metrics;
 mod process;
 mod store_basic;
 mod store_bounds;

@@ -126,6 +126,7 @@ fn setup(
         tls: authority.configs(&SERVER),
         ports: vec![port],
         stop: Arc::clone(stop),
+        metrics: None,
     };
     (setup, ControlPort(far))
 }

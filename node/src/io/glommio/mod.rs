@@ -12,7 +12,9 @@
 //! - [`clock`], [`rng`]: time and randomness.
 //! - [`mesh`]: bounded queues between executors.
 //! - [`executor`]: one executor on its own thread.
+//! - [`admin`]: the port that tells figures.
 
+pub mod admin;
 mod clear;
 pub mod clock;
 pub mod disk;
