@@ -28,6 +28,8 @@ pub struct Config {
     pub cluster: ClusterId,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where it tells its metrics; `None` for nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Folder of its log and table.
     pub data_dir: PathBuf,
     /// Replicas of each group; used when the cluster is made.
@@ -130,6 +132,10 @@ impl Config {
             self.tls.cert,
             self.tls.key,
         );
+        if let Some(metrics) = self.metrics {
+            // Before the first table: what follows one belongs to it.
+            out.insert_str(0, &format!("metrics = \"{metrics}\"\n"));
+        }
         for (name, caller) in &self.users {
             let (uid, gid) = (caller.uid, caller.gid);
             out.push_str(&format!("\n[[user]]\nname = {name:?}\nuid = {uid}\ngid = {gid}\n"));
@@ -144,6 +150,7 @@ struct FileConfig {
     coordinator: u32,
     cluster: String,
     listen: String,
+    metrics: Option<String>,
     data_dir: PathBuf,
     replicas: Option<u8>,
     min_write: Option<u8>,
@@ -188,6 +195,7 @@ fn check(file: FileConfig, folder: &Path) -> Result<Config, String> {
             file.listen
         )
     })?;
+    let metrics = file.metrics.as_deref().map(|text| check_metrics(text, listen)).transpose()?;
     let replicas = file.replicas.unwrap_or(3);
     if replicas == 0 || usize::from(replicas) >= GROUP_MEMBERS_MAX {
         return Err(format!("replicas: expected 1 to {}, got {replicas}", GROUP_MEMBERS_MAX - 1));
@@ -232,6 +240,7 @@ fn check(file: FileConfig, folder: &Path) -> Result<Config, String> {
         coordinator: CoordinatorId(file.coordinator),
         cluster,
         listen,
+        metrics,
         data_dir: folder.join(file.data_dir),
         replicas,
         min_write,
@@ -243,6 +252,19 @@ fn check(file: FileConfig, folder: &Path) -> Result<Config, String> {
         tls,
         users: check_users(file.user)?,
     })
+}
+
+fn check_metrics(text: &str, listen: SocketAddr) -> Result<SocketAddr, String> {
+    let metrics: SocketAddr = text.parse().map_err(|_| {
+        format!("metrics: expected an address and port like \"127.0.0.1:7499\", got {text:?}")
+    })?;
+    if metrics.port() == 0 {
+        return Err("metrics: expected a port from 1 to 65535".into());
+    }
+    if metrics.port() == listen.port() {
+        return Err("metrics: expected another port than that of listen".into());
+    }
+    Ok(metrics)
 }
 
 fn check_users(list: Vec<FileUser>) -> Result<BTreeMap<String, Caller>, String> {
@@ -330,6 +352,10 @@ gid = 100
     #[test]
     fn a_printed_configuration_reads_back_the_same() {
         let config = parse(GOOD).unwrap();
+        assert_eq!((parse(&config.print()).unwrap(), config.metrics), (config, None));
+        let told = GOOD.replacen("data_dir", "metrics = \"127.0.0.1:7499\"\ndata_dir", 1);
+        let config = parse(&told).unwrap();
+        assert_eq!(config.metrics, Some("127.0.0.1:7499".parse().unwrap()));
         assert_eq!(parse(&config.print()).unwrap(), config);
     }
 
@@ -357,6 +383,12 @@ gid = 100
                 "recovery: expected bytes",
             ),
             ("data_dir = \"c1\"", "data_dir = \"c1\"\nlog_format = \"xml\"", "`text` or `json`"),
+            ("data_dir = \"c1\"", "data_dir = \"c1\"\nmetrics = \"7499\"", "metrics: expected an"),
+            (
+                "data_dir = \"c1\"",
+                "data_dir = \"c1\"\nmetrics = \"0.0.0.0:7400\"",
+                "metrics: expected another port",
+            ),
             ("data_dir = \"c1\"", "data_dir = ", "line 5, data_dir"),
             ("uid = 1000", "uid = -1", "line 14, uid: invalid value"),
             ("[[user]]", "[[user]]\nname = \"alice\"\nuid = 1\ngid = 1\n[[user]]", "listed twice"),

@@ -14,10 +14,11 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::Config;
 use crate::kv::{KvError, Redb};
 use crate::limits::{READERS_MAX, WORKERS};
-use crate::log::{FileLog, LogError};
+use crate::log::{FileLog, LogError, MeteredLog};
+use crate::metrics::LogCounts;
 use crate::open_files;
 use crate::propose::{self, Identity, ProposeError, Proposer, Running};
-use crate::serve::{About, Patience, Sessions, Shared, accept};
+use crate::serve::{About, Patience, Sessions, Shared, accept, metrics};
 use crate::state::State;
 use crate::timers;
 
@@ -59,6 +60,14 @@ pub enum DaemonError {
     /// The address cannot be listened on.
     #[error("listen {address}: {source}; choose another address or stop the process that has it")]
     Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The admin port cannot be listened on.
+    #[error("metrics {address}: {source}; choose another port or stop the process that has it")]
+    Metrics {
         /// The address.
         address: std::net::SocketAddr,
         /// What the system said.
@@ -113,15 +122,32 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let listener = runtime
         .block_on(TcpListener::bind(config.listen))
         .map_err(|source| DaemonError::Listen { address: config.listen, source })?;
-    let sessions = Arc::new(Sessions::default());
-    let (proposer, running) = open(config, Arc::clone(&sessions))?;
-    runtime.block_on(serve(config, listener, acceptor, proposer, sessions, running))
+    let admin = runtime.block_on(bind_admin(config))?;
+    let (sessions, log) = (Arc::new(Sessions::default()), Arc::new(LogCounts::default()));
+    let (proposer, running) = open(config, Arc::clone(&sessions), Arc::clone(&log))?;
+    let ports = Ports { listener, admin, acceptor, log };
+    runtime.block_on(serve(config, ports, proposer, sessions, running))
+}
+
+/// What is listened on, and what only the admin port needs.
+struct Ports {
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    acceptor: TlsAcceptor,
+    log: Arc<LogCounts>,
+}
+
+async fn bind_admin(config: &Config) -> Result<Option<TcpListener>, DaemonError> {
+    let Some(address) = config.metrics else { return Ok(None) };
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).map_err(|source| DaemonError::Metrics { address, source })
 }
 
 /// Opens log and table and starts the proposer.
 fn open(
     config: &Config,
     sessions: Arc<Sessions>,
+    counts: Arc<LogCounts>,
 ) -> Result<(Proposer<Redb>, Running), DaemonError> {
     let (log, recovered) = FileLog::open(&config.data_dir.join("log"), config.cluster)?;
     if recovered.cut > 0 {
@@ -135,6 +161,7 @@ fn open(
     }
     let identity =
         Identity { coordinator: config.coordinator, initialize: initialize_command(config) };
+    let log = MeteredLog::new(log, counts);
     Ok(propose::start(log, state, &identity, Box::new(sessions))?)
 }
 
@@ -168,12 +195,12 @@ fn initialize_command(config: &Config) -> Command {
 
 async fn serve(
     config: &Config,
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
+    ports: Ports,
     proposer: Proposer<Redb>,
     sessions: Arc<Sessions>,
     running: Running,
 ) -> Result<(), DaemonError> {
+    let Ports { listener, admin, acceptor, log } = ports;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
     // Port 0 in the configuration means any free one.
@@ -189,6 +216,9 @@ async fn serve(
     let (control, events) = timers::channel();
     let shared = Arc::new(Shared::new(about, proposer.clone(), sessions, control));
     tokio::spawn(timers::run(Arc::clone(&shared), events));
+    if let Some(admin) = admin {
+        tokio::spawn(metrics::run(admin, acceptor.clone(), Arc::clone(&shared), log));
+    }
     tokio::spawn(accept::run(listener, acceptor, shared));
     tracing::info!(
         coordinator = %config.coordinator,

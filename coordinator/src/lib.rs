@@ -24,6 +24,7 @@ pub mod planner;
 pub mod slow;
 
 pub mod log;
+pub mod metrics;
 pub mod propose;
 pub mod serve;
 pub mod timers;

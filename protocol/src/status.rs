@@ -16,7 +16,7 @@ pub enum Class {
 macro_rules! statuses {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $class:ident, $text:literal;)*) => {
         /// Outcome of a request.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u16)]
         pub enum Status {
             /// Done.

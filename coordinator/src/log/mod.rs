@@ -15,12 +15,14 @@ use protocol::ids::{ClusterId, CoordinatorId};
 pub mod file;
 pub mod format;
 pub mod memory;
+mod metered;
 pub mod recovery;
 #[cfg(test)]
 mod tests;
 
 pub use file::FileLog;
 pub use memory::MemoryLog;
+pub use metered::MeteredLog;
 
 /// Place of an entry: the term in which it was proposed and its position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

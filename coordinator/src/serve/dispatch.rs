@@ -59,6 +59,7 @@ pub(super) fn start(incoming: Incoming, connection: &Arc<Connection>, shared: &A
         let (mut reply, body) = outcome.unwrap_or(Err(late)).unwrap_or_else(|refusal| {
             message::error_frame(&header, refusal.status, &refusal.detail)
         });
+        shared.requests.note(header.kind, reply.status);
         reply.map_version = shared.proposer.view().map.version;
         connection.send(&reply, &body, permits).await;
     });

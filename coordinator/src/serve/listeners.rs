@@ -26,6 +26,11 @@ impl Listeners {
         self.lock().remove(&number);
     }
 
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Tells connections that a file may be changed from now on.
     ///
     /// Nobody waits: whoever is gone, or does not take what is sent to it, is not told, and what it

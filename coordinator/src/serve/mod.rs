@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::control::Tuning;
 use crate::kv::Redb;
 use crate::limits::{FRAME_GRACE_MS, HANDSHAKE_MS, READERS_MAX, WRITE_STALL_MS};
+use crate::metrics::RequestCounts;
 use crate::propose::Proposer;
 use crate::timers::Event;
 
@@ -31,6 +32,7 @@ pub(crate) mod fixture;
 mod health;
 mod links;
 mod listeners;
+pub mod metrics;
 mod node;
 mod operate;
 mod read;
@@ -68,6 +70,8 @@ pub struct Shared {
     pub control: mpsc::Sender<Event>,
     /// Held by each long read while it runs.
     pub readers: Arc<Semaphore>,
+    /// Answered requests, for the metrics.
+    pub requests: RequestCounts,
     /// Connections so far; numbers them in the log lines.
     pub connections: AtomicU64,
 }
@@ -129,6 +133,7 @@ impl Shared {
             links: Links::default(),
             control,
             readers: Arc::new(Semaphore::new(READERS_MAX)),
+            requests: RequestCounts::default(),
             connections: AtomicU64::new(0),
         }
     }

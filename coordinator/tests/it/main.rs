@@ -17,6 +17,7 @@ mod state;
 
 mod access;
 mod lookups;
+mod metrics;
 mod namespace;
 mod nodes;
 mod operate;
