@@ -23,7 +23,9 @@ pub(crate) async fn add_node(dir: &Path) -> Result<(), DevError> {
     }
     let settings = folder.settings()?.grown()?;
     let node = NodeId(settings.nodes);
-    if let Some(port) = first_listening(&settings.node_ports(node)) {
+    let mut ports = settings.node_ports(node);
+    ports.push(settings.node_metrics_port(node));
+    if let Some(port) = first_listening(&ports) {
         return Err(DevError::PortInUse(port));
     }
     // The settings come first: what is interrupted after them is completed by `dev up`.

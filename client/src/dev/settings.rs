@@ -10,8 +10,11 @@ use crate::config::DataTransport;
 pub(crate) const PORT_SPAN: u16 = 100;
 /// The first shard's port, counted from the base; coordinators lie below.
 const SHARD_PORT_FIRST: u16 = 10;
-/// Most shards of one cluster: what is left of the span.
-const SHARDS_MAX: u32 = (PORT_SPAN - SHARD_PORT_FIRST) as u32;
+/// The port of the first coordinator's metrics, counted from the base; those of the others and of
+/// the nodes follow downwards, so they meet those of shards only when the span is used up.
+const METRICS_PORT_LAST: u16 = PORT_SPAN - 1;
+/// Ports for shards and metrics together: what is left of the span.
+const PORTS_MAX: u32 = (PORT_SPAN - SHARD_PORT_FIRST) as u32;
 /// Smallest target that holds journal, checkpoints and some data, in bytes.
 const TARGET_SIZE_MIN: u64 = 64 << 20;
 /// Largest target unless another size is asked for, in bytes.
@@ -134,14 +137,16 @@ impl Settings {
             if fits { Ok(()) } else { Err(SettingsError::Range { option, expected, got }) }
         };
         let shards = u32::from(self.shards);
-        let total = self.nodes.saturating_mul(shards);
+        // A port for each shard, and one for the metrics of each process.
+        let ports = self.nodes.saturating_mul(shards.saturating_add(1));
+        let ports = ports.saturating_add(self.coordinators);
         range("--nodes", self.nodes >= 1, "at least 1".into(), self.nodes.to_string())?;
         range("--shards", shards >= 1, "at least 1".into(), shards.to_string())?;
         range(
-            "--nodes times --shards",
-            total <= SHARDS_MAX,
-            format!("at most {SHARDS_MAX}"),
-            total.to_string(),
+            "ports of shards and metrics (--nodes times --shards, one a node, one a coordinator)",
+            ports <= PORTS_MAX,
+            format!("at most {PORTS_MAX}"),
+            ports.to_string(),
         )?;
         range(
             "--replicas",
@@ -207,6 +212,21 @@ impl Settings {
         self.base_port + SHARD_PORT_FIRST + u16::try_from(ordinal).unwrap_or(0)
     }
 
+    /// Port of a coordinator's metrics.
+    pub fn coordinator_metrics_port(&self, number: u32) -> u16 {
+        self.metrics_port(number - 1)
+    }
+
+    /// Port of a node's metrics.
+    pub fn node_metrics_port(&self, node: NodeId) -> u16 {
+        self.metrics_port(self.coordinators + node.0 - 1)
+    }
+
+    fn metrics_port(&self, ordinal: u32) -> u16 {
+        let last = self.base_port + METRICS_PORT_LAST;
+        last.saturating_sub(u16::try_from(ordinal).unwrap_or(0))
+    }
+
     /// Target of a node's shard.
     pub fn target(&self, node: NodeId, shard: ShardId) -> TargetId {
         TargetId(node.0 * 100 + u32::from(shard.0) + 1)
@@ -219,15 +239,19 @@ impl Settings {
 
     /// Every port the cluster listens on, ascending.
     pub fn ports(&self) -> Vec<u16> {
-        let mut ports: Vec<u16> =
-            (1..=self.coordinators).map(|number| self.coordinator_port(number)).collect();
-        for node in 1..=self.nodes {
-            ports.extend(self.node_ports(NodeId(node)));
+        let mut ports = Vec::new();
+        for number in 1..=self.coordinators {
+            ports.extend([self.coordinator_port(number), self.coordinator_metrics_port(number)]);
         }
+        for node in (1..=self.nodes).map(NodeId) {
+            ports.extend(self.node_ports(node));
+            ports.push(self.node_metrics_port(node));
+        }
+        ports.sort_unstable();
         ports
     }
 
-    /// The ports of one node, shard by shard.
+    /// The ports of one node's data, shard by shard.
     pub fn node_ports(&self, node: NodeId) -> Vec<u16> {
         (0..self.shards).map(|shard| self.shard_port(node, ShardId(shard))).collect()
     }
@@ -266,7 +290,9 @@ mod tests {
         let settings = settings(&Asked::default()).unwrap();
         assert_eq!((settings.nodes, settings.shards, settings.replicas), (3, 1, 3));
         assert_eq!(settings.target_size, 8 << 30);
-        assert_eq!(settings.ports(), [7400, 7410, 7411, 7412]);
+        assert_eq!(settings.ports(), [7400, 7410, 7411, 7412, 7496, 7497, 7498, 7499]);
+        assert_eq!(settings.coordinator_metrics_port(1), 7499);
+        assert_eq!(settings.node_metrics_port(NodeId(3)), 7496);
     }
 
     #[test]
@@ -292,8 +318,8 @@ mod tests {
         };
         assert_eq!(refused(Asked { nodes: Some(0), ..Asked::default() }), "--nodes");
         assert_eq!(refused(Asked { shards: Some(0), ..Asked::default() }), "--shards");
-        let many = Asked { nodes: Some(46), shards: Some(2), ..Asked::default() };
-        assert_eq!(refused(many), "--nodes times --shards");
+        let many = Asked { nodes: Some(30), shards: Some(2), ..Asked::default() };
+        assert!(refused(many).starts_with("ports of shards and metrics"));
         assert_eq!(refused(Asked { replicas: Some(8), ..Asked::default() }), "--replicas");
         assert_eq!(refused(Asked { target_size: Some(1), ..Asked::default() }), "--target-size");
         assert_eq!(refused(Asked { base_port: Some(80), ..Asked::default() }), "--base-port");
@@ -301,10 +327,21 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_cluster_stays_inside_its_ports() {
-        let asked = Asked { nodes: Some(45), shards: Some(2), ..Asked::default() };
-        let settings = settings(&asked).unwrap();
-        assert_eq!(settings.ports().iter().max(), Some(&7499));
+    fn the_largest_clusters_stay_inside_their_ports_and_use_none_twice() {
+        for (nodes, shards, coordinators) in [(44, 1, 2), (29, 2, 3), (1, 88, 1), (1, 87, 2)] {
+            let asked = Asked {
+                nodes: Some(nodes),
+                shards: Some(shards),
+                coordinators: Some(coordinators),
+                ..Asked::default()
+            };
+            let settings = settings(&asked).unwrap();
+            let ports = settings.ports();
+            let wanted = nodes * (u32::from(shards) + 1) + 2 * coordinators;
+            assert_eq!(ports.len(), wanted as usize, "{nodes} x {shards}");
+            assert!(ports.windows(2).all(|pair| pair[0] < pair[1]), "{ports:?}");
+            assert_eq!((ports.first(), ports.last()), (Some(&7400), Some(&7499)));
+        }
     }
 
     #[test]
@@ -314,7 +351,7 @@ mod tests {
         let with = |nodes| grown.accepts(&Asked { nodes: Some(nodes), ..Asked::default() });
         assert_eq!((with(3), with(4)), (Ok(()), Ok(())));
         assert!(with(5).is_err());
-        let full = Settings { nodes: 90, ..grown };
+        let full = Settings { nodes: 44, ..grown };
         assert!(full.grown().is_err(), "no port is left");
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::process::{Role, Slot, State};
-use super::up::{slot_ports, slots};
+use super::up::{metrics_port, slot_ports, slots};
 use super::{DevError, Folder, Settings};
 use crate::cli::output;
 use crate::{Client, Config};
@@ -20,6 +20,7 @@ struct Line {
     role: Role,
     state: State,
     ports: Vec<u16>,
+    metrics: u16,
     leader: bool,
 }
 
@@ -33,6 +34,7 @@ pub(crate) async fn status(dir: &Path, as_json: bool) -> Result<(), DevError> {
             role: slot.role,
             state: slot.state(),
             ports: slot_ports(&settings, slot.role),
+            metrics: metrics_port(&settings, slot.role),
             leader: matches!(slot.role, Role::Coordinator(number) if leaders.contains(&number)),
         })
         .collect();
@@ -84,6 +86,7 @@ fn document(lines: &[Line]) -> String {
                 "state": state_word(line.state),
                 "pid": pid(line.state),
                 "ports": line.ports,
+                "metrics": line.metrics,
                 "leader": line.leader,
             })
         })
@@ -123,12 +126,14 @@ mod tests {
                 role: Role::Coordinator(1),
                 state: State::Running(Pid::from_raw(42).unwrap()),
                 ports: vec![7400],
+                metrics: 7499,
                 leader: true,
             },
             Line {
                 role: Role::Node(NodeId(2)),
                 state: State::Dead,
                 ports: vec![7412, 7413],
+                metrics: 7497,
                 leader: false,
             },
         ];
@@ -141,6 +146,7 @@ mod tests {
         assert_eq!(document["processes"][0]["leader"], true);
         assert_eq!(document["processes"][1]["state"], "dead");
         assert_eq!(document["processes"][1]["ports"][1], 7413);
+        assert_eq!(document["processes"][1]["metrics"], 7497);
         assert!(document["processes"][1]["pid"].is_null());
     }
 }

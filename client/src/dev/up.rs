@@ -149,7 +149,10 @@ fn ports_to_use(folder: &Folder, settings: &Settings) -> Vec<u16> {
     slots(folder, settings)
         .iter()
         .filter(|slot| !matches!(slot.state(), State::Running(_)))
-        .flat_map(|slot| slot_ports(settings, slot.role))
+        .flat_map(|slot| {
+            let ports = slot_ports(settings, slot.role);
+            ports.into_iter().chain([metrics_port(settings, slot.role)])
+        })
         .collect()
 }
 
@@ -160,11 +163,19 @@ pub(crate) fn slots(folder: &Folder, settings: &Settings) -> Vec<Slot> {
     coordinators.chain(nodes).map(|role| Slot::new(folder, role)).collect()
 }
 
-/// The ports a process listens on.
+/// The ports on which a process serves.
 pub(crate) fn slot_ports(settings: &Settings, role: Role) -> Vec<u16> {
     match role {
         Role::Coordinator(number) => vec![settings.coordinator_port(number)],
         Role::Node(node) => settings.node_ports(node),
+    }
+}
+
+/// The port on which a process tells its metrics.
+pub(crate) fn metrics_port(settings: &Settings, role: Role) -> u16 {
+    match role {
+        Role::Coordinator(number) => settings.coordinator_metrics_port(number),
+        Role::Node(node) => settings.node_metrics_port(node),
     }
 }
 

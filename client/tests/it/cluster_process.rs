@@ -7,8 +7,10 @@
 mod full;
 mod lockable;
 mod many;
+mod openmetrics;
 mod shards;
 mod tree;
+mod watched;
 
 use std::fs;
 use std::net::TcpListener;

@@ -128,6 +128,7 @@ fn configuration_names_every_shard_once_and_is_written_once() {
     assert_eq!(values("port"), [7412, 7413]);
     assert_eq!(values("core"), [2, 3]);
     assert_eq!(table["registered_buffers"].as_str(), Some("preferred"));
+    assert_eq!(table["metrics"].as_str(), Some("127.0.0.1:7497"));
     client::Config::load(&folder.path().join("client.toml")).expect("the library accepts it");
 
     fs::write(&file, "edited by a person").expect("writable");
