@@ -83,6 +83,7 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
             "KICK_PERIOD_MS",
             "PREEMPT_TIMER_MS",
             "SWEEP_PERIOD_MS",
+            "FIGURES_PERIOD_MS",
             "RECONNECT_MIN_MS",
             "REPAIR_LOOK_MS",
             "REPAIR_PAUSE_MIN_MS",
