@@ -285,15 +285,23 @@ fn small_disk(folder: &Folder, plan: &Plan, number: u32) -> Result<SmallDisk, St
 /// Puts the places' addresses where `lanefs dev` wrote the loopback's.
 fn set_addresses(folder: &Folder, nodes: u32) -> Result<(), StepError> {
     let coordinator = Place::Coordinator.address().to_string();
-    let at_port = format!("{LOOPBACK}:");
-    let to_coordinator = |text: String| text.replace(&at_port, &format!("{coordinator}:"));
-    edit(&folder.client_file(), to_coordinator)?;
-    edit(&folder.coordinator(1).join("coordinator.toml"), to_coordinator)?;
+    for file in [folder.client_file(), folder.coordinator(1).join("coordinator.toml")] {
+        edit(&file, |text| placed(&text, &coordinator, &coordinator))?;
+    }
     for number in 1..=nodes {
         let own = Place::Node(number).address().to_string();
-        edit(&node_file(folder, number), |text| to_coordinator(text).replace(LOOPBACK, &own))?;
+        edit(&node_file(folder, number), |text| placed(&text, &coordinator, &own))?;
     }
     Ok(())
+}
+
+/// A configuration with the coordinator's address wherever a port follows, except for metrics, and
+/// the process's own anywhere else.
+fn placed(text: &str, coordinator: &str, own: &str) -> String {
+    let metrics = |address: &str| format!("metrics = \"{address}:");
+    text.replace(&metrics(LOOPBACK), &metrics(own))
+        .replace(&format!("{LOOPBACK}:"), &format!("{coordinator}:"))
+        .replace(LOOPBACK, own)
 }
 
 fn node_file(folder: &Folder, number: u32) -> PathBuf {
@@ -309,4 +317,18 @@ fn edit(path: &Path, change: impl Fn(String) -> String) -> Result<(), StepError>
 fn today() -> Date {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Date::from_days(i64::try_from(since.as_secs() / 86_400).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_its_own_address_for_data_and_metrics() {
+        let text = "address = \"127.0.0.1\"\nmetrics = \"127.0.0.1:7498\"\n\
+                    [[coordinators]]\naddress = \"127.0.0.1:7400\"\n";
+        let expected = "address = \"10.0.0.2\"\nmetrics = \"10.0.0.2:7498\"\n\
+                        [[coordinators]]\naddress = \"10.0.0.1:7400\"\n";
+        assert_eq!(placed(text, "10.0.0.1", "10.0.0.2"), expected);
+    }
 }
