@@ -12,8 +12,6 @@ pub const IO_MEMORY_MIN: u64 = 1 << 20;
 pub const PREDECESSOR_TIME_MAX_MS: u64 = 1500;
 /// Time between two looks at them, in milliseconds.
 pub const PREDECESSOR_LOOK_MS: u64 = 20;
-/// Freed memory a process keeps for the next payload buffers, in bytes: about eight chunks.
-pub const FREED_BYTES_KEPT_MAX: i32 = 32 << 20;
 /// Largest arena of registered buffers of a shard, in bytes.
 pub const IO_MEMORY_MAX: u64 = 1 << 30;
 /// Arena of the control executor, which does no disk I/O, in bytes; glommio's own minimum.
@@ -91,6 +89,9 @@ pub const SEND_RUNS_MAX: usize = 512;
 pub const RECEIVE_HEADS: usize = 16 << 10;
 /// Bytes one connection moves in one direction before other tasks have a turn.
 pub const BYTES_PER_TURN: usize = 256 << 10;
+/// The same for what is sent outside of TLS, where no byte costs the shard more than a copy by the kernel:
+/// each turn costs four system calls.
+pub const CLEAR_BYTES_PER_TURN: usize = 1 << 20;
 /// Send buffer of a socket, in bytes: as much as stays in the second-level cache.
 pub const SOCKET_SEND_BUFFER: usize = 256 << 10;
 /// Time a frame may take whatever its length, in milliseconds.

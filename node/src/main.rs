@@ -9,12 +9,15 @@ use node::cli::{Cli, version_line};
 use node::config::{self, Config, LogFormat};
 use tracing_subscriber::EnvFilter;
 
+/// The data path allocates for every request: `docs/design/0006-payload-outside-of-tls.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit status for a command line or configuration that cannot be used.
 const EXIT_USAGE: u8 = 2;
 
 pub(crate) fn main() -> ExitCode {
     protocol::cpu::require();
-    protocol::allocator::keep_freed_memory(node::limits::FREED_BYTES_KEPT_MAX);
     let cli = Cli::parse();
     if cli.version {
         return print(&version_line());

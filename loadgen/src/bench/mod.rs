@@ -44,6 +44,13 @@ pub struct Options {
     /// Parts to measure; all when none is named
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Of the reads, measure one size alone: `1 MiB`, `128 KiB` or `4 KiB`
+    #[arg(long)]
+    size: Option<String>,
+    /// Of the reads, measure one side alone, to look at it with other tools: `disk`, `ram`, `disk tls`,
+    /// `ram tls`, `ram verify`, `sender`, `nginx`, `nginx tls` or `fio`
+    #[arg(long)]
+    side: Option<String>,
     /// File for the results as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -71,6 +78,8 @@ pub(crate) struct Bench<'a> {
     memory: &'a Path,
     rounds: u32,
     time: Duration,
+    size: Option<&'a str>,
+    side: Option<&'a str>,
 }
 
 /// Measures everything and prints the table.
@@ -93,6 +102,8 @@ pub fn run(options: &Options) -> Result<(), StepError> {
         memory: &memory,
         rounds: options.rounds,
         time: Duration::from_secs_f64(options.seconds),
+        size: options.size.as_deref(),
+        side: options.side.as_deref(),
     };
     let rows = measure(options, &bench);
     for made in [&folder, &memory] {

@@ -10,13 +10,14 @@ use super::table::Row;
 use crate::cluster::{StepError, sibling};
 use crate::fio::{self, Job};
 use crate::machine::device::fill;
-use crate::machine::send::{self, Shape};
+use crate::machine::send::{self, GATHER_MAX, Shape};
 
 /// Size of the file on the device, in bytes, and of the part of the container that holds it for certain.
 const FILE_BYTES: u64 = 3 << 30;
 const RANGE: (u64, u64) = (1 << 30, 2 << 30);
-/// Size of the files in memory, in bytes.
-const MEMORY_BYTES: u64 = 512 << 20;
+/// Size of what is served from memory, in bytes: as much as the sender sends from, and as the arena of
+/// a shard, so that nobody's bytes are further away than another's.
+const MEMORY_BYTES: u64 = 16 << 20;
 
 /// One size of reads.
 #[derive(Clone, Copy, Debug)]
@@ -74,9 +75,13 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Row>, StepError> {
     let field = Field::lay_out(bench)?;
     let mut rows = Vec::new();
     for size in SIZES {
-        rows.extend(field.rows(size)?);
+        if bench.size.is_none_or(|wanted| wanted == size.name) {
+            rows.extend(field.rows(size)?);
+        }
     }
-    rows.push(field.small_reads_of_large_cells()?);
+    if bench.size.is_none() && bench.side.is_none() {
+        rows.push(field.small_reads_of_large_cells()?);
+    }
     Ok(rows)
 }
 
@@ -110,13 +115,23 @@ impl<'a> Field<'a> {
             self.device(size.block.into(), size.device_depth)?,
             node("disk tls", disk, &self.on_disk[cells], way(false, false))?,
             node("ram", ram, &self.in_ram[cells], way(true, false))?,
-            self.sender(size),
+            self.sender("sender", size, 1),
             node("ram tls", ram, &self.in_ram[cells], way(false, false))?,
             self.web("nginx", size, false)?,
             self.web("nginx tls", size, true)?,
         ];
+        if size.block == 4 << 10 {
+            sides.push(self.sender("gathering sender", size, GATHER_MAX));
+        }
         if size.block == 1 << 20 {
             sides.push(node("ram verify", ram, &self.in_ram[cells], way(true, true))?);
+        }
+        if let Some(wanted) = self.bench.side {
+            sides.retain(|side| side.name == wanted);
+            let rounds = Rounds::run(self.bench.rounds, sides)?;
+            let each = f64::from(size.block) / 1e9;
+            let name = format!("{}: {wanted}, GB/CPU-s against itself", size.name);
+            return Ok(vec![Row::shown(&name, rounds.eff(wanted, wanted, each))]);
         }
         let rounds = Rounds::run(self.bench.rounds, sides)?;
         Ok(rows(size, &rounds))
@@ -158,15 +173,16 @@ impl<'a> Field<'a> {
         }))
     }
 
-    /// A sender without anything around it.
-    fn sender(&self, size: Size) -> Side<'static> {
+    /// A sender without anything around it: so many answers in one call at most.
+    fn sender(&self, name: &'static str, size: Size, gather: usize) -> Side<'static> {
         let shape = Shape {
             answer: size.block as usize,
             connections: usize::try_from(size.connections).unwrap_or(1),
             depth: size.depth,
+            gather,
         };
         let time = self.bench.time;
-        Side::new("sender", move |_| {
+        Side::new(name, move |_| {
             let sent = send::measure(shape, time)?;
             Ok(Seen { per_s: sent.answers / sent.seconds, eff: sent.answers / sent.cpu_seconds })
         })
@@ -203,7 +219,6 @@ fn served(
 /// The rows of one size.
 fn rows(size: Size, rounds: &Rounds) -> Vec<Row> {
     let Size { name, block, .. } = size;
-    // (throughput, sender, sender from memory, nginx, TLS / clear, nginx TLS, nginx TLS from the device)
     let small = block == 4 << 10;
     let required = match block {
         0x10_0000 => Bars { device: (0.90, 0.97), tls: (0.55, 0.65), web_tls: 2.0, web_disk: 1.3 },
@@ -237,11 +252,14 @@ fn rows(size: Size, rounds: &Rounds) -> Vec<Row> {
     }
     if small {
         rows.push(at_least("mem EFF / sender", eff("ram", "sender"), (0.70, 0.90)).of(unit));
+        let gathering = eff("ram", "gathering sender");
+        rows.push(
+            Row::shown("4 KiB: the same / a sender of 16 answers a call", gathering).of(unit),
+        );
     }
-    let web = if small { 2.5 } else { 2.5 };
     rows.push(at_least("mem, TLS EFF / clear", eff("ram tls", "ram"), required.tls).of(unit));
     let against = eff("ram tls", "nginx tls");
-    rows.push(at_least("mem, TLS EFF / nginx TLS", against, (required.web_tls, web)).of(unit));
+    rows.push(at_least("mem, TLS EFF / nginx TLS", against, (required.web_tls, 2.5)).of(unit));
     let against = eff("disk tls", "nginx tls");
     rows.push(at_least("TLS EFF / nginx TLS", against, (required.web_disk, 1.6)).of(unit));
     rows

@@ -51,10 +51,10 @@ fn cat(cluster: &DevCluster, streams: u32) -> Result<Seen, StepError> {
         let mut command = cluster.command(["cat", "/one"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let spawned = command.spawn();
-        started.push(spawned.map_err(|source| StepError::Start {
-            program: "lanefs cat".to_owned(),
-            source,
-        })?);
+        started.push(
+            spawned
+                .map_err(|source| StepError::Start { program: "lanefs cat".to_owned(), source })?,
+        );
     }
     started.into_iter().try_for_each(|child| finish(child, "lanefs cat"))?;
     Ok(rate(f64::from(streams) * gigabytes(FILE_BYTES), begun.elapsed().as_secs_f64()))
@@ -86,18 +86,16 @@ fn small_files(bench: &Bench<'_>, rig: &Rig) -> Result<Row, StepError> {
 }
 
 /// Fetches something to a place in memory and removes it again; gigabytes per second.
-fn get(
-    cluster: &DevCluster,
-    words: &[&str],
-    target: &Path,
-    bytes: u64,
-) -> Result<Seen, StepError> {
+fn get(cluster: &DevCluster, words: &[&str], target: &Path, bytes: u64) -> Result<Seen, StepError> {
     let begun = now();
     let words = words.iter().map(AsRef::as_ref).chain([target.as_os_str()]);
     cluster.run(words)?;
     let seconds = begun.elapsed().as_secs_f64();
-    let removed =
-        if target.is_dir() { std::fs::remove_dir_all(target) } else { std::fs::remove_file(target) };
+    let removed = if target.is_dir() {
+        std::fs::remove_dir_all(target)
+    } else {
+        std::fs::remove_file(target)
+    };
     removed.map_err(file_error(target))?;
     Ok(rate(gigabytes(bytes), seconds))
 }

@@ -19,7 +19,7 @@ use crate::cluster::{StepError, file_error};
 use crate::stats::{figure, quantile, sorted};
 use device::Scratch;
 use memory::{BEYOND_CACHES, RESIDENT};
-use send::Shape;
+use send::{GATHER_MAX, Shape};
 
 /// What the command line asks for.
 #[derive(Clone, Debug, clap::Args)]
@@ -113,9 +113,9 @@ fn of_memory(time: Duration) -> Vec<Figure> {
 
 fn of_sending(time: Duration) -> Result<Vec<Figure>, StepError> {
     let shapes = [
-        ("1 MiB", Shape { answer: 1 << 20, connections: 1, depth: 4 }),
-        ("128 KiB", Shape { answer: 128 << 10, connections: 2, depth: 8 }),
-        ("4 KiB", Shape { answer: 4 << 10, connections: 4, depth: 32 }),
+        ("1 MiB", Shape { answer: 1 << 20, connections: 1, depth: 4, gather: GATHER_MAX }),
+        ("128 KiB", Shape { answer: 128 << 10, connections: 2, depth: 8, gather: GATHER_MAX }),
+        ("4 KiB", Shape { answer: 4 << 10, connections: 4, depth: 32, gather: GATHER_MAX }),
     ];
     let mut figures = Vec::new();
     for (size, shape) in shapes {

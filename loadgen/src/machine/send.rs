@@ -21,8 +21,9 @@ const FRAME: usize = 16;
 const SEND_BUFFER: usize = 256 << 10;
 /// What the payload is taken from, so that it is not always the same cache lines.
 const ARENA: usize = 16 << 20;
-/// Answers of one call, and the bytes beyond which no further one is added.
-const GATHER: usize = 16;
+/// Most answers of one call.
+pub const GATHER_MAX: usize = 16;
+/// Bytes beyond which no further answer is added to a call.
 const GATHER_BYTES: usize = 256 << 10;
 /// Bytes for one connection before the next has its turn.
 const TURN_BYTES: usize = 1 << 20;
@@ -38,6 +39,8 @@ pub struct Shape {
     pub connections: usize,
     /// Requests outstanding on each.
     pub depth: usize,
+    /// Answers of one call at most, 1 to [`GATHER_MAX`].
+    pub gather: usize,
 }
 
 /// What was sent.
@@ -113,7 +116,7 @@ fn serve(streams: Vec<TcpStream>, shape: Shape) -> std::io::Result<f64> {
         let mut moved = false;
         for one in served.iter_mut().filter(|one| one.open) {
             moved |= one.hear()?;
-            moved |= one.answer(shape.answer, &arena)?;
+            moved |= one.answer(&shape, &arena)?;
         }
         if !moved {
             let busy =
@@ -139,16 +142,17 @@ impl Served {
     }
 
     /// Sends what is asked until the socket is full or it is another's turn.
-    fn answer(&mut self, payload: usize, arena: &[u8]) -> std::io::Result<bool> {
+    fn answer(&mut self, shape: &Shape, arena: &[u8]) -> std::io::Result<bool> {
+        let payload = shape.answer;
         let whole = FRAME + payload;
         let mut turn = 0;
         while self.open && self.asked >= FRAME && turn < TURN_BYTES {
             let header = [0u8; FRAME];
-            let room = (GATHER_BYTES / whole).clamp(1, GATHER);
+            let room = (GATHER_BYTES / whole).clamp(1, shape.gather.clamp(1, GATHER_MAX));
             let count = (self.asked / FRAME).min(room);
             let body = &arena[self.at..self.at + payload];
-            let pairs = [[&header[..], body]; GATHER];
-            let mut slices = [IoSlice::new(&[]); 2 * GATHER];
+            let pairs = [[&header[..], body]; GATHER_MAX];
+            let mut slices = [IoSlice::new(&[]); 2 * GATHER_MAX];
             let mut skip = self.sent;
             for (slice, part) in slices.iter_mut().zip(pairs.iter().take(count).flatten()) {
                 let cut = skip.min(part.len());
@@ -235,7 +239,7 @@ mod tests {
     #[test]
     fn answers_arrive_whole_on_every_connection() {
         for (answer, connections, depth) in [(4096, 4, 32), (1 << 20, 1, 4), (1, 2, 1)] {
-            let shape = Shape { answer, connections, depth };
+            let shape = Shape { answer, connections, depth, gather: 1 + depth / 8 };
             let sent = measure(shape, Duration::from_millis(200)).unwrap();
             assert!(sent.answers >= 10.0, "{shape:?}: {sent:?}");
             assert!(sent.cpu_seconds > 0.0 && sent.cpu_seconds < 2.0, "{sent:?}");

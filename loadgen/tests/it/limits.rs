@@ -12,11 +12,6 @@ const CRATES: [&str; 5] = ["protocol", "node", "coordinator", "client", "loadgen
 
 /// Constants that bound nothing, and why.
 const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
-    (
-        "node",
-        "a parameter of the C library's allocator, which keeps to it",
-        &["FREED_BYTES_KEPT_MAX"],
-    ),
     ("node", "an interval", &["PREDECESSOR_LOOK_MS"]),
     (
         "client",
@@ -102,6 +97,9 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
             "RECEIVE_SLICE",
             "SEAL_SLICE",
             "BYTES_PER_TURN",
+            "CLEAR_BYTES_PER_TURN",
+            "SEND_SLICE",
+            "RECEIVE_HEADS",
             "DEVICE_TRANSFER_MAX",
             "DEVICE_READS_MAX",
             "CHECKPOINT_SLICE_ENTRIES",
@@ -125,7 +123,7 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
     (
         "client",
         "a size given to the kernel, or a shape of new files",
-        &["RECEIVE_BUFFER_BYTES", "SOCKET_READ_BYTES", "SMALL_FILE_LEN_MAX"],
+        &["RECEIVE_BUFFER_BYTES", "SOCKET_READ_BYTES", "SOCKET_HEAD_BYTES", "SMALL_FILE_LEN_MAX"],
     ),
 ];
 

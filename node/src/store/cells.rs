@@ -28,7 +28,8 @@ struct Cached {
     cells: Rc<[Cell]>,
 }
 
-/// Descriptor pages that were read or written lately; the least recently used goes first.
+/// Descriptor pages that were read or written lately; one of the half that was not used for longest
+/// goes first.
 #[derive(Default)]
 pub(super) struct PageCache {
     pages: BTreeMap<PageName, Cached>,
@@ -63,8 +64,12 @@ impl PageCache {
     }
 
     fn find(&mut self, page: PageRef) -> Option<Rc<[Cell]>> {
-        let cells = Rc::clone(&self.pages.get(&(page.place, page.hash))?.cells);
-        self.insert(page, Rc::clone(&cells));
+        let cached = self.pages.get(&(page.place, page.hash))?;
+        let cells = Rc::clone(&cached.cells);
+        // Only a page that could be among the next to go is put in order again: each read looks here.
+        if self.clock - cached.used >= (PAGE_CACHE_MAX / 2) as u64 {
+            self.insert(page, Rc::clone(&cells));
+        }
         Some(cells)
     }
 }

@@ -6,7 +6,6 @@
 //! device. Knows nothing of peers: who compares targets is the coordinator.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -36,9 +35,15 @@ pub(super) struct Meter {
     seen: Cell<(Nanos, Duration)>,
     transfers: RefCell<Window>,
     flushes: RefCell<Window>,
-    /// Operations under way and when they began.
-    running: RefCell<BTreeMap<u64, Nanos>>,
-    next: Cell<u64>,
+    /// Operations under way and when they began, each in a place of its own.
+    running: RefCell<Places>,
+}
+
+/// Places that are used again, so that nothing is allocated for an operation.
+#[derive(Debug, Default)]
+struct Places {
+    taken: Vec<Option<Nanos>>,
+    free: Vec<usize>,
 }
 
 /// What an operation is counted as.
@@ -80,7 +85,7 @@ impl<D: Disk> Store<D> {
 
     /// Reads, writes and flushes that the device has not answered; 0 before [`Store::measure`].
     pub fn transfers_in_flight(&self) -> usize {
-        self.meter.running.borrow().len()
+        self.meter.running.borrow().count()
     }
 
     pub(super) async fn device_read(&self, offset: u64, len: usize) -> Result<D::Read, DiskError> {
@@ -109,9 +114,7 @@ impl Meter {
 
     async fn time<T>(&self, kind: Kind, operation: impl Future<Output = T>) -> T {
         let Some(began) = self.now() else { return operation.await };
-        let id = self.next.get();
-        self.next.set(id + 1);
-        self.running.borrow_mut().insert(id, began);
+        let id = self.running.borrow_mut().take(began);
         let running = Running { meter: self, id };
         let done = operation.await;
         drop(running);
@@ -124,7 +127,7 @@ impl Meter {
 
     fn times(&self) -> DeviceTimes {
         let Some(now) = self.now() else { return DeviceTimes::default() };
-        let oldest = self.running.borrow().values().next().map(|began| now.since(*began));
+        let oldest = self.running.borrow().oldest().map(|began| now.since(began));
         let oldest = oldest.unwrap_or_default().as_millis();
         let (mut transfers, mut flushes) = (self.transfers.borrow_mut(), self.flushes.borrow_mut());
         transfers.pass(now);
@@ -152,12 +155,37 @@ impl Meter {
 /// Takes an operation off the list of those under way, however it ends.
 struct Running<'a> {
     meter: &'a Meter,
-    id: u64,
+    id: usize,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.meter.running.borrow_mut().remove(&self.id);
+        self.meter.running.borrow_mut().give_back(self.id);
+    }
+}
+
+impl Places {
+    fn take(&mut self, began: Nanos) -> usize {
+        if let Some(place) = self.free.pop() {
+            self.taken[place] = Some(began);
+            return place;
+        }
+        self.taken.push(Some(began));
+        self.taken.len() - 1
+    }
+
+    fn give_back(&mut self, place: usize) {
+        if self.taken[place].take().is_some() {
+            self.free.push(place);
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.taken.len() - self.free.len()
+    }
+
+    fn oldest(&self) -> Option<Nanos> {
+        self.taken.iter().flatten().min().copied()
     }
 }
 
@@ -278,6 +306,18 @@ mod tests {
             meter.tick();
         }
         assert_eq!(meter.times(), DeviceTimes::default(), "that was long ago");
+    }
+
+    #[test]
+    fn places_are_used_again_and_the_oldest_operation_is_known() {
+        let mut places = Places::default();
+        let taken: Vec<_> = (0..3).map(|ms| places.take(Nanos::from_ms(10 - ms))).collect();
+        assert_eq!((places.count(), places.oldest()), (3, Some(Nanos::from_ms(8))));
+        places.give_back(taken[2]);
+        assert_eq!((places.count(), places.oldest()), (2, Some(Nanos::from_ms(9))));
+        assert_eq!(places.take(Nanos::from_ms(20)), taken[2]);
+        taken.into_iter().for_each(|place| places.give_back(place));
+        assert_eq!((places.count(), places.oldest(), places.taken.len()), (0, None, 3));
     }
 
     #[test]

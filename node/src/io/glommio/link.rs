@@ -23,7 +23,8 @@ use super::take_turn;
 use super::tls::{Received, Tags, Wire, WireError};
 use crate::io::{Clock, Disk, Incoming, Link, NetError, Outgoing, Payload, PeerIdentity};
 use crate::limits::{
-    BYTES_PER_TURN, COPY_PAUSE_MAX_MS, HANDSHAKE_BYTES_MAX, SEAL_SLICE, SEND_SLICE,
+    BYTES_PER_TURN, CLEAR_BYTES_PER_TURN, COPY_PAUSE_MAX_MS, HANDSHAKE_BYTES_MAX, SEAL_SLICE,
+    SEND_SLICE,
 };
 use crate::rpc::assembly::{Assembly, AssemblyError};
 use crate::rpc::pace::{Pace, TooSlow};
@@ -408,6 +409,12 @@ impl<D: Disk> Core<D> {
         wake(&self.writer);
     }
 
+    /// Bytes to send before others have a turn; what is spread over time goes in the shorter steps.
+    fn bytes_per_turn(&self) -> usize {
+        let long = self.is_clear() && self.rate.get() == 0;
+        if long { CLEAR_BYTES_PER_TURN } else { BYTES_PER_TURN }
+    }
+
     /// True when the payload of this connection is not encrypted.
     pub(super) fn is_clear(&self) -> bool {
         self.wire.borrow().is_clear()
@@ -439,7 +446,7 @@ async fn write_frames<D: Disk>(core: Rc<Core<D>>) {
                 break;
             }
         }
-        if this_turn >= BYTES_PER_TURN {
+        if this_turn >= core.bytes_per_turn() {
             pause(core.rate.get(), this_turn).await;
             this_turn = 0;
         }
