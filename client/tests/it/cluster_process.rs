@@ -4,6 +4,7 @@
 
 #![expect(clippy::expect_used, reason = "a test may fail where it stands")]
 
+mod clear;
 mod full;
 mod lockable;
 mod many;

@@ -17,7 +17,7 @@ const FILE_BYTES: u64 = 512 << 20;
 /// Requests outstanding on each shard's connection.
 const DEPTH: usize = 4;
 /// Reads of 1 MiB, clear.
-const WAY: Way = Way { block: 1 << 20, clear: true, verify: false };
+const WAY: Way = Way { block: 1 << 20, clear: true, verify: false, check: true };
 
 /// Measures every row about shards of one process.
 pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Row>, StepError> {

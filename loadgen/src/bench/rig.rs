@@ -43,6 +43,8 @@ pub(super) struct Way {
     pub(super) clear: bool,
     /// The node verifies before it sends.
     pub(super) verify: bool,
+    /// This side verifies what arrives.
+    pub(super) check: bool,
 }
 
 impl Rig {
@@ -160,8 +162,8 @@ impl Rig {
         if chunks.is_empty() {
             return Err(missing());
         }
-        let Way { block, verify, .. } = way;
-        Ok(Reads { chunks, trunc_gen: content.trunc_gen, block, verify })
+        let Way { block, verify, check, .. } = way;
+        Ok(Reads { chunks, trunc_gen: content.trunc_gen, block, verify, check })
     }
 
     fn line(

@@ -157,6 +157,11 @@ pub trait Link<D: Disk>: 'static {
     /// Who is at the other end.
     fn peer(&self) -> &PeerIdentity;
 
+    /// True when payload goes over it unencrypted.
+    fn is_clear(&self) -> bool {
+        false
+    }
+
     /// Queues a frame; it leaves in order.
     ///
     /// # Errors

@@ -139,6 +139,10 @@ pub const METRICS: &[Metric<Source>] = &[
         source.each(|shard| Value::Count(shard.stats.connections.into()))
     }),
     metric(
+        gauge("lanefs_node_clear_connections", "", "Those of them whose payload is not encrypted."),
+        |source| source.each(|shard| Value::Count(shard.stats.clear_connections.into())),
+    ),
+    metric(
         gauge("lanefs_node_events_waiting", "", "Events that wait for the shard's loop."),
         |source| source.each(|shard| Value::Count(shard.stats.activity.events_waiting.into())),
     ),

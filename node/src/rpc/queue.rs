@@ -115,7 +115,7 @@ impl<D: Disk> SendQueue<D> {
 impl<D: Disk> Waiting<D> {
     /// Appends what is not sent yet, as far as there is room, and says how many bytes that is.
     fn runs<'a>(&'a self, limit: usize, out: &mut Vec<IoSlice<'a>>) -> usize {
-        let (start, end) = (self.sent, self.len.min(self.sent + limit));
+        let (start, end) = (self.sent, self.len.min(self.sent.saturating_add(limit)));
         let mut at = 0;
         let runs = [&self.header[..], &self.body[..]].into_iter().chain(self.payload.chunks());
         for run in runs {

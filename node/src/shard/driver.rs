@@ -254,6 +254,9 @@ impl<E: Env, C: Control> Driver<E, C> {
             flushes: self.store.flushes(),
             bytes_copied: self.store.bytes_copied(),
             connections: count(self.links.borrow().len()),
+            clear_connections: count(
+                self.links.borrow().values().filter(|it| it.is_clear()).count(),
+            ),
             checksum_path: compiled_path().to_owned(),
             activity: self.activity(state),
         }

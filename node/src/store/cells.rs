@@ -1,6 +1,7 @@
 //! Sums and places of cells, from the index or through the page cache, and their bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -21,6 +22,26 @@ use crate::limits::{COPY_TRANSFER_MAX, DEVICE_READS_MAX, DEVICE_TRANSFER_MAX, PA
 
 /// Place and hash: a unit that was used again never answers for what it held before.
 type PageName = (u64, u64);
+/// Each read looks for its pages, so they are found by the hash that they carry already.
+type Pages = HashMap<PageName, Cached, BuildHasherDefault<OwnHash>>;
+
+/// Takes what is added up for its hash: hashes of pages are spread evenly.
+#[derive(Default)]
+struct OwnHash(u64);
+
+impl Hasher for OwnHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = self.0.rotate_left(5).wrapping_add(value);
+    }
+}
 
 /// When a page was used last, and its cells.
 struct Cached {
@@ -32,7 +53,7 @@ struct Cached {
 /// goes first.
 #[derive(Default)]
 pub(super) struct PageCache {
-    pages: BTreeMap<PageName, Cached>,
+    pages: Pages,
     by_use: BTreeMap<u64, PageName>,
     clock: u64,
 }

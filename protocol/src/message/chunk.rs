@@ -366,6 +366,8 @@ pub struct ShardStatsReply {
     pub checksum_path: String,
     /// What it does, for rates; all zero from a release that did not count it.
     pub activity: ShardActivity,
+    /// Those of the connections whose payload is not encrypted.
+    pub clear_connections: u32,
 }
 
 /// Presents a capability.

@@ -160,6 +160,7 @@ fn shard_stats_reply() -> ShardStatsReply {
         flushes: 30,
         bytes_copied: 4,
         connections: 12,
+        clear_connections: 5,
         checksum_path: "xxh3/avx2".into(),
         activity: ShardActivity {
             clock: Nanos(7_000_000_000),

@@ -184,6 +184,7 @@ fn add_counters(shard: &mut Value, stats: &ShardStatsReply) {
         ("flushes", stats.flushes),
         ("bytes_copied", stats.bytes_copied),
         ("connections", stats.connections.into()),
+        ("clear_connections", stats.clear_connections.into()),
     ];
     for (name, value) in counters {
         map.insert(name.to_owned(), json!(value));
@@ -238,6 +239,10 @@ fn sheet(
                     " core {core}: {used} of {capacity}, {} chunks, {} requests, {} hops",
                     stats.chunks, stats.requests, stats.hops
                 ));
+                if stats.clear_connections > 0 {
+                    let clear = stats.clear_connections;
+                    text.push_str(&format!(", {clear} connections not encrypted"));
+                }
             }
             text.push('\n');
         }

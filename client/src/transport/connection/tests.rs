@@ -119,7 +119,7 @@ async fn answers_find_their_requests_in_any_order() {
     for header in headers.iter().rev() {
         reply(&mut far, header, CLUSTER).await;
     }
-    for (call, number) in calls.into_iter().zip(1..) {
+    for (call, number) in calls.into_iter().zip(FIRST_REQUEST..) {
         assert_eq!(text(call.await.unwrap()), format!("{number}"));
     }
 }
@@ -149,7 +149,7 @@ async fn a_late_answer_is_dropped_and_the_connection_goes_on() {
     let second = start(&connection);
     let header = receive(&mut far).await;
     reply(&mut far, &header, CLUSTER).await;
-    assert_eq!(text(second.await.unwrap()), "2");
+    assert_eq!(text(second.await.unwrap()), (FIRST_REQUEST + 1).to_string());
     assert!(connection.shared.waiting().calls.is_empty(), "nothing is left behind");
 }
 

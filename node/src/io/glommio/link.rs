@@ -493,11 +493,6 @@ impl<D: Disk> GlommioLink<D> {
         self.core.address
     }
 
-    /// True when the payload of this connection is not encrypted.
-    pub fn is_clear(&self) -> bool {
-        self.core.is_clear()
-    }
-
     /// Leaves TLS when what was sent so far is on its way; for the side that accepted.
     pub(super) fn leave_tls_when_sent(&self) {
         self.core.leaves_tls.set(true);
@@ -517,6 +512,10 @@ impl<D: Disk> GlommioLink<D> {
 impl<D: Disk> Link<D> for GlommioLink<D> {
     fn peer(&self) -> &PeerIdentity {
         &self.peer
+    }
+
+    fn is_clear(&self) -> bool {
+        self.core.is_clear()
     }
 
     fn spread(&self, bytes_per_s: u64) {

@@ -140,12 +140,6 @@ impl<D: Disk> GlommioNet<D> {
         self.inner.connections.borrow().len()
     }
 
-    /// Open connections whose payload is not encrypted.
-    pub fn clear_connections(&self) -> usize {
-        let clear = |core: &Weak<Core<D>>| core.upgrade().is_some_and(|core| core.is_clear());
-        self.inner.connections.borrow().iter().filter(|core| clear(core)).count()
-    }
-
     /// Stops accepting; connections stay.
     pub fn stop(&self) {
         self.inner.stopped.set(true);

@@ -274,6 +274,7 @@ impl Record for ShardStatsReply {
                 flushes: self.flushes,
                 bytes_copied: self.bytes_copied,
                 connections: self.connections,
+                clear_connections: self.clear_connections,
                 checksum_path,
                 activity,
             },
@@ -299,6 +300,7 @@ impl Record for ShardStatsReply {
             flushes: table.flushes(),
             bytes_copied: table.bytes_copied(),
             connections: table.connections(),
+            clear_connections: table.clear_connections(),
             checksum_path: check.text(table.checksum_path(), "checksum_path")?,
             activity: activity.transpose()?.unwrap_or_default(),
         })

@@ -8844,6 +8844,7 @@ impl<'a> ShardStatsReply<'a> {
   pub const VT_CONNECTIONS: ::flatbuffers::VOffsetT = 34;
   pub const VT_CHECKSUM_PATH: ::flatbuffers::VOffsetT = 36;
   pub const VT_ACTIVITY: ::flatbuffers::VOffsetT = 38;
+  pub const VT_CLEAR_CONNECTIONS: ::flatbuffers::VOffsetT = 40;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -8865,6 +8866,7 @@ impl<'a> ShardStatsReply<'a> {
     builder.add_chunks(args.chunks);
     builder.add_used(args.used);
     builder.add_capacity(args.capacity);
+    builder.add_clear_connections(args.clear_connections);
     if let Some(x) = args.activity { builder.add_activity(x); }
     if let Some(x) = args.checksum_path { builder.add_checksum_path(x); }
     builder.add_connections(args.connections);
@@ -9003,6 +9005,13 @@ impl<'a> ShardStatsReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<ShardActivity>>(ShardStatsReply::VT_ACTIVITY, None)}
   }
+  #[inline]
+  pub fn clear_connections(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ShardStatsReply::VT_CLEAR_CONNECTIONS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardStatsReply<'_> {
@@ -9029,6 +9038,7 @@ impl ::flatbuffers::Verifiable for ShardStatsReply<'_> {
      .visit_field::<u32>("connections", Self::VT_CONNECTIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("checksum_path", Self::VT_CHECKSUM_PATH, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<ShardActivity>>("activity", Self::VT_ACTIVITY, false)?
+     .visit_field::<u32>("clear_connections", Self::VT_CLEAR_CONNECTIONS, false)?
      .finish();
     Ok(())
   }
@@ -9052,6 +9062,7 @@ pub struct ShardStatsReplyArgs<'a> {
     pub connections: u32,
     pub checksum_path: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub activity: Option<::flatbuffers::WIPOffset<ShardActivity<'a>>>,
+    pub clear_connections: u32,
 }
 impl<'a> Default for ShardStatsReplyArgs<'a> {
   #[inline]
@@ -9075,6 +9086,7 @@ impl<'a> Default for ShardStatsReplyArgs<'a> {
       connections: 0,
       checksum_path: None,
       activity: None,
+      clear_connections: 0,
     }
   }
 }
@@ -9157,6 +9169,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatsReplyBuilder<'a, 'b
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<ShardActivity>>(ShardStatsReply::VT_ACTIVITY, activity);
   }
   #[inline]
+  pub fn add_clear_connections(&mut self, clear_connections: u32) {
+    self.fbb_.push_slot::<u32>(ShardStatsReply::VT_CLEAR_CONNECTIONS, clear_connections, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStatsReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStatsReplyBuilder {
@@ -9192,6 +9208,7 @@ impl ::core::fmt::Debug for ShardStatsReply<'_> {
       ds.field("connections", &self.connections());
       ds.field("checksum_path", &self.checksum_path());
       ds.field("activity", &self.activity());
+      ds.field("clear_connections", &self.clear_connections());
       ds.finish()
   }
 }
