@@ -105,7 +105,8 @@ impl Frames {
 impl Speech for Frames {
     fn ask(&mut self, out: &mut Vec<u8>) {
         let Reads { chunks, trunc_gen, block, verify, .. } = &*self.reads;
-        let (group, epoch, key, len) = chunks[self.dice.below(chunks.len() as u64) as usize];
+        // There is at least one: a file without any on this shard is refused before.
+        let Some(&(group, epoch, key, len)) = self.dice.one_of(chunks) else { return };
         let places = u64::from(len / block);
         let offset = u32::try_from(self.dice.below(places)).unwrap_or(0) * block;
         let request = ReadRequest {

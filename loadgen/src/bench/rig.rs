@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use client::{Client, Config};
+use client::{Client, Config, FileBytes, ReadManyOptions};
 use protocol::cluster_map::ClusterMap;
 use protocol::ids::{ChunkKey, NodeId, TargetId};
 use protocol::message::namespace::Entry;
@@ -122,6 +122,34 @@ impl Rig {
             Ok::<_, StepError>(entry)
         })?;
         Ok(Stored { entry })
+    }
+
+    /// Reads small files of the root's folders with few lookups, or one file as a stream, and throws the
+    /// bytes away; their number.
+    ///
+    /// # Errors
+    /// The first file that cannot be read.
+    pub(super) fn read(&self, paths: Vec<Vec<u8>>) -> Result<u64, StepError> {
+        self.runtime.block_on(async {
+            let client = Client::connect(&self.config).await.map_err(text)?;
+            let mut bytes = 0;
+            let mut many = client.read_many(paths, ReadManyOptions::default());
+            while let Some(file) = many.next().await {
+                bytes += match file.result.map_err(text)? {
+                    FileBytes::Whole(whole) => whole.len() as u64,
+                    FileBytes::Long(reader) => {
+                        let mut stream = reader.stream(0, u64::MAX);
+                        let mut bytes = 0;
+                        while let Some(piece) = stream.next().await {
+                            bytes += piece.map_err(text)?.len() as u64;
+                        }
+                        bytes
+                    }
+                };
+            }
+            client.close().await.map_err(text)?;
+            Ok(bytes)
+        })
     }
 
     /// Targets of the first node, in the order of its shards.

@@ -81,7 +81,7 @@ impl Seen {
 fn order(round: u64, count: usize) -> Vec<usize> {
     let first = usize::try_from(round / 2).unwrap_or(0) % count.max(1);
     let turned = (0..count).map(|at| (first + at) % count);
-    if round % 2 == 0 { turned.collect() } else { turned.rev().collect() }
+    if round.is_multiple_of(2) { turned.collect() } else { turned.rev().collect() }
 }
 
 #[cfg(test)]

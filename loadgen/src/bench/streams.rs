@@ -40,7 +40,9 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Row>, StepError> {
         0.7,
         0.9,
     );
-    Ok(vec![streams.of("GB/s"), small_files(bench, &rig)?.of("GB/s")])
+    let mut rows = vec![streams.of("GB/s")];
+    rows.extend(small_files(bench, &rig)?);
+    Ok(rows)
 }
 
 /// So many programs read the file at once; gigabytes per second of all of them.
@@ -60,7 +62,7 @@ fn cat(cluster: &DevCluster, streams: u32) -> Result<Seen, StepError> {
     Ok(rate(f64::from(streams) * gigabytes(FILE_BYTES), begun.elapsed().as_secs_f64()))
 }
 
-fn small_files(bench: &Bench<'_>, rig: &Rig) -> Result<Row, StepError> {
+fn small_files(bench: &Bench<'_>, rig: &Rig) -> Result<Vec<Row>, StepError> {
     let (tree, whole) = (bench.memory.join("many"), bench.memory.join("whole"));
     for number in 0..SMALL_FILES {
         let folder = tree.join(format!("{:02}", number / IN_FOLDER));
@@ -75,14 +77,30 @@ fn small_files(bench: &Bench<'_>, rig: &Rig) -> Result<Row, StepError> {
     rig.store(&whole, "/whole")?;
     std::fs::remove_dir_all(&tree).map_err(file_error(&tree))?;
     std::fs::remove_file(&whole).map_err(file_error(&whole))?;
+    let path = |number| format!("/many/{:02}/file-{number}", number / IN_FOLDER).into_bytes();
+    let many: Vec<Vec<u8>> = (0..SMALL_FILES).map(path).collect();
     let target = bench.memory.join("got");
     let sides = vec![
-        Side::new("many", |_| get(&rig.cluster, &["get", "-r", "/many"], &target, bytes)),
-        Side::new("whole", |_| get(&rig.cluster, &["get", "/whole"], &target, bytes)),
+        Side::new("many", |_| read(rig, many.clone(), bytes)),
+        Side::new("whole", |_| read(rig, vec![b"/whole".to_vec()], bytes)),
+        Side::new("get many", |_| get(&rig.cluster, &["get", "-r", "/many"], &target, bytes)),
+        Side::new("get whole", |_| get(&rig.cluster, &["get", "/whole"], &target, bytes)),
     ];
     let rounds = Rounds::run(bench.rounds, sides)?;
-    let name = "10,000 files of 100 KiB / one file of the same bytes, mem, get to memory";
-    Ok(Row::at_least(name, rounds.per_s("many", "whole"), 0.5, 0.8))
+    let name = "read_many of 10,000 files of 100 KiB / one file of the same bytes, mem";
+    let row = Row::at_least(name, rounds.per_s("many", "whole"), 0.5, 0.8);
+    let shown = Row::shown("the same by get, to memory", rounds.per_s("get many", "get whole"));
+    Ok(vec![row.of("GB/s"), shown.of("GB/s")])
+}
+
+/// Reads files through the library, on one thread; gigabytes per second.
+fn read(rig: &Rig, paths: Vec<Vec<u8>>, bytes: u64) -> Result<Seen, StepError> {
+    let begun = now();
+    let came = rig.read(paths)?;
+    if came != bytes {
+        return Err(StepError::Different(format!("{came} bytes came instead of {bytes}")));
+    }
+    Ok(rate(gigabytes(bytes), begun.elapsed().as_secs_f64()))
 }
 
 /// Fetches something to a place in memory and removes it again; gigabytes per second.

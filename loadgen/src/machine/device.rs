@@ -55,11 +55,29 @@ pub(crate) fn fill(path: &Path, len: u64) -> Result<(), StepError> {
     let mut file = File::create(path).map_err(file_error(path))?;
     let rng = SimRng::new(len);
     let mut piece = vec![0u8; 1 << 20];
-    for _ in 0..len >> 20 {
+    let mut left = len;
+    while left > 0 {
         for word in piece.chunks_exact_mut(8) {
             word.copy_from_slice(&rng.draw().to_le_bytes());
         }
-        file.write_all(&piece).map_err(file_error(path))?;
+        let now = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+        file.write_all(&piece[..now]).map_err(file_error(path))?;
+        left -= now as u64;
     }
     file.sync_all().map_err(file_error(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_the_length_that_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        for len in [0, 1, 100 << 10, (1 << 20) + 1] {
+            let path = folder.path().join("file");
+            fill(&path, len).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), len);
+        }
+    }
 }

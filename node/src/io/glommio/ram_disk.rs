@@ -148,7 +148,7 @@ mod tests {
     fn it_reads_what_was_written_last_whatever_overlaps() {
         const PAGES: u64 = 24;
         let page = IO_ALIGN as u64;
-        let mut model = vec![0u8; PAGES as usize * IO_ALIGN];
+        let mut model = [0u8; 24 * IO_ALIGN];
         let mut dice = 7u64;
         let mut draw = |below: u64| {
             dice = dice
