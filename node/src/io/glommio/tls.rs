@@ -1,5 +1,5 @@
 //! TLS over one nonblocking socket: rustls' buffered connection and two short loops. What a
-//! connection does after it left TLS is in [`clear`].
+//! connection does after it left TLS is in `clear.rs`.
 //!
 //! Ciphertext is taken from the socket into a scratch buffer shared by the executor and opened at
 //! once, so an idle connection holds no receive buffer of its own. Plaintext is sealed in slices
