@@ -25,8 +25,15 @@ fn bytes(frame: &Frame, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Reads all bytes in pieces of at most `step`; each frame with its payload.
-fn read(mut bytes: &[u8], step: usize) -> Result<Vec<(Received, Vec<u8>)>, BadFrame> {
-    let mut reader = FrameReader::new(CLUSTER.tag());
+fn read(bytes: &[u8], step: usize) -> Result<Vec<(Received, Vec<u8>)>, BadFrame> {
+    read_with(FrameReader::new(CLUSTER.tag()), bytes, step)
+}
+
+fn read_with(
+    mut reader: FrameReader,
+    mut bytes: &[u8],
+    step: usize,
+) -> Result<Vec<(Received, Vec<u8>)>, BadFrame> {
     let mut seen: Vec<(Received, Vec<u8>)> = Vec::new();
     while !bytes.is_empty() {
         let due = reader.payload_left();
@@ -238,25 +245,11 @@ fn macs() -> FrameMacs {
 }
 
 /// Reads all bytes in pieces of at most `step`, each frame with its tag.
-fn read_tagged(mut bytes: &[u8], step: usize) -> Result<Vec<Frame>, BadFrame> {
+fn read_tagged(bytes: &[u8], step: usize) -> Result<Vec<Frame>, BadFrame> {
     let mut reader = FrameReader::new(CLUSTER.tag());
     reader.authenticate(macs().of_client);
-    let mut seen = Vec::new();
-    while !bytes.is_empty() {
-        let due = reader.payload_left();
-        let room = if due > 0 { due } else { reader.space().len() };
-        let (piece, rest) = bytes.split_at(step.min(room).min(bytes.len()));
-        bytes = rest;
-        if due > 0 {
-            reader.payload_taken(piece.len());
-            continue;
-        }
-        reader.space()[..piece.len()].copy_from_slice(piece);
-        reader.filled(piece.len())?;
-        seen.extend(reader.take()?.map(|frame| (frame.header, frame.body)));
-    }
-    assert!(!reader.inside_frame());
-    Ok(seen)
+    let seen = read_with(reader, bytes, step)?;
+    Ok(seen.into_iter().map(|(frame, _)| (frame.header, frame.body)).collect())
 }
 
 #[test]
