@@ -19,6 +19,7 @@ pub mod inject;
 pub mod judge;
 pub mod lab;
 pub mod menu;
+mod observer;
 mod rot;
 mod scrub;
 mod stage;

@@ -4,6 +4,8 @@
 //! silence, again and again. What counts is the longest time any one task went without success.
 //! Start at [`run`].
 
+mod seen;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,11 +14,13 @@ use protocol::cluster_map::ClusterMap;
 use protocol::ids::{Generation, TargetId};
 use rustix::process::Signal;
 
+use self::seen::{Away, Seen};
 use super::bar::{self, Bar};
 use super::inject::seconds;
 use super::lab::network::Place;
 use super::lab::{Lab, Plan};
 use super::menu::Fault;
+use super::observer::Observer;
 use super::workload::{Pace, Workload};
 use super::{health, is_root, judge, stage};
 use crate::cluster::{StepError, now};
@@ -35,6 +39,12 @@ const SETTLE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// A cluster that does not serve again after this never will.
 const SERVES_WITHIN: Duration = Duration::from_secs(120);
+/// A repetition during which the machine itself stood still for this share of the first limit of
+/// reads says nothing of a file system: it is shown and done again.
+const STOOD_STILL_PERCENT: u32 = 50;
+/// Repetitions that may be done again, for each that counts: a machine that needs more is not
+/// fit to measure on.
+const AGAIN_FACTOR: u32 = 3;
 /// Repetitions of a restart of everything for each hundred others.
 const RESTARTS_PERCENT: u32 = 25;
 
@@ -47,25 +57,6 @@ pub struct Options {
     /// Folder for the cluster; about 5 GiB are used for a while.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     pub parent: PathBuf,
-}
-
-/// How a node goes away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Away {
-    Killed,
-    Cut,
-}
-
-/// What one repetition showed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    reads: Duration,
-    writes: Duration,
-    changes: Duration,
-    evicted: Duration,
-    active: Duration,
-    allowed: Duration,
-    healed: Duration,
 }
 
 /// Measures every gap and prints its distribution.
@@ -125,52 +116,39 @@ async fn away(
     away: Away,
     repetitions: u32,
 ) -> Result<Vec<Bar>, StepError> {
-    let (what, read, write) = match away {
-        Away::Killed => ("kill -9", (50, 200), 500),
-        Away::Cut => ("silent partition", (300, 1_000), 1_500),
-    };
-    let overwrite = format!("overwrite gap, {what}, lease 2 s");
-    let mut changes = Bar::new(&overwrite, None, Some(2_500));
-    let mut reads = Bar::new(&format!("read gap, {what}"), Some(read.0), Some(read.1));
-    let mut writes = Bar::new(&format!("growth-write gap, {what}"), None, Some(write));
-    let mut evicted = Bar::new(&format!("  out of every group after, {what}"), None, None);
-    let mut active = Bar::new(&format!("  every group active after, {what}"), None, None);
-    let mut allowed = Bar::new(&format!("  changes allowed after, {what}"), None, None);
-    let mut healed = Bar::new(&format!("  healthy after its return, {what}"), None, None);
-    for repetition in 0..repetitions {
-        let node = repetition % NODES + 1;
-        let seen = once(lab, client, workload, away, node).await?;
-        let times = [seen.reads, seen.writes, seen.changes];
-        let steps = [seen.evicted, seen.active, seen.allowed];
-        let [times, steps] =
-            [times, steps].map(|it| it.map(|time| format!("{:.0}", time.as_secs_f64() * 1e3)));
-        println!(
-            "{what} of node {node}: {} ms (reads, writes, overwrites), {} ms (evicted, active, changes allowed); healthy after {}",
-            times.join(" "),
-            steps.join(" "),
-            seconds(seen.healed)
-        );
-        reads.push(seen.reads);
-        writes.push(seen.writes);
-        changes.push(seen.changes);
-        evicted.push(seen.evicted);
-        active.push(seen.active);
-        allowed.push(seen.allowed);
-        healed.push(seen.healed);
+    let observer = Observer::start(lab.root())?;
+    let still = Duration::from_millis(u64::from(away.reads().0 * STOOD_STILL_PERCENT / 100));
+    let (mut counted, mut again) = (Vec::new(), Vec::new());
+    let mut nodes = (1..=NODES).cycle();
+    while counted.len() < repetitions as usize {
+        if again.len() >= (repetitions * AGAIN_FACTOR) as usize {
+            return Err(StepError::Different(format!(
+                "the machine stood still for more than {} in {} of {} repetitions: measure on one that is idle and has a disk of its own",
+                seconds(still),
+                again.len(),
+                again.len() + counted.len()
+            )));
+        }
+        let node = nodes.next().unwrap_or(1);
+        let seen = once(lab, client, workload, &observer, away, node).await?;
+        println!("{}", seen.line(away, node));
+        if seen.machine < still { counted.push(seen) } else { again.push(seen) }
     }
-    Ok(vec![reads, writes, changes, evicted, active, allowed, healed])
+    Ok(seen::bars(away, &counted, &again))
 }
 
 async fn once(
     lab: &mut Lab,
     client: &Client,
     workload: &Workload,
+    observer: &Observer,
     away: Away,
     node: u32,
 ) -> Result<Seen, StepError> {
     tokio::time::sleep(SETTLE).await;
     let target = TargetId(node * 100 + 1);
     workload.restart_watches();
+    observer.restart();
     match away {
         Away::Killed => lab.node(node)?.signal(Signal::KILL)?,
         Away::Cut => cut(lab, node)?,
@@ -180,6 +158,7 @@ async fn once(
     seen.reads = workload.reads().gaps(at).worst_task;
     seen.writes = workload.writes().gaps(at).worst_task;
     seen.changes = workload.changes().gaps(at).worst_task;
+    seen.machine = observer.worst()?;
     match away {
         Away::Killed => {
             lab.node(node)?.kill()?;
