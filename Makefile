@@ -11,7 +11,7 @@ APT := $(if $(filter 0,$(shell id -u)),,sudo) apt-get
 step = from=$$(date +%s); $(MAKE) $(1) && echo "ci: $(1): $$(( $$(date +%s) - from )) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help build bindir demo test mutants search ci bench bars fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps heal-bars kills soak fault-disk ram-disk bench-tools lab sim sim-night perf-tools
+.PHONY: help build bindir demo test mutants search ci bench bench-peers bars fmt-check lint deny docs schema schema-check cpu-check nextest fio faults gaps heal-bars kills soak fault-disk ram-disk bench-tools lab sim sim-night perf-tools
 
 help: ## lists the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -61,6 +61,9 @@ ci: ## everything a change must pass, with the time each step took
 
 bench: build ram-disk fio bench-tools ## holds the data path against the limits of this machine: ROUNDS=n (10), ONLY=part; leaves JSON and a page in target/
 	@$(BINDIR)/lanefs-loadgen bench --rounds $(or $(ROUNDS),10) $(addprefix --only ,$(ONLY)) --json $(TARGET_DIR)/bench.json --html $(TARGET_DIR)/bench.html
+
+bench-peers: build ram-disk bench-tools ## other servers beside us on the same bytes: nginx, and each of PEERS="NAME=COMMAND" (one)
+	@$(BINDIR)/lanefs-loadgen bench --only peers --rounds $(or $(ROUNDS),10) $(if $(PEERS),--peer '$(PEERS)') --json $(TARGET_DIR)/bench-peers.json --html $(TARGET_DIR)/bench-peers.html
 
 bars: build fio ## measures the bars of the first release
 	@$(BINDIR)/lanefs-loadgen bars

@@ -14,6 +14,8 @@ pub struct Job<'a> {
     pub pattern: &'a str,
     /// Bytes of one request.
     pub block: u64,
+    /// Parts of several sizes in place of `block`, as fio's `bssplit`.
+    pub split: Option<&'a str>,
     /// Requests outstanding.
     pub depth: u32,
     /// Range of the file: offset and length, in bytes.
@@ -22,6 +24,8 @@ pub struct Job<'a> {
     pub seconds: Option<f64>,
     /// Writes between two fdatasync; none without it.
     pub flush_every: Option<u32>,
+    /// Requests per second at most; as many as the device gives without it.
+    pub rate: Option<f64>,
     /// Where random offsets come from: the same number, the same offsets.
     pub seed: u64,
 }
@@ -50,7 +54,7 @@ pub fn measure(file: &Path, job: &Job<'_>) -> Result<Measured, StepError> {
         .arg(format!("--filename={}", file.display()))
         .args(["--ioengine=io_uring", "--output-format=json", "--direct=1", "--overwrite=1"])
         .arg(format!("--rw={}", job.pattern))
-        .arg(format!("--bs={}", job.block))
+        .arg(job.split.map_or(format!("--bs={}", job.block), |it| format!("--bssplit={it}")))
         .arg(format!("--iodepth={}", job.depth))
         .arg(format!("--offset={}", job.range.0))
         .arg(format!("--size={}", job.range.1))
@@ -60,6 +64,9 @@ pub fn measure(file: &Path, job: &Job<'_>) -> Result<Measured, StepError> {
     }
     if let Some(seconds) = job.seconds {
         command.arg("--time_based").arg(format!("--runtime={}ms", (seconds * 1e3).round()));
+    }
+    if let Some(rate) = job.rate {
+        command.arg(format!("--rate_iops={}", rate.round()));
     }
     if let Some(every) = job.flush_every {
         command.arg(format!("--fdatasync={every}"));
@@ -83,8 +90,17 @@ pub fn write(file: &Path, len: u64) -> Result<f64, StepError> {
 impl<'a> Job<'a> {
     /// Single blocks of 4 KiB, over nothing yet.
     pub fn of(pattern: &'a str) -> Job<'a> {
-        let (range, seconds, flush_every) = ((0, 0), None, None);
-        Job { pattern, block: 4096, depth: 1, range, seconds, flush_every, seed: 1 }
+        Job {
+            pattern,
+            block: 4096,
+            split: None,
+            depth: 1,
+            range: (0, 0),
+            seconds: None,
+            flush_every: None,
+            rate: None,
+            seed: 1,
+        }
     }
 }
 

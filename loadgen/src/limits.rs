@@ -21,3 +21,5 @@ pub const LOAD_LATE_US: u64 = 1_000;
 pub const LOAD_BUSY_PERCENT_MAX: f64 = 90.0;
 /// Errors whose text is kept.
 pub const LOAD_ERRORS_KEPT: usize = 8;
+/// Processes that one load may be divided among.
+pub const LOAD_PARTS_MAX: u32 = 1_024;

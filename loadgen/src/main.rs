@@ -60,6 +60,14 @@ enum Command {
         /// Result of the second.
         after: PathBuf,
     },
+    /// Puts the results of the parts of one load together.
+    Merge {
+        /// Results of the parts (`run --part I/N --mergeable --json`).
+        #[arg(required = true)]
+        parts: Vec<PathBuf>,
+        #[command(flatten)]
+        reports: loadgen::load::Reports,
+    },
     /// Measures what this machine can do: the limits that results are held against.
     Limits(loadgen::machine::Options),
     /// Removes one guard at a time and wants its killing test to fail.
@@ -112,6 +120,7 @@ fn run() -> ExitCode {
         Some(Command::HealBars(options)) => loadgen::faults::heal::run(&options),
         Some(Command::Run(options)) => loadgen::load::run(&options),
         Some(Command::Compare { before, after }) => loadgen::load::compare_files(&before, &after),
+        Some(Command::Merge { parts, reports }) => loadgen::load::merge_files(&parts, &reports),
         Some(Command::Limits(options)) => loadgen::machine::run(&options),
         Some(Command::Mutants { root, released, guards }) => {
             return exit(loadgen::mutants::run(&root, released.as_deref(), &guards));

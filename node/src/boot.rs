@@ -22,8 +22,7 @@ use crate::io::glommio::mesh::{Wakeup, pair};
 use crate::io::glommio::net::TlsConfigs;
 use crate::io::glommio::rng::system_random;
 use crate::limits::{
-    CONNECT_TIME_MAX_MS, IO_MEMORY_CONTROL, MESH_TO_CONTROL_MAX, MESH_TO_SHARD_MAX,
-    STOP_TIME_MAX_MS,
+    CONNECT_TIME_MAX_MS, MESH_TO_CONTROL_MAX, MESH_TO_SHARD_MAX, STOP_TIME_MAX_MS,
 };
 use crate::membership::control::{self, ControlPort, Setup, ShardPort, StopOrder};
 use crate::membership::state::Identity;
@@ -241,8 +240,7 @@ fn start(config: Config, tls: TlsConfigs, setups: Vec<ShardSetup>) -> Result<Run
         stop: Arc::clone(&stop),
         metrics: config.metrics,
     };
-    let options =
-        ExecutorOptions { name: "control".to_owned(), core: None, io_memory: IO_MEMORY_CONTROL };
+    let options = ExecutorOptions::without_disk("control");
     let control = Executor::start(options, control_pulse, move || control::run(setup))?;
     Ok(Running { shards, control, stop, _watchdog: watchdog })
 }

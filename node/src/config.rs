@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::limits::{
     COMPARE_HOURS_MAX, CONTAINER_SIZE_MIN, COORDINATORS_MAX, IO_MEMORY_MAX, IO_MEMORY_MIN,
-    SHARDS_MAX,
+    RING_DEPTH, RING_DEPTH_MAX, SHARDS_MAX, SPIN_US_MAX,
 };
 
 mod clear;
@@ -117,6 +117,11 @@ pub struct Shard {
     pub prezero: bool,
     /// Hours between two comparisons of the members of the groups it leads.
     pub compare_hours: u64,
+    /// Entries of each of its rings; a power of two.
+    pub ring_depth: u16,
+    /// Microseconds that its executor looks for work before it sleeps: a core of its own burns idle
+    /// time for a faster first answer.
+    pub spin_us: u32,
 }
 
 /// Why a configuration cannot be used: one line for people.
@@ -237,6 +242,18 @@ impl Shard {
         }
         if !(1..=COMPARE_HOURS_MAX).contains(&self.compare_hours) {
             return Err(format!("compare_hours: expected 1 to {COMPARE_HOURS_MAX}"));
+        }
+        let depths = RING_DEPTH..=RING_DEPTH_MAX;
+        if !depths.contains(&self.ring_depth) || !self.ring_depth.is_power_of_two() {
+            return Err(format!(
+                "ring_depth: expected a power of two, {RING_DEPTH} to {RING_DEPTH_MAX}"
+            ));
+        }
+        if self.spin_us > SPIN_US_MAX {
+            return Err(format!("spin_us: expected at most {SPIN_US_MAX}"));
+        }
+        if self.spin_us > 0 && self.core.is_none() {
+            return Err("spin_us: needs `core`: a shard that spins must not roam".to_owned());
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ pub mod group;
 pub mod io;
 pub mod limits;
 pub mod membership;
+pub mod memory;
 pub mod metrics;
 pub mod probe;
 pub mod rpc;

@@ -22,7 +22,11 @@ pub const RINGS_PER_EXECUTOR: u64 = 3;
 pub const MEMLOCK_MIN: u64 = 512 << 10;
 /// Entries of each ring. A full ring makes the runtime wait, and a chain of links longer than the
 /// ring makes it panic, so this is far above the transfers one shard has in flight.
-pub const RING_DEPTH: usize = 256;
+pub const RING_DEPTH: u16 = 256;
+/// Most entries of each ring that a configuration may ask for.
+pub const RING_DEPTH_MAX: u16 = 4096;
+/// Longest time that an executor looks for work before it sleeps, in microseconds.
+pub const SPIN_US_MAX: u32 = 1000;
 /// Smallest container, in bytes.
 pub const CONTAINER_SIZE_MIN: u64 = 16 << 20;
 /// Networks with unencrypted payload that a configuration may list.
@@ -238,6 +242,9 @@ pub const PENDING_CHAIN_MAX: usize = 8;
 pub const STORE_WRITES_MAX: usize = SHARD_CLIENT_REQUESTS_MAX + SHARD_PEER_REQUESTS_MAX;
 /// Longest single device transfer of the store's own making, in bytes.
 pub const DEVICE_TRANSFER_MAX: u32 = 1 << 20;
+/// The same where the bytes are checked before they are sent: short enough to stay in the second-level
+/// cache between the two.
+pub const CHECKED_TRANSFER_MAX: u32 = 256 << 10;
 /// Longest device transfer of a copy for another member, in bytes; one at a time, so that a client's
 /// transfer waits behind one of them and not behind a whole chunk.
 pub const COPY_TRANSFER_MAX: u32 = 256 << 10;

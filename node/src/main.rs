@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 /// The data path allocates for every request: `docs/design/0006-payload-outside-of-tls.md`.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: node::memory::NodeMemory = node::memory::NodeMemory;
 
 /// Exit status for a command line or configuration that cannot be used.
 const EXIT_USAGE: u8 = 2;

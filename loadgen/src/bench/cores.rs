@@ -59,21 +59,27 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Row>, StepError> {
     for target in two.targets() {
         lines.extend(two.lines(&in_two, target, WAY, 1)?);
     }
-    let (hops, futexes) = (hops(&two)?, futexes(&two, || pull(&mut lines, DEPTH, bench.time))?);
+    let mut load = || pull(&mut lines, DEPTH, bench.time);
+    let hops = two.counter("hops")?;
+    let (futexes, allocations) = (futexes(&two, &mut load)?, allocations(&two, &mut load)?);
     Ok(vec![
         eff.of("GB/CPU-s"),
         Row::at_most("two shards: data requests that crossed cores", vec![(hops, 1.0)], 0.0),
         Row::at_most("two shards: waits for a lock (futex), a request", vec![futexes], 0.0)
             .of("calls / requests"),
+        Row::shown("two shards: allocations, a request", vec![allocations]).of("/ requests"),
     ])
 }
 
-/// The counter of every shard, added up.
-fn hops(rig: &Rig) -> Result<f64, StepError> {
-    let status = rig.cluster.json(&["status", "--json"])?;
-    let nodes = status["nodes"].as_array().into_iter().flatten();
-    let shards = nodes.flat_map(|node| node["shards"].as_array().into_iter().flatten());
-    Ok(shards.map(|shard| shard["hops"].as_f64().unwrap_or(f64::NAN)).sum())
+/// What every shard took from the allocator for each request of a while.
+fn allocations(
+    rig: &Rig,
+    load: impl FnOnce() -> Result<Pulled, StepError>,
+) -> Result<(f64, f64), StepError> {
+    let before = rig.counter("allocations")?;
+    let answers = load()?.answers;
+    // The question for the counters is a request of its own, and lost in thousands.
+    Ok((rig.counter("allocations")? - before, answers))
 }
 
 /// Calls of the shards' threads that wait for a lock or wake who waits, while they are read from; and

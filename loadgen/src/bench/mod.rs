@@ -11,12 +11,16 @@ mod cores;
 mod frames;
 mod http;
 mod nginx;
+mod own;
+pub mod peers;
 mod pull;
 mod reads;
+mod rewrites;
 mod rig;
 mod rounds;
 mod streams;
 mod table;
+mod tails;
 mod writes;
 
 use std::path::{Path, PathBuf};
@@ -51,6 +55,10 @@ pub struct Options {
     /// `ram tls`, `ram verify`, `sender`, `nginx`, `nginx tls` or `fio`
     #[arg(long)]
     side: Option<String>,
+    /// With `--only peers`, another server of ranges of files over HTTP, as NAME=COMMAND: `{root}` in the
+    /// command is the folder to serve, `{port}` the port to listen on; may be repeated
+    #[arg(long = "peer")]
+    peers: Vec<peers::Named>,
     /// File for the results as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -68,9 +76,20 @@ enum Part {
     Cores,
     /// What one program gets: streams, and many small files.
     Streams,
-    /// Durable writes.
+    /// Durable writes of large files.
     Writes,
+    /// Durable writes of 16 KiB.
+    Rewrites,
+    /// Tails in the open loop.
+    Tails,
+    /// The load generator itself.
+    Loadgen,
+    /// Other servers beside us; only when it is named.
+    Peers,
 }
+
+/// What measures one part.
+type Measure = fn(&Bench<'_>) -> Result<Vec<Row>, StepError>;
 
 /// What is measured with.
 pub(crate) struct Bench<'a> {
@@ -80,6 +99,7 @@ pub(crate) struct Bench<'a> {
     time: Duration,
     size: Option<&'a str>,
     side: Option<&'a str>,
+    peers: &'a [peers::Named],
 }
 
 /// Measures everything and prints the table.
@@ -104,6 +124,7 @@ pub fn run(options: &Options) -> Result<(), StepError> {
         time: Duration::from_secs_f64(options.seconds),
         size: options.size.as_deref(),
         side: options.side.as_deref(),
+        peers: &options.peers,
     };
     let rows = measure(options, &bench);
     for made in [&folder, &memory] {
@@ -114,19 +135,23 @@ pub fn run(options: &Options) -> Result<(), StepError> {
 }
 
 fn measure(options: &Options, bench: &Bench<'_>) -> Result<Vec<Row>, StepError> {
-    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    let parts: [(Part, Measure); 7] = [
+        (Part::Reads, reads::measure),
+        (Part::Cores, cores::measure),
+        (Part::Streams, streams::measure),
+        (Part::Writes, writes::measure),
+        (Part::Rewrites, rewrites::measure),
+        (Part::Tails, tails::measure),
+        (Part::Loadgen, own::measure),
+    ];
     let mut rows = Vec::new();
-    if wanted(Part::Reads) {
-        rows.extend(reads::measure(bench)?);
+    for (part, measure) in parts {
+        if options.only.is_empty() || options.only.contains(&part) {
+            rows.extend(measure(bench)?);
+        }
     }
-    if wanted(Part::Cores) {
-        rows.extend(cores::measure(bench)?);
-    }
-    if wanted(Part::Streams) {
-        rows.extend(streams::measure(bench)?);
-    }
-    if wanted(Part::Writes) {
-        rows.extend(writes::measure(bench)?);
+    if options.only.contains(&Part::Peers) {
+        rows.extend(peers::measure(bench)?);
     }
     Ok(rows)
 }

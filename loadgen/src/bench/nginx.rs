@@ -83,7 +83,8 @@ impl Drop for Nginx {
     }
 }
 
-fn free_port() -> Result<SocketAddr, StepError> {
+/// An address that nobody listens on.
+pub(super) fn free_port() -> Result<SocketAddr, StepError> {
     let failed = |error: std::io::Error| StepError::Different(format!("no port: {error}"));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
     listener.local_addr().map_err(failed)

@@ -17,22 +17,22 @@ const FILE_BYTES: u64 = 3 << 30;
 const RANGE: (u64, u64) = (1 << 30, 2 << 30);
 /// Size of what is served from memory, in bytes: as much as the sender sends from, and as the arena of
 /// a shard, so that nobody's bytes are further away than another's.
-const MEMORY_BYTES: u64 = 16 << 20;
+pub(super) const MEMORY_BYTES: u64 = 16 << 20;
 
 /// One size of reads.
 #[derive(Clone, Copy, Debug)]
-struct Size {
-    name: &'static str,
-    block: u32,
-    connections: u64,
-    depth: usize,
+pub(super) struct Size {
+    pub(super) name: &'static str,
+    pub(super) block: u32,
+    pub(super) connections: u64,
+    pub(super) depth: usize,
     /// Requests that fio has outstanding.
     device_depth: u32,
     /// Files with cells of 4 KiB.
-    small_cells: bool,
+    pub(super) small_cells: bool,
 }
 
-const SIZES: [Size; 3] = [
+pub(super) const SIZES: [Size; 3] = [
     Size {
         name: "1 MiB",
         block: 1 << 20,
@@ -208,7 +208,7 @@ impl<'a> Field<'a> {
 }
 
 /// Asks a server for a while, and counts what that cost it.
-fn served(
+pub(super) fn served(
     lines: &mut [Line],
     depth: usize,
     time: std::time::Duration,

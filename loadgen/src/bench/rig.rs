@@ -17,6 +17,10 @@ use rustls::{ClientConfig, ClientConnection, Stream};
 use super::frames::{Frames, Reads};
 use super::pull::Line;
 use crate::cluster::{DevCluster, StepError, file_error};
+use crate::load::Load;
+use crate::load::outcome::Outcome;
+use crate::load::scenario::Scenario;
+use crate::load::subject::{Share, Target};
 
 /// A cluster and its first node.
 pub(super) struct Rig {
@@ -89,6 +93,37 @@ impl Rig {
     /// CPU time of the first node so far, in seconds.
     pub(super) fn cpu(&self) -> f64 {
         process_cpu(self.pid)
+    }
+
+    /// The first node's process.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A counter of `status`, added up over every shard.
+    ///
+    /// # Errors
+    /// [`StepError`] when the cluster does not answer.
+    pub(super) fn counter(&self, name: &str) -> Result<f64, StepError> {
+        let status = self.cluster.json(&["status", "--json"])?;
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        let shards = nodes.flat_map(|node| node["shards"].as_array().into_iter().flatten());
+        Ok(shards.map(|shard| shard[name].as_f64().unwrap_or(f64::NAN)).sum())
+    }
+
+    /// Puts a load on it, in a folder of the root.
+    ///
+    /// # Errors
+    /// [`StepError`] when an operation failed. A void run is a result: this machine is small.
+    pub(super) fn load(&self, dir: &str, scenario: &Scenario) -> Result<Outcome, StepError> {
+        let target = Target::Cluster(Box::new(self.config.clone()), dir.to_owned());
+        let share = Share::WHOLE;
+        let load = Load { target, scenario, share, servers: &[], start_at: None, quiet: true };
+        let outcome = load.put_on()?.outcome;
+        match outcome.errors.first() {
+            Some(error) => Err(StepError::Different(error.clone())),
+            None => Ok(outcome),
+        }
     }
 
     /// Threads of the first node that are shards.
@@ -276,6 +311,26 @@ fn programs(dir: &Path, node: &Path) -> Result<PathBuf, StepError> {
         std::fs::copy(from, &to).map_err(file_error(&to))?;
     }
     Ok(folder.join("lanefs"))
+}
+
+/// CPU time of a process and of those it started, in seconds.
+pub(super) fn tree_cpu(pid: u32) -> f64 {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    process_cpu(pid) + children.map(tree_cpu).sum::<f64>()
+}
+
+/// Bytes that a process has had written to devices so far.
+///
+/// # Errors
+/// [`StepError`] when it is gone or the system does not count.
+pub(super) fn process_written(pid: u32) -> Result<f64, StepError> {
+    let path = PathBuf::from(format!("/proc/{pid}/io"));
+    let text = std::fs::read_to_string(&path).map_err(file_error(&path))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    let missing = || StepError::Different(format!("{}: no count of bytes", path.display()));
+    line.and_then(|value| value.parse().ok()).ok_or_else(missing)
 }
 
 /// CPU time of all threads of a process, in seconds; 0 when it is gone.

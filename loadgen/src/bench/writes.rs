@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::Bench;
+use super::rig::process_written;
 use super::rounds::{Rounds, Seen, Side};
 use super::table::Row;
 use crate::cluster::{DevCluster, StepError, file_error, now};
@@ -58,14 +59,11 @@ fn put(cluster: &DevCluster, source: &Path) -> Result<Seen, StepError> {
     Ok(Seen { per_s: gigabytes() / begun.elapsed().as_secs_f64(), eff: f64::NAN })
 }
 
-/// Bytes that a process has had written to devices so far.
+/// Bytes that a process of the cluster has had written to devices so far.
 fn device_bytes(cluster: &DevCluster, name: &str) -> Result<f64, StepError> {
-    let missing = || StepError::Different(format!("{name} has no count of written bytes"));
+    let missing = || StepError::Different(format!("{name} does not run"));
     let pid = cluster.pids()?.into_iter().find(|(own, _)| own == name).ok_or_else(missing)?.1;
-    let path = format!("/proc/{pid}/io");
-    let text = std::fs::read_to_string(&path).map_err(file_error(Path::new(&path)))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    line.and_then(|value| value.parse().ok()).ok_or_else(missing)
+    process_written(pid)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of a file")]

@@ -21,6 +21,8 @@ use crate::cluster::{StepError, file_error, now};
 const PAGE: usize = 4096;
 /// Pages of the file.
 const PAGES: u64 = 256;
+/// Repetitions that may be made again, for each that is wanted.
+const AGAIN_FACTOR: u32 = 3;
 /// Rest between two attempts: short against what is looked for, and little load.
 const REST: Duration = Duration::from_millis(4);
 
@@ -40,6 +42,52 @@ struct Shared {
     ended: AtomicBool,
     /// Errors of reads and writes: an observer that sees nothing must not say that all is well.
     failed: AtomicU64,
+}
+
+/// Repetitions of a measurement; those during which the machine stood still are shown and made again.
+pub(super) struct Repetitions<T> {
+    wanted: u32,
+    still: Duration,
+    /// Those that count.
+    pub(super) counted: Vec<T>,
+    /// Those that do not, with how long the machine stood still.
+    pub(super) again: Vec<(T, Duration)>,
+}
+
+impl<T> Repetitions<T> {
+    /// So many are wanted, each without a standstill as long as `still`.
+    pub(super) fn new(wanted: u32, still: Duration) -> Repetitions<T> {
+        Repetitions { wanted, still, counted: Vec::new(), again: Vec::new() }
+    }
+
+    /// The number of the next repetition, those made again included; `None` when all are there.
+    ///
+    /// # Errors
+    /// [`StepError::Different`] when so many had to be made again that the machine is not fit.
+    pub(super) fn next(&self) -> Result<Option<u32>, StepError> {
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let (counted, again) = (count(self.counted.len()), count(self.again.len()));
+        if counted >= self.wanted {
+            return Ok(None);
+        }
+        if again >= self.wanted.saturating_mul(AGAIN_FACTOR) {
+            return Err(StepError::Different(format!(
+                "the machine stood still for {} ms and longer in {again} of {} repetitions: measure on one that is idle and whose disk nobody else uses",
+                self.still.as_millis(),
+                counted + again
+            )));
+        }
+        Ok(Some(counted + again))
+    }
+
+    /// Adds one.
+    pub(super) fn push(&mut self, seen: T, stood_still: Duration) {
+        if stood_still < self.still {
+            self.counted.push(seen);
+        } else {
+            self.again.push((seen, stood_still));
+        }
+    }
 }
 
 /// What one thread does again and again.
@@ -176,6 +224,24 @@ mod tests {
         assert!(shared.watch.gaps(now()).worst_task >= stuck);
         let observer = Observer { shared, path: PathBuf::from("x"), threads: Vec::new() };
         assert!(observer.worst().is_err(), "an observer that sees nothing says so");
+    }
+
+    #[test]
+    fn repetitions_are_made_again_until_enough_count_and_never_for_ever() {
+        let (still, ms) = (Duration::from_millis(25), Duration::from_millis);
+        let mut repetitions = Repetitions::new(2, still);
+        for stood_still in [1, 30, 24] {
+            let number = repetitions.next().unwrap().unwrap();
+            repetitions.push(number, ms(stood_still));
+        }
+        assert_eq!((&repetitions.counted[..], repetitions.next().unwrap()), (&[0, 2][..], None));
+        assert_eq!(repetitions.again, [(1, ms(30))]);
+        let mut never = Repetitions::new(2, still);
+        for _ in 0..2 * AGAIN_FACTOR {
+            assert!(never.next().unwrap().is_some());
+            never.push((), still);
+        }
+        assert!(never.next().unwrap_err().to_string().contains("in 6 of 6 repetitions"));
     }
 
     #[test]

@@ -7,13 +7,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use client::Config;
 use tokio::task::{JoinSet, LocalSet};
 
 use super::pacer::{Pace, Pacer};
 use super::record::{Done, Tally};
 use super::scenario::Scenario;
-use super::stage::Stage;
+use super::subject::{Numbers, Share, Subject, Target};
 use crate::cluster::{StepError, now, thread_cpu_seconds};
 
 /// What one thread counted in one second.
@@ -25,11 +24,12 @@ pub(super) struct Second {
 
 /// One thread of a load.
 pub(super) struct Driver {
-    pub(super) config: Config,
+    pub(super) target: Target,
     pub(super) scenario: Scenario,
-    pub(super) path: String,
+    pub(super) share: Share,
+    /// Of this process.
     pub(super) thread: u32,
-    /// Operations of all threads so far.
+    /// Operations of all threads of this process so far.
     pub(super) next: Arc<AtomicU64>,
     pub(super) seconds: Sender<Second>,
     /// Passed by every thread once its clients are connected.
@@ -61,14 +61,14 @@ impl Driver {
         let opened = self.open().await;
         // Whoever failed passes too: the others would wait for ever.
         self.start.wait();
-        let stages = opened?;
+        let subjects = opened?;
         let begun = now();
         let cpu = thread_cpu_seconds();
         let counts_from = begun + Duration::from_secs_f64(self.scenario.warm_up);
         let end = counts_from + Duration::from_secs(self.scenario.seconds.into());
         let shared = Rc::new(Shared { tally: RefCell::new(Tally::new()?), counts_from, end });
         let last = {
-            let mut load = std::pin::pin!(self.load(&stages, &shared, begun));
+            let mut load = std::pin::pin!(self.load(&subjects, &shared, begun));
             let mut number = 0;
             loop {
                 let due = counts_from + Duration::from_secs(number + 1);
@@ -86,24 +86,31 @@ impl Driver {
         };
         let cpu_seconds = thread_cpu_seconds() - cpu;
         self.ship(last, &shared)?;
-        for stage in stages {
-            if let Ok(stage) = Rc::try_unwrap(stage) {
-                stage.close().await?;
+        for subject in subjects {
+            if let Ok(subject) = Rc::try_unwrap(subject) {
+                subject.close().await?;
             }
         }
         Ok(cpu_seconds)
     }
 
-    async fn open(&self) -> Result<Vec<Rc<Stage>>, StepError> {
-        let each = self.scenario.clients.div_ceil(self.scenario.threads);
-        let mut stages = Vec::new();
+    async fn open(&self) -> Result<Vec<Rc<Subject>>, StepError> {
+        let (thread, all) = self.place();
+        let each = self.scenario.clients.div_ceil(all);
+        let mut subjects = Vec::new();
         for client in 0..each {
-            let own = u64::from(self.thread * each + client);
-            let next = Arc::clone(&self.next);
-            let stage = Stage::open(&self.config, &self.scenario, &self.path, own, next).await?;
-            stages.push(Rc::new(stage));
+            let own = u64::from(thread) * u64::from(each) + u64::from(client);
+            let numbers = Numbers { next: Arc::clone(&self.next), share: self.share };
+            let subject = Subject::open(&self.target, &self.scenario, own, numbers).await?;
+            subjects.push(Rc::new(subject));
         }
-        Ok(stages)
+        Ok(subjects)
+    }
+
+    /// This thread's number among those of all processes, and how many those are.
+    fn place(&self) -> (u32, u32) {
+        let each = self.share.threads(&self.scenario);
+        (self.share.part * each + self.thread, self.share.of * each)
     }
 
     /// Hands over what was counted since the last time.
@@ -116,33 +123,33 @@ impl Driver {
 
     async fn load(
         &self,
-        stages: &[Rc<Stage>],
+        subjects: &[Rc<Subject>],
         shared: &Rc<Shared>,
         begun: Instant,
     ) -> Result<(), StepError> {
         match self.scenario.rate {
-            None => self.closed(stages, shared).await,
+            None => self.closed(subjects, shared).await,
             Some(rate) => {
-                let (threads, thread) = (self.scenario.threads, self.thread);
-                self.open_loop(stages, shared, begun, Pace { rate, threads, thread }).await
+                let (thread, threads) = self.place();
+                self.open_loop(subjects, shared, begun, Pace { rate, threads, thread }).await
             }
         }
     }
 
     /// Operations or outstanding ones of this thread.
     fn at_once(&self) -> u32 {
-        self.scenario.at_once.div_ceil(self.scenario.threads)
+        self.scenario.at_once.div_ceil(self.place().1)
     }
 
     /// Keeps so many operations running.
-    async fn closed(&self, stages: &[Rc<Stage>], shared: &Rc<Shared>) -> Result<(), StepError> {
+    async fn closed(&self, subjects: &[Rc<Subject>], shared: &Rc<Shared>) -> Result<(), StepError> {
         let mut tasks = JoinSet::new();
-        for (_, stage) in (0..self.at_once()).zip(stages.iter().cycle()) {
-            let (stage, shared) = (Rc::clone(stage), Rc::clone(shared));
+        for (_, subject) in (0..self.at_once()).zip(subjects.iter().cycle()) {
+            let (subject, shared) = (Rc::clone(subject), Rc::clone(shared));
             tasks.spawn_local(async move {
                 while now() < shared.end {
                     let begun = now();
-                    operate(&stage, &shared, begun, begun).await;
+                    operate(&subject, &shared, begun, begun).await;
                 }
             });
         }
@@ -155,7 +162,7 @@ impl Driver {
     /// Begins each operation when it is due, whatever became of the others.
     async fn open_loop(
         &self,
-        stages: &[Rc<Stage>],
+        subjects: &[Rc<Subject>],
         shared: &Rc<Shared>,
         begun: Instant,
         pace: Pace,
@@ -163,7 +170,7 @@ impl Driver {
         let failed = |source| StepError::Start { program: "a timer".to_owned(), source };
         let pacer = Pacer::new().map_err(failed)?;
         let mut tasks = JoinSet::new();
-        for (number, stage) in (0..).zip(stages.iter().cycle()) {
+        for (number, subject) in (0..).zip(subjects.iter().cycle()) {
             let due = begun + pace.due(number);
             if due >= shared.end {
                 break;
@@ -173,8 +180,8 @@ impl Driver {
             while tasks.len() >= self.at_once() as usize {
                 tasks.join_next().await;
             }
-            let (stage, shared) = (Rc::clone(stage), Rc::clone(shared));
-            tasks.spawn_local(async move { operate(&stage, &shared, due, now()).await });
+            let (subject, shared) = (Rc::clone(subject), Rc::clone(shared));
+            tasks.spawn_local(async move { operate(&subject, &shared, due, now()).await });
             while tasks.try_join_next().is_some() {}
         }
         while let Some(ended) = tasks.join_next().await {
@@ -185,8 +192,8 @@ impl Driver {
 }
 
 /// One operation that was due at `due` and is begun at `begun`.
-async fn operate(stage: &Stage, shared: &Shared, due: Instant, begun: Instant) {
-    let outcome = stage.operate().await.map_err(|error| error.to_string());
+async fn operate(subject: &Subject, shared: &Shared, due: Instant, begun: Instant) {
+    let outcome = subject.operate().await;
     if due < shared.counts_from {
         return;
     }

@@ -4,7 +4,8 @@
 //! runs from then: a stalled server delays what is behind it, and that shows. A generator that cannot
 //! keep up says so and voids the run.
 //!
-//! Start at [`run`]; `drive` puts the load on, `stage` is what the operations do, `outcome` the result.
+//! Start at [`run`]; `drive` puts the load on, `stage` is what the operations do, `outcome` the result,
+//! `parts` and `merge` are for loads of several processes or machines.
 
 #![expect(clippy::print_stdout, reason = "the result is printed")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -13,21 +14,26 @@ mod choice;
 pub mod compare;
 mod cores;
 mod drive;
+pub(crate) mod echo;
 mod export;
 mod html;
+mod merge;
+mod options;
 pub mod outcome;
 mod pacer;
+mod parts;
 mod ramp;
 mod record;
 pub mod scenario;
 mod stage;
+pub mod subject;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use client::Config;
 
@@ -36,91 +42,29 @@ use crate::machine;
 use crate::stats::figure;
 use cores::Cores;
 use drive::{Driver, Second};
+pub use options::{Options, Reports};
 use outcome::{Effort, Outcome, Point};
 use record::Tally;
-use scenario::{Scenario, Work};
-
-/// What the command line asks for; what is given here comes before what the scenario file says.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct Options {
-    /// File with a scenario (TOML); everything it leaves out has a default.
-    pub scenario: Option<PathBuf>,
-    /// Configuration of the client; else that in LANEFS_CONFIG.
-    #[arg(long)]
-    pub config: Option<PathBuf>,
-    /// Folder of the cluster that the files are in; they are made once and left there.
-    #[arg(long, default_value = "/loadgen")]
-    pub dir: String,
-    /// What the operations are.
-    #[arg(long)]
-    pub work: Option<Work>,
-    /// Bytes of one read.
-    #[arg(long)]
-    pub block: Option<u64>,
-    /// Bytes of each file.
-    #[arg(long)]
-    pub file: Option<u64>,
-    /// Files.
-    #[arg(long)]
-    pub files: Option<u32>,
-    /// Skew of the choice between files, 0 to below 1.
-    #[arg(long)]
-    pub zipf: Option<f64>,
-    /// Whole small files that one operation reads together.
-    #[arg(long)]
-    pub batch: Option<u32>,
-    /// Operations per second; without it, `--at-once` are kept running.
-    #[arg(long, conflicts_with = "closed")]
-    pub rate: Option<f64>,
-    /// Keeps `--at-once` operations running, also where the scenario file has a rate.
-    #[arg(long)]
-    pub closed: bool,
-    /// Operations kept running; with a rate, the most that may be outstanding.
-    #[arg(long)]
-    pub at_once: Option<u32>,
-    /// Clients, each with connections of its own.
-    #[arg(long)]
-    pub clients: Option<u32>,
-    /// Threads that drive the load.
-    #[arg(long)]
-    pub threads: Option<u32>,
-    /// Seconds before anything counts.
-    #[arg(long)]
-    pub warm_up: Option<f64>,
-    /// Seconds that count.
-    #[arg(long)]
-    pub seconds: Option<u32>,
-    /// Where every random choice comes from.
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// Doubles what is kept running step by step, and says where the knee is.
-    #[arg(long, conflicts_with = "rate")]
-    pub ramp: bool,
-    /// Process of a server whose CPU time is counted; may be repeated.
-    #[arg(long = "server")]
-    pub servers: Vec<u32>,
-    /// File for the result as JSON.
-    #[arg(long)]
-    pub json: Option<PathBuf>,
-    /// File for the report as one HTML page.
-    #[arg(long)]
-    pub html: Option<PathBuf>,
-    /// File for the latencies as an HdrHistogram interval log.
-    #[arg(long)]
-    pub hlog: Option<PathBuf>,
-    /// File for the latency percentiles as HdrHistogram's plotter reads them.
-    #[arg(long)]
-    pub hgrm: Option<PathBuf>,
-    /// Prints no line each second.
-    #[arg(long)]
-    pub quiet: bool,
-}
+use scenario::Scenario;
+use subject::{Share, Target};
 
 /// A result with the histograms it came from.
-struct Run {
-    outcome: Outcome,
+pub(crate) struct Run {
+    pub(crate) outcome: Outcome,
     total: Tally,
     by_second: Vec<Tally>,
+}
+
+/// A load that can be put on.
+pub(crate) struct Load<'a> {
+    pub(crate) target: Target,
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) share: Share,
+    /// Processes whose CPU time is counted.
+    pub(crate) servers: &'a [u32],
+    /// When it begins; as soon as everything is connected without it.
+    pub(crate) start_at: Option<SystemTime>,
+    pub(crate) quiet: bool,
 }
 
 /// Puts a load on a cluster and prints what became of it.
@@ -134,10 +78,38 @@ pub fn run(options: &Options) -> Result<(), StepError> {
     if options.ramp {
         return ramp::run(&config, &scenario, options);
     }
-    let run = put_on(&config, &scenario, options)?;
+    let run = if options.processes > 1 {
+        parts::run(&config, &scenario, options)?
+    } else {
+        Load::of(&config, &scenario, options).put_on()?
+    };
+    tell(options, &run)
+}
+
+/// Puts the results of the parts of one load together.
+///
+/// # Errors
+/// [`StepError`] when a file is no mergeable result, or they are not the parts of one load.
+pub fn merge_files(paths: &[PathBuf], options: &Reports) -> Result<(), StepError> {
+    let mut outcomes = Vec::new();
+    for path in paths {
+        outcomes.push(read_outcome(path)?);
+    }
+    let run = merge::merge(&outcomes)?;
     run.outcome.lines().iter().for_each(|line| println!("{line}"));
-    write_all(options, &run)?;
+    options.write(&run)?;
     judge(&run.outcome)
+}
+
+fn tell(options: &Options, run: &Run) -> Result<(), StepError> {
+    run.outcome.lines().iter().for_each(|line| println!("{line}"));
+    options.reports.write(run)?;
+    judge(&run.outcome)
+}
+
+fn read_outcome(path: &Path) -> Result<Outcome, StepError> {
+    let text = std::fs::read_to_string(path).map_err(file_error(path))?;
+    Outcome::parse(&path.display().to_string(), &text)
 }
 
 /// Compares two results.
@@ -145,88 +117,121 @@ pub fn run(options: &Options) -> Result<(), StepError> {
 /// # Errors
 /// [`StepError`] when a file is no result or the two cannot be compared.
 pub fn compare_files(before: &Path, after: &Path) -> Result<(), StepError> {
-    let read = |path: &Path| {
-        let text = std::fs::read_to_string(path).map_err(file_error(path))?;
-        Outcome::parse(&path.display().to_string(), &text)
-    };
-    println!("{}", compare::compare(&read(before)?, &read(after)?)?.line());
+    println!("{}", compare::compare(&read_outcome(before)?, &read_outcome(after)?)?.line());
     Ok(())
 }
 
-impl Options {
-    fn scenario(&self) -> Result<Scenario, StepError> {
-        let base = match &self.scenario {
-            Some(path) => Scenario::load(path)?,
-            None => Scenario::default(),
-        };
-        let scenario = Scenario {
-            work: self.work.unwrap_or(base.work),
-            block: self.block.unwrap_or(base.block),
-            file: self.file.unwrap_or(base.file),
-            files: self.files.unwrap_or(base.files),
-            zipf: self.zipf.unwrap_or(base.zipf),
-            batch: self.batch.unwrap_or(base.batch),
-            rate: if self.closed { None } else { self.rate.or(base.rate) },
-            at_once: self.at_once.unwrap_or(base.at_once),
-            clients: self.clients.unwrap_or(base.clients),
-            threads: self.threads.unwrap_or(base.threads),
-            warm_up: self.warm_up.unwrap_or(base.warm_up),
-            seconds: self.seconds.unwrap_or(base.seconds),
-            seed: self.seed.unwrap_or(base.seed),
-            ..base
-        };
-        scenario.check()
+impl<'a> Load<'a> {
+    /// What the command line asks for.
+    fn of(config: &Config, scenario: &'a Scenario, options: &'a Options) -> Load<'a> {
+        let since_1970 = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);
+        Load {
+            target: Target::Cluster(Box::new(config.clone()), options.dir.clone()),
+            scenario,
+            share: options.part.unwrap_or(Share::WHOLE),
+            servers: &options.servers,
+            start_at: options.start_at.map(since_1970),
+            quiet: options.quiet,
+        }
+    }
+
+    /// Prepares the files and runs the load.
+    ///
+    /// # Errors
+    /// [`StepError`] when the files or clients cannot be had, or the time to begin has passed. Failed
+    /// operations are part of the result.
+    pub(crate) fn put_on(&self) -> Result<Run, StepError> {
+        self.prepare()?;
+        let scenario = self.scenario;
+        let cpu = || self.servers.iter().map(|pid| cpu_seconds(*pid)).sum::<f64>();
+        let (sender, received) = channel();
+        let threads = self.share.threads(scenario);
+        let next = Arc::new(AtomicU64::new(0));
+        let start = Arc::new(Barrier::new(threads as usize + 1));
+        std::thread::scope(|scope| {
+            let drivers: Vec<_> = (0..threads)
+                .map(|thread| {
+                    let driver = Driver {
+                        target: self.target.clone(),
+                        scenario: scenario.clone(),
+                        share: self.share,
+                        thread,
+                        next: Arc::clone(&next),
+                        seconds: sender.clone(),
+                        start: Arc::clone(&start),
+                    };
+                    scope.spawn(move || driver.run())
+                })
+                .collect();
+            drop(sender);
+            let in_time = self.wait_for_start(&start);
+            let begun = crate::cluster::now();
+            pause(Duration::from_secs_f64(scenario.warm_up));
+            let before = cpu();
+            let (points, by_second) = collect(&received, threads, scenario, self.quiet)?;
+            let elapsed_s = begun.elapsed().as_secs_f64();
+            let mut busiest_cpu_s = 0f64;
+            for driver in drivers {
+                let ended = driver.join();
+                let ended =
+                    ended.map_err(|_| StepError::Different("a thread panicked".to_owned()))?;
+                busiest_cpu_s = busiest_cpu_s.max(ended?);
+            }
+            in_time?;
+            let server_cpu_s = (!self.servers.is_empty()).then(|| cpu() - before);
+            let effort = Effort { elapsed_s, busiest_cpu_s, server_cpu_s };
+            let mut total = Tally::new()?;
+            for second in &by_second {
+                total.add(second)?;
+            }
+            let machine = machine::description();
+            let outcome = Outcome::new(scenario.clone(), machine, &total, points, effort);
+            Ok(Run { outcome, total, by_second })
+        })
+    }
+
+    fn prepare(&self) -> Result<(), StepError> {
+        let Target::Cluster(config, dir) = &self.target else { return Ok(()) };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| StepError::Start { program: "a runtime".to_owned(), source })?;
+        runtime.block_on(async {
+            if self.share.part == 0 {
+                return stage::prepare(config, self.scenario, dir).await;
+            }
+            // Made by the first part; the time to begin bounds the wait.
+            tokio::time::timeout(
+                until(self.start_at)?,
+                stage::await_files(config, self.scenario, dir),
+            )
+            .await
+            .map_err(|_| late("the first part has not made the files"))?
+        })
+    }
+
+    /// Lets the threads begin, at the set time; they begin in any case, so that none waits for ever.
+    fn wait_for_start(&self, start: &Barrier) -> Result<(), StepError> {
+        let left = until(self.start_at);
+        pause(*left.as_ref().unwrap_or(&Duration::ZERO));
+        start.wait();
+        left.map(|_| ())
     }
 }
 
-/// Prepares the files and runs the load.
-fn put_on(config: &Config, scenario: &Scenario, options: &Options) -> Result<Run, StepError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| StepError::Start { program: "a runtime".to_owned(), source })?;
-    runtime.block_on(stage::prepare(config, scenario, &options.dir))?;
-    let cpu = || options.servers.iter().map(|pid| cpu_seconds(*pid)).sum::<f64>();
-    let (sender, received) = channel();
-    let (next, start) = (Arc::new(AtomicU64::new(0)), threads_barrier(scenario));
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..scenario.threads)
-            .map(|thread| {
-                let driver = Driver {
-                    config: config.clone(),
-                    scenario: scenario.clone(),
-                    path: options.dir.clone(),
-                    thread,
-                    next: Arc::clone(&next),
-                    seconds: sender.clone(),
-                    start: Arc::clone(&start),
-                };
-                scope.spawn(move || driver.run())
-            })
-            .collect();
-        drop(sender);
-        start.wait();
-        let begun = crate::cluster::now();
-        pause(Duration::from_secs_f64(scenario.warm_up));
-        let before = cpu();
-        let (points, by_second) = collect(&received, scenario, options.quiet)?;
-        let elapsed_s = begun.elapsed().as_secs_f64();
-        let mut busiest_cpu_s = 0f64;
-        for thread in threads {
-            let ended = thread.join();
-            let ended = ended.map_err(|_| StepError::Different("a thread panicked".to_owned()))?;
-            busiest_cpu_s = busiest_cpu_s.max(ended?);
-        }
-        let server_cpu_s = (!options.servers.is_empty()).then(|| cpu() - before);
-        let effort = Effort { elapsed_s, busiest_cpu_s, server_cpu_s };
-        let mut total = Tally::new()?;
-        for second in &by_second {
-            total.add(second)?;
-        }
-        let machine = machine::description();
-        let outcome = Outcome::new(scenario.clone(), machine, &total, points, effort);
-        Ok(Run { outcome, total, by_second })
-    })
+/// What is left until a time; nothing when none is set.
+fn until(start_at: Option<SystemTime>) -> Result<Duration, StepError> {
+    let Some(at) = start_at else { return Ok(Duration::ZERO) };
+    at.duration_since(wall_clock()).map_err(|_| late("not everything was connected by then"))
+}
+
+fn late(why: &str) -> StepError {
+    StepError::Different(format!("--start-at has passed: {why}; choose a later time"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "several machines begin at the same time of day")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the warm-up takes real time")]
@@ -234,14 +239,10 @@ fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Where every thread, and who collects, waits until all are connected.
-fn threads_barrier(scenario: &Scenario) -> Arc<Barrier> {
-    Arc::new(Barrier::new(scenario.threads as usize + 1))
-}
-
 /// Puts the seconds of all threads together until the last thread has ended.
 fn collect(
     received: &Receiver<Second>,
+    threads: u32,
     scenario: &Scenario,
     quiet: bool,
 ) -> Result<(Vec<Point>, Vec<Tally>), StepError> {
@@ -256,7 +257,7 @@ fn collect(
                 (count + 1, sum)
             }
         };
-        if count < scenario.threads {
+        if count < threads {
             open.insert(number, (count, sum));
             continue;
         }
@@ -300,19 +301,6 @@ fn live(second: u64, point: &Point, sum: &Tally) -> String {
         figure(sum.ms(1.0)),
         sum.failed
     )
-}
-
-fn write_all(options: &Options, run: &Run) -> Result<(), StepError> {
-    let write = |path: &Option<PathBuf>, make: &dyn Fn() -> Result<Vec<u8>, StepError>| match path {
-        Some(path) => std::fs::write(path, make()?).map_err(file_error(path)),
-        None => Ok(()),
-    };
-    write(&options.json, &|| {
-        serde_json::to_vec(&run.outcome).map_err(|error| StepError::Different(error.to_string()))
-    })?;
-    write(&options.html, &|| Ok(html::page(&run.outcome).into_bytes()))?;
-    write(&options.hlog, &|| export::interval_log(&run.by_second))?;
-    write(&options.hgrm, &|| Ok(export::percentiles(&run.total).into_bytes()))
 }
 
 /// What makes the command fail.

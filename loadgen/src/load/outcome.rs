@@ -49,6 +49,9 @@ pub struct Outcome {
     pub server_cpu_s: Option<f64>,
     /// Why the figures say nothing about the cluster, when they do not.
     pub void: Option<String>,
+    /// The latencies second by second as an interval log, when the result is to be merged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hlog: Option<String>,
 }
 
 /// One second of a run.
@@ -107,6 +110,7 @@ impl Outcome {
             late_percent,
             server_cpu_s: effort.server_cpu_s,
             void: void(total, busy_percent, late_percent),
+            hlog: None,
             scenario,
         }
     }

@@ -4,7 +4,7 @@ use client::Config;
 
 use super::outcome::Outcome;
 use super::scenario::Scenario;
-use super::{Options, put_on};
+use super::{Load, Options};
 use crate::cluster::StepError;
 use crate::limits::LOAD_AT_ONCE_MAX;
 use crate::stats::figure;
@@ -21,14 +21,14 @@ pub(super) fn run(
     scenario: &Scenario,
     options: &Options,
 ) -> Result<(), StepError> {
-    let quiet = Options { quiet: true, ..options.clone() };
     let mut steps: Vec<Outcome> = Vec::new();
     let mut at_once = 1;
     while at_once <= scenario.at_once.min(LOAD_AT_ONCE_MAX) {
         let clients = scenario.clients.min(at_once);
         let threads = scenario.threads.min(at_once);
         let step = Scenario { rate: None, at_once, clients, threads, ..scenario.clone() };
-        let outcome = put_on(config, &step, &quiet)?.outcome;
+        let load = Load { quiet: true, ..Load::of(config, &step, options) };
+        let outcome = load.put_on()?.outcome;
         println!("{}", line(&outcome));
         let stop = outcome.void.is_some() || outcome.failed > 0;
         let gained = steps.last().is_none_or(|last| outcome.per_s > last.per_s * GAIN_LEAST);

@@ -20,6 +20,8 @@ pub enum Work {
     Write,
     /// Reads, and `write_percent` of new files.
     Mixed,
+    /// Blocks of `block` bytes changed in place, durably, at random places of files of each client's own.
+    Rewrite,
     /// Names made, looked up and removed; no bytes.
     Meta,
     /// Whole files of `file` bytes read, `batch` with each operation, looked up by their names.
@@ -53,7 +55,7 @@ pub struct Scenario {
     pub at_once: u32,
     /// Clients, each with sessions and connections of its own.
     pub clients: u32,
-    /// Threads that drive the load.
+    /// Threads that drive the load, in all processes together.
     pub threads: u32,
     /// Seconds before anything counts.
     pub warm_up: f64,

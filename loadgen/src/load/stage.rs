@@ -1,21 +1,24 @@
 //! The files that a load works on, and its operations.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use client::{Client, Config, FileBytes, FileReader, ReadManyOptions};
+use client::{Client, Config, FileBytes, FileEditor, FileReader, ReadManyOptions, WriteMode};
 use protocol::ids::Ino;
 use protocol::message::namespace::{LookupResult, NamespaceOp, PathQuery, SetAttributes};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 
 use super::choice::{Shuffle, Zipf};
 use super::scenario::{Scenario, Work};
+use super::subject::Numbers;
 use crate::cluster::StepError;
 use crate::dice::Dice;
 
 /// Files that are made at once before the load begins.
 const FILL_AT_ONCE: usize = 8;
+/// Pause between two looks for files that another process makes.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Bytes handed to a new file at once.
 const FILL_PIECE: u64 = 4 << 20;
 
@@ -29,8 +32,10 @@ pub(super) struct Stage {
     zipf: Zipf,
     /// Tells names of different clients apart.
     own: u64,
-    /// Operations so far; those of an epoch are numbered through all clients.
-    next: Arc<AtomicU64>,
+    /// Files that are changed in place, each by one operation at a time.
+    editors: Vec<Mutex<FileEditor>>,
+    /// Numbers of operations; those of an epoch go through all clients.
+    numbers: Numbers,
 }
 
 /// The failures of the client, with what was tried.
@@ -49,8 +54,8 @@ pub(super) async fn prepare(
 ) -> Result<(), StepError> {
     let client = Client::connect(config).await.map_err(failed("connect"))?;
     let dir = folder(&client, path).await?;
-    if matches!(scenario.work, Work::Write | Work::Meta) {
-        return Ok(());
+    if matches!(scenario.work, Work::Write | Work::Rewrite | Work::Meta) {
+        return client.close().await.map_err(failed("close"));
     }
     let room = Arc::new(Semaphore::new(FILL_AT_ONCE));
     let mut tasks = JoinSet::new();
@@ -69,6 +74,26 @@ pub(super) async fn prepare(
     }
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(|error| StepError::Different(error.to_string()))??;
+    }
+    client.close().await.map_err(failed("close"))
+}
+
+/// Waits until another process has made the files.
+///
+/// # Errors
+/// [`StepError::Different`] when there is no cluster. Missing files are waited for.
+pub(super) async fn await_files(
+    config: &Config,
+    scenario: &Scenario,
+    path: &str,
+) -> Result<(), StepError> {
+    let client = Client::connect(config).await.map_err(failed("connect"))?;
+    let last = match scenario.work {
+        Work::Write | Work::Rewrite | Work::Meta => path.to_owned(),
+        _ => format!("{path}/{}", name(scenario.files - 1)),
+    };
+    while client.lookup(last.as_bytes(), true).await.is_err() {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     client.close().await.map_err(failed("close"))
 }
@@ -124,21 +149,62 @@ fn bytes(dice: &mut Dice, len: u64) -> Vec<u8> {
     bytes
 }
 
+/// Puts one random word on each page: a device cannot fold it, and drawing it costs no time.
+fn sprinkle(bytes: &mut [u8], dice: &mut Dice) {
+    for page in bytes.chunks_mut(4096) {
+        let word = dice.draw().to_le_bytes();
+        let count = page.len().min(word.len());
+        page[..count].copy_from_slice(&word[..count]);
+    }
+}
+
+/// Makes files of this client's own and opens them for changes; none for other work.
+async fn editors(
+    client: &Client,
+    scenario: &Scenario,
+    dir: Ino,
+    own: u64,
+) -> Result<Vec<Mutex<FileEditor>>, StepError> {
+    let mut editors = Vec::new();
+    if scenario.work != Work::Rewrite {
+        return Ok(editors);
+    }
+    let each = scenario.files.div_ceil(scenario.clients);
+    for number in 0..each {
+        let name = format!("own-{own}-{number}");
+        let told = failed(&name);
+        let mut writer = client.create(dir, scenario.file).await.map_err(&told)?;
+        let mut left = scenario.file;
+        let mut dice = Dice::new(scenario.seed ^ u64::from(number));
+        while left > 0 {
+            let len = left.min(FILL_PIECE);
+            writer.write(bytes(&mut dice, len)).await.map_err(&told)?;
+            left -= len;
+        }
+        let attributes = SetAttributes::default();
+        let entry = writer.publish(dir, name.as_bytes(), attributes, true).await.map_err(&told)?;
+        let ino = entry.attributes.ino;
+        let editor = client.open_write(ino, WriteMode::Change).await.map_err(&told)?;
+        editors.push(Mutex::new(editor));
+    }
+    Ok(editors)
+}
+
 impl Stage {
-    /// Connects one client to files that [`prepare`] made; `next` is shared by all of a load.
+    /// Connects one client to files that [`prepare`] made.
     pub(super) async fn open(
         config: &Config,
         scenario: &Scenario,
         path: &str,
         own: u64,
-        next: Arc<AtomicU64>,
+        numbers: Numbers,
     ) -> Result<Stage, StepError> {
         let client = Client::connect(config).await.map_err(failed("connect"))?;
         let dir = folder(&client, path).await?;
         let keeps_open = matches!(scenario.work, Work::Read | Work::Mixed | Work::Epoch);
         let mut readers = Vec::new();
-        let numbers: Vec<u32> = if keeps_open { (0..scenario.files).collect() } else { Vec::new() };
-        for part in numbers.chunks(client::limits::LOOKUP_BATCH_MAX) {
+        let all: Vec<u32> = if keeps_open { (0..scenario.files).collect() } else { Vec::new() };
+        for part in all.chunks(client::limits::LOOKUP_BATCH_MAX) {
             let query = |number: &u32| PathQuery {
                 base: dir,
                 path: name(*number).into_bytes(),
@@ -153,9 +219,10 @@ impl Stage {
                 readers.push(client.reader(&entry).map_err(failed(path))?);
             }
         }
+        let editors = editors(&client, scenario, dir, own).await?;
         let (scenario, path) = (scenario.clone(), path.to_owned());
         let zipf = Zipf::new(scenario.files, scenario.zipf);
-        Ok(Stage { scenario, client, dir, path, readers, zipf, own, next })
+        Ok(Stage { scenario, client, dir, path, readers, zipf, own, editors, numbers })
     }
 
     /// One operation of the load; the payload bytes it moved.
@@ -163,7 +230,7 @@ impl Stage {
     /// # Errors
     /// As the client told it.
     pub(super) async fn operate(&self) -> Result<u64, client::Error> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.numbers.draw();
         let mut dice = Dice::new(self.scenario.seed ^ (number << 20));
         match self.scenario.work {
             Work::Read => self.read(&mut dice).await,
@@ -172,6 +239,7 @@ impl Stage {
                 self.write(number).await
             }
             Work::Mixed => self.read(&mut dice).await,
+            Work::Rewrite => self.rewrite(number, &mut dice).await,
             Work::Meta => self.names(number).await,
             Work::SmallFiles if self.scenario.batch > 1 => self.small_files(&mut dice).await,
             Work::SmallFiles => self.small_file(&mut dice).await,
@@ -234,14 +302,9 @@ impl Stage {
         let mut dice = Dice::new(number);
         let mut left = len;
         while left > 0 {
-            // One random word a page: a device cannot fold it, and drawing it costs no time.
             let piece = left.min(FILL_PIECE);
             let mut bytes = vec![0; usize::try_from(piece).unwrap_or(usize::MAX)];
-            for page in bytes.chunks_mut(4096) {
-                let word = dice.draw().to_le_bytes();
-                let count = page.len().min(word.len());
-                page[..count].copy_from_slice(&word[..count]);
-            }
+            sprinkle(&mut bytes, &mut dice);
             writer.write(bytes).await?;
             left -= piece;
         }
@@ -249,6 +312,18 @@ impl Stage {
         let attributes = SetAttributes::default();
         writer.publish(self.dir, name.as_bytes(), attributes, true).await?;
         Ok(len)
+    }
+
+    /// Changes one block of a file in place, durably.
+    async fn rewrite(&self, number: u64, dice: &mut Dice) -> Result<u64, client::Error> {
+        let turn = usize::try_from(number).unwrap_or(usize::MAX) % self.editors.len().max(1);
+        let Some(editor) = self.editors.get(turn) else { return Ok(0) };
+        let at = dice.below(self.scenario.file / self.scenario.block) * self.scenario.block;
+        let len = usize::try_from(self.scenario.block).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; len];
+        sprinkle(&mut bytes, dice);
+        editor.lock().await.write_at(at, bytes).await?;
+        Ok(self.scenario.block)
     }
 
     /// Makes a folder, looks it up and removes it.
@@ -265,6 +340,9 @@ impl Stage {
 
     /// Ends the session.
     pub(super) async fn close(self) -> Result<(), StepError> {
+        for editor in self.editors {
+            editor.into_inner().close().await.map_err(failed("close a file"))?;
+        }
         self.client.close().await.map_err(failed("close"))
     }
 }

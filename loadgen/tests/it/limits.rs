@@ -88,13 +88,14 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
     (
         "node",
         "a size given to the kernel or the runtime, or wanted from it",
-        &["RINGS_PER_EXECUTOR", "RING_DEPTH", "OPEN_FILES_WANTED", "SOCKET_SEND_BUFFER"],
+        &["RINGS_PER_EXECUTOR", "IO_MEMORY_CONTROL", "OPEN_FILES_WANTED", "SOCKET_SEND_BUFFER"],
     ),
     (
         "node",
         "the step in which larger work is cut; the tests of that work are larger than one step",
         &[
             "RECEIVE_SLICE",
+            "CHECKED_TRANSFER_MAX",
             "SEAL_SLICE",
             "BYTES_PER_TURN",
             "CLEAR_BYTES_PER_TURN",

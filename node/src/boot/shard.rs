@@ -113,8 +113,13 @@ impl ShardSetup {
     }
 
     pub(super) fn executor_options(&self) -> ExecutorOptions {
-        let (core, io_memory) = (self.shard.core, self.shard.io_memory);
-        ExecutorOptions { name: self.name(), core, io_memory }
+        ExecutorOptions {
+            name: self.name(),
+            core: self.shard.core,
+            io_memory: self.shard.io_memory,
+            ring_depth: self.shard.ring_depth,
+            spin: Duration::from_micros(self.shard.spin_us.into()),
+        }
     }
 
     /// The main task of the shard's executor. Tells once how the start went.

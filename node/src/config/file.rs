@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{
     Config, Coordinator, DataTransport, LogFormat, RegisteredBuffers, Shard, Size, TlsPaths,
 };
-use crate::limits::COMPARE_PERIOD_S;
+use crate::limits::{COMPARE_PERIOD_S, RING_DEPTH};
 
 const IO_MEMORY_DEFAULT: Size = Size(16 << 20);
 
@@ -54,6 +54,10 @@ pub(super) struct RawShard {
     prezero: bool,
     #[serde(default = "compare_hours_default")]
     compare_hours: u64,
+    #[serde(default = "ring_depth_default")]
+    ring_depth: u16,
+    #[serde(default)]
+    spin_us: u32,
 }
 
 fn io_memory_default() -> Size {
@@ -62,6 +66,10 @@ fn io_memory_default() -> Size {
 
 fn compare_hours_default() -> u64 {
     COMPARE_PERIOD_S / 3600
+}
+
+fn ring_depth_default() -> u16 {
+    RING_DEPTH
 }
 
 impl RawShard {
@@ -76,6 +84,8 @@ impl RawShard {
             io_memory: self.io_memory.0.checked_next_power_of_two().unwrap_or(u64::MAX),
             prezero: self.prezero,
             compare_hours: self.compare_hours,
+            ring_depth: self.ring_depth,
+            spin_us: self.spin_us,
         }
     }
 }
@@ -150,5 +160,7 @@ fn write_shard(shard: &Shard, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "size = \"{}\"", Size(shard.size))?;
     writeln!(f, "io_memory = \"{}\"", Size(shard.io_memory))?;
     writeln!(f, "prezero = {}", shard.prezero)?;
-    writeln!(f, "compare_hours = {}", shard.compare_hours)
+    writeln!(f, "compare_hours = {}", shard.compare_hours)?;
+    writeln!(f, "ring_depth = {}", shard.ring_depth)?;
+    writeln!(f, "spin_us = {}", shard.spin_us)
 }

@@ -2,7 +2,8 @@ use std::path::Path;
 
 use super::{Config, Size, load, parse};
 use crate::limits::{
-    COMPARE_HOURS_MAX, COORDINATORS_MAX, IO_MEMORY_MAX, IO_MEMORY_MIN, SHARDS_MAX,
+    COMPARE_HOURS_MAX, COORDINATORS_MAX, IO_MEMORY_MAX, IO_MEMORY_MIN, RING_DEPTH, RING_DEPTH_MAX,
+    SHARDS_MAX, SPIN_US_MAX,
 };
 
 const GOOD: &str = r#"
@@ -53,6 +54,38 @@ fn members_are_compared_every_day_unless_configured() {
         let expected = format!("compare_hours: expected 1 to {COMPARE_HOURS_MAX}");
         refused("core = 0", &format!("compare_hours = {hours}"), &expected);
     }
+}
+
+#[test]
+fn every_key_is_documented() {
+    let printed = read(GOOD).unwrap().to_string();
+    let document = include_str!("../../../docs/node-config.md");
+    let keys = printed.lines().filter_map(|line| line.split_once(" = "));
+    let mut count = 0;
+    for (key, _) in keys.filter(|(key, _)| !key.starts_with(' ')) {
+        let own = format!("`{key}`");
+        let of_tls = format!("`tls.{key}`");
+        assert!(document.contains(&own) || document.contains(&of_tls), "{key}");
+        count += 1;
+    }
+    assert!(count > 15, "{printed}");
+}
+
+#[test]
+fn rings_and_spinning_are_bounded_and_spinning_needs_a_core() {
+    let shard =
+        |text: &str| read(&GOOD.replacen("core = 0", text, 1)).map(|it| it.shards[0].clone());
+    let plain = shard("core = 0").unwrap();
+    assert_eq!((plain.ring_depth, plain.spin_us), (RING_DEPTH, 0));
+    let most = format!("core = 0\nring_depth = {RING_DEPTH_MAX}\nspin_us = {SPIN_US_MAX}");
+    let most = shard(&most).unwrap();
+    assert_eq!((most.ring_depth, most.spin_us), (RING_DEPTH_MAX, SPIN_US_MAX));
+    for depth in [RING_DEPTH / 2, RING_DEPTH + 1, RING_DEPTH_MAX * 2] {
+        refused("core = 0", &format!("ring_depth = {depth}"), "shard 0: ring_depth: expected");
+    }
+    let long = format!("core = 0\nspin_us = {}", SPIN_US_MAX + 1);
+    refused("core = 0", &long, "shard 0: spin_us: expected at most 1000");
+    refused("core = 0", "spin_us = 1", "shard 0: spin_us: needs `core`");
 }
 
 #[test]

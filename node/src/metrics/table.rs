@@ -128,6 +128,10 @@ pub const METRICS: &[Metric<Source>] = &[
         },
     ),
     metric(
+        counter("lanefs_node_allocations", "", "Pieces of memory that the shard took."),
+        |source| source.each(|shard| Value::Count(shard.stats.activity.allocations)),
+    ),
+    metric(
         counter("lanefs_node_misroutes", "", "Requests answered with another shard's port."),
         |source| source.each(|shard| Value::Count(shard.stats.misroutes)),
     ),

@@ -267,6 +267,7 @@ impl<E: Env, C: Control> Driver<E, C> {
         let cpu = self.env.clock().cpu_time();
         ShardActivity {
             clock: self.now(),
+            allocations: crate::memory::allocations(),
             cpu_ns: u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX),
             events_waiting: count(self.wakes.len()),
             requests_in_flight: count(budget.clients.requests() + budget.peers.requests()),

@@ -110,6 +110,11 @@ impl Stride {
         Stride { longest: DEVICE_TRANSFER_MAX, at_once: DEVICE_READS_MAX };
     /// For copies, which nobody waits for.
     pub(super) const SHORT: Stride = Stride { longest: COPY_TRANSFER_MAX, at_once: 1 };
+
+    /// The same in transfers that are no longer than so many bytes.
+    pub(super) fn at_most(self, longest: u32) -> Stride {
+        Stride { longest: self.longest.min(longest), ..self }
+    }
 }
 
 impl<D: Disk> Store<D> {
@@ -186,7 +191,8 @@ impl<D: Disk> Store<D> {
         Ok(reads)
     }
 
-    async fn read_run(&self, run: Run) -> Result<Option<D::Read>, DiskError> {
+    /// One run; `None` for holes.
+    pub(super) async fn read_run(&self, run: Run) -> Result<Option<D::Read>, DiskError> {
         if run.place == 0 {
             return Ok(None);
         }

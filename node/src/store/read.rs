@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use protocol::checksum::{cell_sum, first_bad_cell};
+use protocol::checksum::{CellSum, cell_sum, first_bad_cell};
 use protocol::ids::{ChunkKey, GroupId};
 use protocol::layout::cells_touched;
 use protocol::message::chunk::VerifyReply;
@@ -15,7 +15,9 @@ use super::index::{Entry, Name};
 use super::state::{Cell, ChunkState};
 use super::suspect::check_trusted;
 use super::types::{ReadMode, ReadOut, StoreError};
+use super::wait::join_all;
 use crate::io::{Disk, Payload, Piece};
+use crate::limits::CHECKED_TRANSFER_MAX;
 
 /// Keeps what the index refers to now from being overwritten, while it exists.
 pub(super) struct Pin<'a, D: Disk> {
@@ -110,12 +112,11 @@ impl<D: Disk> Store<D> {
         let _pin = self.pin();
         let first = range.start;
         let cells = self.load_cells(name, state, range).await?;
-        let runs = runs_of(state, first, &cells, stride.longest);
-        let payload = self.read_payload(&runs, stride.at_once).await?;
         let sums: Vec<_> = cells.iter().map(|cell| cell.sum).collect();
-        if check {
-            check_payload(name.1, state, first, &cells, &runs, &payload)?;
-        }
+        let stride = if check { stride.at_most(CHECKED_TRANSFER_MAX) } else { stride };
+        let runs = runs_of(state, first, &cells, stride.longest);
+        let expected = Expected { key: name.1, cell_log2: state.cell_log2, first, sums: &sums };
+        let payload = self.read_payload(&runs, stride.at_once, check.then_some(expected)).await?;
         Ok(ReadOut {
             version: state.version,
             chunk_len: state.len,
@@ -194,17 +195,38 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    async fn read_payload(&self, runs: &[Run], at_once: usize) -> Result<Payload<D>, StoreError> {
-        let reads = self.read_runs(runs, at_once).await?;
+    /// Reads runs of cells, several at a time. What is expected of them is checked run by run, while the
+    /// bytes of one are in the cache and others are still under way.
+    async fn read_payload(
+        &self,
+        runs: &[Run],
+        at_once: usize,
+        expected: Option<Expected<'_>>,
+    ) -> Result<Payload<D>, StoreError> {
         let mut payload = Payload::empty();
-        for (run, read) in runs.iter().zip(reads) {
-            let len = run.len as usize;
-            payload.push(match read {
-                Some(read) => Piece::Read { read, start: 0, len },
-                None => Piece::Zeros { len },
-            });
+        for group in runs.chunks(at_once) {
+            let reads = group.iter().map(|run| self.read_expected(*run, expected)).collect();
+            for (run, read) in group.iter().zip(join_all(reads).await) {
+                let len = run.len as usize;
+                payload.push(match read? {
+                    Some(read) => Piece::Read { read, start: 0, len },
+                    None => Piece::Zeros { len },
+                });
+            }
         }
         Ok(payload)
+    }
+
+    async fn read_expected(
+        &self,
+        run: Run,
+        expected: Option<Expected<'_>>,
+    ) -> Result<Option<D::Read>, StoreError> {
+        let read = self.read_run(run).await?;
+        if let (Some(bytes), Some(expected)) = (&read, expected) {
+            expected.check(run, &bytes[..run.len as usize])?;
+        }
+        Ok(read)
     }
 
     /// The version that a read up to `end` may see.
@@ -251,23 +273,22 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// Checks every cell of a payload that was just read.
-fn check_payload<D: Disk>(
+/// The sums that bytes must have.
+#[derive(Clone, Copy)]
+struct Expected<'a> {
     key: ChunkKey,
-    state: &ChunkState,
+    cell_log2: u8,
+    /// The cell that the first sum is of.
     first: u32,
-    cells: &[Cell],
-    runs: &[Run],
-    payload: &Payload<D>,
-) -> Result<(), StoreError> {
-    let sums: Vec<_> = cells.iter().map(|cell| cell.sum).collect();
-    let pieces = payload.pieces().iter();
-    for (run, piece) in runs.iter().zip(pieces) {
-        let Piece::Read { read, len, .. } = piece else { continue };
-        let sums = &sums[(run.first - first) as usize..];
-        if let Some(cell) = first_bad_cell(key, run.first, state.cell_log2, &read[..*len], sums) {
-            return Err(StoreError::Corrupt { cell });
+    sums: &'a [CellSum],
+}
+
+impl Expected<'_> {
+    fn check(&self, run: Run, bytes: &[u8]) -> Result<(), StoreError> {
+        let sums = &self.sums[(run.first - self.first) as usize..];
+        match first_bad_cell(self.key, run.first, self.cell_log2, bytes, sums) {
+            Some(cell) => Err(StoreError::Corrupt { cell }),
+            None => Ok(()),
         }
     }
-    Ok(())
 }

@@ -14,7 +14,6 @@ use node::io::glommio::link::GlommioLink;
 use node::io::glommio::mesh::{Port, Wakeup, pair};
 use node::io::glommio::net::{GlommioNet, NetCounters, TlsConfigs};
 use node::io::{Incoming, Link, Net, Outgoing, Payload};
-use node::limits::IO_MEMORY_CONTROL;
 use node::watchdog::Pulse;
 use protocol::frame::{Header, VERSION};
 use protocol::ids::{ClusterId, CoordinatorId, NodeId, RequestId, TargetId};
@@ -39,8 +38,7 @@ pub fn client() -> Identity {
 pub fn start<T: Send + 'static, F: Future<Output = T> + 'static>(
     main: impl FnOnce() -> F + Send + 'static,
 ) -> Executor<T> {
-    let options =
-        ExecutorOptions { name: "test".to_owned(), core: None, io_memory: IO_MEMORY_CONTROL };
+    let options = ExecutorOptions::without_disk("test");
     Executor::start(options, Pulse::new("test".to_owned()), main).unwrap()
 }
 

@@ -35,6 +35,8 @@ pub struct ShardActivity {
     pub stalls: u64,
     /// How long those times were together, in nanoseconds.
     pub stalled_ns: u64,
+    /// Pieces of memory that the shard's thread took from the allocator.
+    pub allocations: u64,
     /// From the last byte of a read request to its answer in the send queue.
     pub read_times: Durations,
     /// From the last byte of a write request to its answer in the send queue.

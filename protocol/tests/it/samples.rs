@@ -163,6 +163,7 @@ fn shard_stats_reply() -> ShardStatsReply {
         clear_connections: 5,
         checksum_path: "xxh3/avx2".into(),
         activity: ShardActivity {
+            allocations: 77,
             clock: Nanos(7_000_000_000),
             cpu_ns: 3_500_000_000,
             reads: 3000,

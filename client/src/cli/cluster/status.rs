@@ -183,6 +183,7 @@ fn add_counters(shard: &mut Value, stats: &ShardStatsReply) {
         ("misroutes", stats.misroutes),
         ("flushes", stats.flushes),
         ("bytes_copied", stats.bytes_copied),
+        ("allocations", stats.activity.allocations),
         ("connections", stats.connections.into()),
         ("clear_connections", stats.clear_connections.into()),
     ];

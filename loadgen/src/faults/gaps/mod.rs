@@ -16,11 +16,10 @@ use rustix::process::Signal;
 
 use self::seen::{Away, Seen};
 use super::bar::{self, Bar};
-use super::inject::seconds;
 use super::lab::network::Place;
 use super::lab::{Lab, Plan};
 use super::menu::Fault;
-use super::observer::Observer;
+use super::observer::{Observer, Repetitions};
 use super::workload::{Pace, Workload};
 use super::{health, is_root, judge, stage};
 use crate::cluster::{StepError, now};
@@ -42,9 +41,6 @@ const SERVES_WITHIN: Duration = Duration::from_secs(120);
 /// A repetition during which the machine itself stood still for this share of the first limit of
 /// reads says nothing of a file system: it is shown and done again.
 const STOOD_STILL_PERCENT: u32 = 50;
-/// Repetitions that may be done again, for each that counts: a machine that needs more is not
-/// fit to measure on.
-const AGAIN_FACTOR: u32 = 3;
 /// Repetitions of a restart of everything for each hundred others.
 const RESTARTS_PERCENT: u32 = 25;
 
@@ -118,23 +114,15 @@ async fn away(
 ) -> Result<Vec<Bar>, StepError> {
     let observer = Observer::start(lab.root())?;
     let still = Duration::from_millis(u64::from(away.reads().0 * STOOD_STILL_PERCENT / 100));
-    let (mut counted, mut again) = (Vec::new(), Vec::new());
-    let mut nodes = (1..=NODES).cycle();
-    while counted.len() < repetitions as usize {
-        if again.len() >= (repetitions * AGAIN_FACTOR) as usize {
-            return Err(StepError::Different(format!(
-                "the machine stood still for more than {} in {} of {} repetitions: measure on one that is idle and has a disk of its own",
-                seconds(still),
-                again.len(),
-                again.len() + counted.len()
-            )));
-        }
-        let node = nodes.next().unwrap_or(1);
+    let mut all = Repetitions::new(repetitions, still);
+    while let Some(number) = all.next()? {
+        let node = number % NODES + 1;
         let seen = once(lab, client, workload, &observer, away, node).await?;
         println!("{}", seen.line(away, node));
-        if seen.machine < still { counted.push(seen) } else { again.push(seen) }
+        all.push(seen, seen.machine);
     }
-    Ok(seen::bars(away, &counted, &again))
+    let again: Vec<Seen> = all.again.iter().map(|(seen, _)| *seen).collect();
+    Ok(seen::bars(away, &all.counted, &again))
 }
 
 async fn once(

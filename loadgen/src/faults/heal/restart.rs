@@ -14,6 +14,7 @@ use crate::faults::bar::Bar;
 use crate::faults::inject::seconds;
 use crate::faults::lab::Lab;
 use crate::faults::menu::Fault;
+use crate::faults::observer::{Observer, Repetitions};
 use crate::faults::workload::{Pace, Workload};
 use crate::faults::{gaps, health, judge, stage};
 
@@ -25,6 +26,9 @@ const TARGET_SIZE: u64 = 4 << 30;
 const FILES: u64 = 100_000;
 /// How long a node stays down: enough to be out of every group.
 const DOWN: Duration = Duration::from_millis(500);
+/// A restart during which the machine itself stood still for so long is made again: a fifth of what is
+/// allowed.
+const STOOD_STILL: Duration = Duration::from_millis(60);
 /// Restarts of everything for each hundred of one target.
 const ALL_PERCENT: u32 = 25;
 /// A target that does not serve again after this never will.
@@ -61,10 +65,22 @@ async fn restarts(
 ) -> Result<Vec<Bar>, StepError> {
     let mut one = Bar::new("restart of a target with 100,000 chunks, serving", None, Some(300));
     let mut back = Bar::new("  and a member of all its groups again", None, None);
-    for repetition in 0..repetitions {
-        let (serving, member) = one_target(lab, client, repetition % NODES + 1).await?;
+    let mut again = Bar::new("  done again: serving", None, None);
+    let mut stood_still = Bar::new("  done again: the machine stood still for", None, None);
+    let observer = Observer::start(lab.root())?;
+    let mut made = Repetitions::new(repetitions, STOOD_STILL);
+    while let Some(number) = made.next()? {
+        observer.restart();
+        let seen = one_target(lab, client, number % NODES + 1).await?;
+        made.push(seen, observer.worst()?);
+    }
+    for (serving, member) in made.counted {
         one.push(serving);
         back.push(member);
+    }
+    for ((serving, _), still) in made.again {
+        again.push(serving);
+        stood_still.push(still);
     }
     let mut all = Bar::new("restart of all such nodes at once, serving", None, Some(10_000));
     for _ in 0..(repetitions * ALL_PERCENT / 100).max(1) {
@@ -72,7 +88,8 @@ async fn restarts(
         health::healthy(lab, client).await?;
     }
     judge::surfaced(workload, Fault::KillAll)?;
-    Ok(vec![one, back, all])
+    let made_again = [again, stood_still].into_iter().filter(|bar| !bar.values.is_empty());
+    Ok([one, back].into_iter().chain(made_again).chain([all]).collect())
 }
 
 /// Time from the start of a node's process until it serves, and until it is whole again.

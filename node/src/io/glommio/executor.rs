@@ -8,7 +8,7 @@ use std::{fmt, io};
 
 use glommio::{LocalExecutorBuilder, Placement};
 
-use crate::limits::{PREEMPT_TIMER_MS, RING_DEPTH};
+use crate::limits::{IO_MEMORY_CONTROL, PREEMPT_TIMER_MS, RING_DEPTH};
 use crate::watchdog::Pulse;
 
 /// What an executor is made of.
@@ -20,6 +20,23 @@ pub struct ExecutorOptions {
     pub core: Option<u16>,
     /// Arena of registered buffers, in bytes; a power of two.
     pub io_memory: u64,
+    /// Entries of each ring.
+    pub ring_depth: u16,
+    /// How long it looks for work before it sleeps.
+    pub spin: Duration,
+}
+
+impl ExecutorOptions {
+    /// An executor without disk I/O, on whichever core is free.
+    pub fn without_disk(name: &str) -> ExecutorOptions {
+        ExecutorOptions {
+            name: name.to_owned(),
+            core: None,
+            io_memory: IO_MEMORY_CONTROL,
+            ring_depth: RING_DEPTH,
+            spin: Duration::ZERO,
+        }
+    }
 }
 
 /// Why an executor did not start: one line that says what and where.
@@ -105,7 +122,8 @@ fn run<T, F: Future<Output = T> + 'static>(
     let executor = LocalExecutorBuilder::new(placement)
         .name(&options.name)
         .io_memory(usize::try_from(options.io_memory).unwrap_or(usize::MAX))
-        .ring_depth(RING_DEPTH)
+        .ring_depth(usize::from(options.ring_depth))
+        .spin_before_park(options.spin)
         .preempt_timer(Duration::from_millis(PREEMPT_TIMER_MS))
         .make()
         .map_err(|cause| refused(&options.name, &cause))?;

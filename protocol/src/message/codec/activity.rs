@@ -46,6 +46,7 @@ impl Record for ShardActivity {
                 stalls: self.stalls,
                 stalled_ns: self.stalled_ns,
                 read_times,
+                allocations: self.allocations,
                 write_times,
             },
         )
@@ -68,6 +69,7 @@ impl Record for ShardActivity {
             transfers_in_flight: table.transfers_in_flight(),
             stalls: table.stalls(),
             stalled_ns: table.stalled_ns(),
+            allocations: table.allocations(),
             read_times: times(table.read_times())?,
             write_times: times(table.write_times())?,
         })

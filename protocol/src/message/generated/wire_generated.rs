@@ -9355,6 +9355,7 @@ impl<'a> ShardActivity<'a> {
   pub const VT_STALLED_NS: ::flatbuffers::VOffsetT = 26;
   pub const VT_READ_TIMES: ::flatbuffers::VOffsetT = 28;
   pub const VT_WRITE_TIMES: ::flatbuffers::VOffsetT = 30;
+  pub const VT_ALLOCATIONS: ::flatbuffers::VOffsetT = 32;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -9366,6 +9367,7 @@ impl<'a> ShardActivity<'a> {
     args: &'args ShardActivityArgs<'args>
   ) -> ::flatbuffers::WIPOffset<ShardActivity<'bldr>> {
     let mut builder = ShardActivityBuilder::new(_fbb);
+    builder.add_allocations(args.allocations);
     builder.add_stalled_ns(args.stalled_ns);
     builder.add_stalls(args.stalls);
     builder.add_peer_bytes_out(args.peer_bytes_out);
@@ -9482,6 +9484,13 @@ impl<'a> ShardActivity<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Durations>>(ShardActivity::VT_WRITE_TIMES, None)}
   }
+  #[inline]
+  pub fn allocations(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ShardActivity::VT_ALLOCATIONS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardActivity<'_> {
@@ -9504,6 +9513,7 @@ impl ::flatbuffers::Verifiable for ShardActivity<'_> {
      .visit_field::<u64>("stalled_ns", Self::VT_STALLED_NS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<Durations>>("read_times", Self::VT_READ_TIMES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<Durations>>("write_times", Self::VT_WRITE_TIMES, false)?
+     .visit_field::<u64>("allocations", Self::VT_ALLOCATIONS, false)?
      .finish();
     Ok(())
   }
@@ -9523,6 +9533,7 @@ pub struct ShardActivityArgs<'a> {
     pub stalled_ns: u64,
     pub read_times: Option<::flatbuffers::WIPOffset<Durations<'a>>>,
     pub write_times: Option<::flatbuffers::WIPOffset<Durations<'a>>>,
+    pub allocations: u64,
 }
 impl<'a> Default for ShardActivityArgs<'a> {
   #[inline]
@@ -9542,6 +9553,7 @@ impl<'a> Default for ShardActivityArgs<'a> {
       stalled_ns: 0,
       read_times: None,
       write_times: None,
+      allocations: 0,
     }
   }
 }
@@ -9608,6 +9620,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardActivityBuilder<'a, 'b, 
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Durations>>(ShardActivity::VT_WRITE_TIMES, write_times);
   }
   #[inline]
+  pub fn add_allocations(&mut self, allocations: u64) {
+    self.fbb_.push_slot::<u64>(ShardActivity::VT_ALLOCATIONS, allocations, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardActivityBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardActivityBuilder {
@@ -9639,6 +9655,7 @@ impl ::core::fmt::Debug for ShardActivity<'_> {
       ds.field("stalled_ns", &self.stalled_ns());
       ds.field("read_times", &self.read_times());
       ds.field("write_times", &self.write_times());
+      ds.field("allocations", &self.allocations());
       ds.finish()
   }
 }
