@@ -151,3 +151,6 @@ const _: () = assert!(IO_ALIGN.is_power_of_two() && (1 << 12) >= IO_ALIGN);
 const _: () = assert!(DROP_FIDS_MAX * 8 + 256 <= BODY_LEN_MAX);
 const _: () = assert!(PENDINGS_PER_GROUP_MAX * 56 + 256 <= BODY_LEN_MAX_LIST);
 const _: () = assert!(INVENTORY_PAGE_MAX * 40 + 256 <= BODY_LEN_MAX_LIST);
+
+/// Bodies up to this length are written in memory that each thread keeps, in bytes.
+pub const SHORT_BODY: usize = 4096;

@@ -2,11 +2,14 @@
 
 use std::rc::Rc;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::{Buffer, Disk};
 
 /// A payload as a list of pieces, each a range of memory that someone else also may hold.
 pub struct Payload<D: Disk> {
-    pieces: Vec<Piece<D>>,
+    /// Nearly every payload is one piece.
+    pieces: SmallVec<[Piece<D>; 1]>,
 }
 
 /// One contiguous range of shared memory.
@@ -42,12 +45,12 @@ const ZEROS: [u8; 4096] = [0; 4096];
 impl<D: Disk> Payload<D> {
     /// No payload.
     pub fn empty() -> Payload<D> {
-        Payload { pieces: Vec::new() }
+        Payload { pieces: SmallVec::new() }
     }
 
     /// The first `len` bytes of a buffer.
     pub fn from_buffer(buffer: Rc<D::Buffer>, len: usize) -> Payload<D> {
-        Payload { pieces: vec![Piece::Buffer { buffer, start: 0, len }] }
+        Payload { pieces: smallvec![Piece::Buffer { buffer, start: 0, len }] }
     }
 
     /// Adds a piece at the end; one of length 0 is left out.

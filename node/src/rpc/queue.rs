@@ -75,7 +75,8 @@ impl<D: Disk> SendQueue<D> {
 
     /// The next bytes, `limit` at most in [`SEND_RUNS_MAX`] runs at most, that lie where they are.
     pub fn next_runs(&self, limit: usize) -> Vec<IoSlice<'_>> {
-        let mut runs = Vec::new();
+        // Header, body and one piece of each frame: enough but for scattered payloads.
+        let mut runs = Vec::with_capacity((3 * self.frames.len()).min(SEND_RUNS_MAX));
         let mut room = limit;
         for frame in &self.frames {
             room -= frame.runs(room, &mut runs);

@@ -119,7 +119,7 @@ impl<D: Disk> Store<D> {
             _ => window_of(plan, base.cell_count(), op.cell_log2),
         };
         let cells = self.load_cells((op.group, op.key), base, range.clone()).await?;
-        Ok(Window { first: range.start, cells })
+        Ok(Window { first: range.start, cells: cells.into_vec() })
     }
 
     async fn build_from(

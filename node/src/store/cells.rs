@@ -9,6 +9,7 @@ use protocol::checksum::cell_sum;
 use protocol::guard::{self, Guard};
 use protocol::ids::ChunkKey;
 use protocol::limits::IO_ALIGN;
+use smallvec::SmallVec;
 
 use super::Store;
 use super::descriptor::decode_page;
@@ -69,6 +70,11 @@ pub(super) struct Run {
     pub(super) len: u32,
 }
 
+/// Most reads are one run.
+pub(super) type Runs = SmallVec<[Run; 4]>;
+/// Small reads are of few cells.
+pub(super) type CellList = SmallVec<[Cell; 4]>;
+
 impl PageCache {
     pub(super) fn insert(&mut self, page: PageRef, cells: Rc<[Cell]>) {
         let name = (page.place, page.hash);
@@ -128,14 +134,14 @@ impl<D: Disk> Store<D> {
         name: Name,
         state: &ChunkState,
         range: Range<u32>,
-    ) -> Result<Vec<Cell>, StoreError> {
+    ) -> Result<CellList, StoreError> {
         match &state.cells {
             Cells::Inline(cells) => {
                 let range = range.start as usize..range.end as usize;
-                cells.get(range).map(<[Cell]>::to_vec).ok_or(StoreError::NotFound)
+                cells.get(range).map(CellList::from_slice).ok_or(StoreError::NotFound)
             }
             Cells::Pages(pages) => {
-                let mut cells = Vec::with_capacity(range.len());
+                let mut cells = CellList::with_capacity(range.len());
                 let first = range.start / CELLS_PER_PAGE;
                 for number in first..range.end.div_ceil(CELLS_PER_PAGE) {
                     let start = number * CELLS_PER_PAGE;
@@ -223,8 +229,8 @@ impl<D: Disk> Store<D> {
 }
 
 /// Joins cells that follow each other on the device, up to the longest transfer.
-pub(super) fn runs_of(state: &ChunkState, first: u32, cells: &[Cell], longest: u32) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
+pub(super) fn runs_of(state: &ChunkState, first: u32, cells: &[Cell], longest: u32) -> Runs {
+    let mut runs = Runs::new();
     for (number, cell) in (first..).zip(cells) {
         let len = state.cell_len(number);
         if let Some(run) = runs.last_mut() {

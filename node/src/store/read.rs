@@ -9,7 +9,7 @@ use protocol::layout::cells_touched;
 use protocol::message::chunk::VerifyReply;
 
 use super::Store;
-use super::cells::{Run, Stride, runs_of};
+use super::cells::{CellList, Run, Stride, runs_of};
 use super::damage::{Damage, DamagedPart, is_damage};
 use super::index::{Entry, Name};
 use super::state::{Cell, ChunkState};
@@ -158,7 +158,7 @@ impl<D: Disk> Store<D> {
         &self,
         name: Name,
         state: &ChunkState,
-    ) -> Result<(Vec<Cell>, Vec<u32>), StoreError> {
+    ) -> Result<(CellList, Vec<u32>), StoreError> {
         let _pin = self.pin();
         let cells = self.load_cells(name, state, 0..state.cell_count()).await?;
         let mut bad = Vec::new();
@@ -204,14 +204,14 @@ impl<D: Disk> Store<D> {
         expected: Option<Expected<'_>>,
     ) -> Result<Payload<D>, StoreError> {
         let mut payload = Payload::empty();
+        if let [run] = runs {
+            payload.push(piece(*run, self.read_expected(*run, expected).await?));
+            return Ok(payload);
+        }
         for group in runs.chunks(at_once) {
             let reads = group.iter().map(|run| self.read_expected(*run, expected)).collect();
             for (run, read) in group.iter().zip(join_all(reads).await) {
-                let len = run.len as usize;
-                payload.push(match read? {
-                    Some(read) => Piece::Read { read, start: 0, len },
-                    None => Piece::Zeros { len },
-                });
+                payload.push(piece(*run, read?));
             }
         }
         Ok(payload)
@@ -271,6 +271,11 @@ impl<D: Disk> Store<D> {
     pub(super) fn pin(&self) -> Pin<'_, D> {
         Pin { store: self, reader: self.space.borrow_mut().begin_read() }
     }
+}
+
+fn piece<D: Disk>(run: Run, read: Option<D::Read>) -> Piece<D> {
+    let len = run.len as usize;
+    read.map_or(Piece::Zeros { len }, |read| Piece::Read { read, start: 0, len })
 }
 
 /// The sums that bytes must have.

@@ -19,7 +19,7 @@ const IDENTIFIER: &[u8; 4] = b"lcmd";
 pub fn encode_command(stamp: &Stamp, command: &Command) -> Vec<u8> {
     let mut out = Out::with_capacity(256);
     let root = pack(stamp, command, &mut out);
-    finish(out, root, IDENTIFIER)
+    finish(&mut out, root, IDENTIFIER)
 }
 
 /// Reads what [`encode_command`] wrote.

@@ -19,6 +19,8 @@ mod status;
 
 pub use command::{decode_command, encode_command};
 
+use std::cell::RefCell;
+
 use flatbuffers::{FlatBufferBuilder, Follow, Verifiable, VerifierOptions, WIPOffset};
 
 use self::fields::Check;
@@ -51,9 +53,10 @@ use super::operate::{
 };
 use super::{Kind, Message, MessageError};
 use crate::limits::{
-    VERIFIER_APPARENT_MAX, VERIFIER_APPARENT_MAX_LIST, VERIFIER_DEPTH_MAX, VERIFIER_TABLES_MAX,
-    VERIFIER_TABLES_MAX_LIST,
+    SHORT_BODY, VERIFIER_APPARENT_MAX, VERIFIER_APPARENT_MAX_LIST, VERIFIER_DEPTH_MAX,
+    VERIFIER_TABLES_MAX, VERIFIER_TABLES_MAX_LIST,
 };
+use crate::session::TAG_LEN;
 
 macro_rules! bodies {
     ($($kind:ident: $request:ident $(, $reply:ident)?;)*) => {
@@ -242,16 +245,42 @@ macro_rules! empty_record {
 }
 use empty_record;
 
+thread_local! {
+    /// Short bodies are written one after the other in the same memory: each node's core makes one for
+    /// every request.
+    static SHORT: RefCell<FlatBufferBuilder<'static>> =
+        RefCell::new(FlatBufferBuilder::with_capacity(SHORT_BODY));
+}
+
 fn write<R: Record>(record: &R, identifier: &[u8; 4]) -> Vec<u8> {
-    let mut out = FlatBufferBuilder::with_capacity(record.size_hint());
-    let root = record.pack(&mut out);
+    if record.size_hint() > SHORT_BODY {
+        let mut out = FlatBufferBuilder::with_capacity(record.size_hint());
+        return pack(record, &mut out, identifier);
+    }
+    SHORT.with_borrow_mut(|out| {
+        let body = pack(record, out, identifier);
+        if body.len() > SHORT_BODY {
+            *out = FlatBufferBuilder::with_capacity(SHORT_BODY);
+        } else {
+            out.reset();
+        }
+        body
+    })
+}
+
+fn pack<R: Record>(record: &R, out: &mut Out<'_>, identifier: &[u8; 4]) -> Vec<u8> {
+    let root = record.pack(out);
     finish(out, root, identifier)
 }
 
-fn finish<T>(mut out: Out<'_>, root: WIPOffset<T>, identifier: &[u8; 4]) -> Vec<u8> {
+/// The body, with room for the tag that it carries outside of TLS.
+fn finish<T>(out: &mut Out<'_>, root: WIPOffset<T>, identifier: &[u8; 4]) -> Vec<u8> {
     // The identifier is ASCII by construction; an empty one would be refused by every receiver.
     out.finish(root, std::str::from_utf8(identifier).ok());
-    out.finished_data().to_vec()
+    let data = out.finished_data();
+    let mut body = Vec::with_capacity(data.len() + TAG_LEN);
+    body.extend_from_slice(data);
+    body
 }
 
 fn read<R: Record>(
@@ -302,7 +331,7 @@ mod tests {
 
     use super::*;
     use crate::frame::Header;
-    use crate::ids::RequestId;
+    use crate::ids::{ChunkKey, Fid, GroupId, RequestId, Version};
     use crate::message::cluster::ErrorReply;
     use crate::message::{error_frame, open, reply_frame};
     use crate::status::Status;
@@ -314,6 +343,18 @@ mod tests {
             assert_eq!(Body::find(kind, true).is_none(), kind.is_notice(), "{kind:?}");
         }
         assert_eq!(Body::ALL.len(), 2 * Kind::ALL.len() - 6);
+    }
+
+    #[test]
+    fn memory_that_is_used_again_changes_no_body() {
+        let body = |items: usize| {
+            let item = (ChunkKey { fid: Fid(7), index: 1 }, Version::default());
+            DiscardRequest { group: GroupId(9), items: vec![item; items] }.encode()
+        };
+        let (first, long) = (body(3), body(SHORT_BODY / 16));
+        assert!(long.len() > SHORT_BODY, "longer than what is kept");
+        assert_eq!((body(3), body(SHORT_BODY / 16), body(3)), (first.clone(), long, first));
+        assert!(body(3).capacity() >= body(3).len() + TAG_LEN, "room for the tag");
     }
 
     #[test]
