@@ -91,11 +91,11 @@ pub const SEND_RUNS_MAX: usize = 512;
 /// Outside of TLS, bytes taken from a socket at a time where frames begin: what of a payload comes
 /// along is copied once, everything behind it is received where it belongs.
 pub const RECEIVE_HEADS: usize = 16 << 10;
-/// Bytes one connection moves in one direction before other tasks have a turn.
+/// Bytes that one connection receives, or sends spread over time, before other tasks have a turn.
 pub const BYTES_PER_TURN: usize = 256 << 10;
-/// The same for what is sent outside of TLS, where no byte costs the shard more than a copy by the kernel:
-/// each turn costs four system calls.
-pub const CLEAR_BYTES_PER_TURN: usize = 1 << 20;
+/// The same for what is sent at once: each turn costs four system calls, and a mebibyte takes a quarter of
+/// a millisecond, half of one when it is sealed.
+pub const SEND_BYTES_PER_TURN: usize = 1 << 20;
 /// Send buffer of a socket, in bytes: as much as stays in the second-level cache.
 pub const SOCKET_SEND_BUFFER: usize = 256 << 10;
 /// Time a frame may take whatever its length, in milliseconds.

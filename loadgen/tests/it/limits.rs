@@ -98,7 +98,7 @@ const NO_BOUNDS: &[(&str, &str, &[&str])] = &[
             "CHECKED_TRANSFER_MAX",
             "SEAL_SLICE",
             "BYTES_PER_TURN",
-            "CLEAR_BYTES_PER_TURN",
+            "SEND_BYTES_PER_TURN",
             "SEND_SLICE",
             "RECEIVE_HEADS",
             "DEVICE_TRANSFER_MAX",

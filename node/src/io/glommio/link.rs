@@ -23,7 +23,7 @@ use super::take_turn;
 use super::tls::{Received, Tags, Wire, WireError};
 use crate::io::{Clock, Disk, Incoming, Link, NetError, Outgoing, Payload, PeerIdentity};
 use crate::limits::{
-    BYTES_PER_TURN, CLEAR_BYTES_PER_TURN, COPY_PAUSE_MAX_MS, HANDSHAKE_BYTES_MAX, SEAL_SLICE,
+    BYTES_PER_TURN, COPY_PAUSE_MAX_MS, HANDSHAKE_BYTES_MAX, SEAL_SLICE, SEND_BYTES_PER_TURN,
     SEND_SLICE,
 };
 use crate::rpc::assembly::{Assembly, AssemblyError};
@@ -411,8 +411,7 @@ impl<D: Disk> Core<D> {
 
     /// Bytes to send before others have a turn; what is spread over time goes in the shorter steps.
     fn bytes_per_turn(&self) -> usize {
-        let long = self.is_clear() && self.rate.get() == 0;
-        if long { CLEAR_BYTES_PER_TURN } else { BYTES_PER_TURN }
+        if self.rate.get() == 0 { SEND_BYTES_PER_TURN } else { BYTES_PER_TURN }
     }
 
     /// True when the payload of this connection is not encrypted.
