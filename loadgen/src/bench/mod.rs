@@ -13,6 +13,7 @@ mod http;
 mod nginx;
 mod own;
 pub mod peers;
+mod process;
 mod pull;
 mod reads;
 mod rewrites;

@@ -6,8 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::http::Ranges;
+use super::process::process_cpu;
 use super::pull::Line;
-use super::rig::{Rig, process_cpu};
+use super::rig::Rig;
 use crate::cluster::{StepError, file_error, wait_for};
 
 /// Longest wait until it listens.

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use super::Bench;
-use super::rig::{Rig, process_written};
+use super::process::process_written;
+use super::rig::Rig;
 use super::rounds::{Rounds, Seen, Side};
 use super::table::Row;
 use crate::cluster::{StepError, file_error};

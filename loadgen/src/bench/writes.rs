@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::Bench;
-use super::rig::process_written;
+use super::process::process_written;
 use super::rounds::{Rounds, Seen, Side};
 use super::table::Row;
 use crate::cluster::{DevCluster, StepError, file_error, now};

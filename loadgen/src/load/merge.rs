@@ -5,9 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
+use super::Run;
+use super::collect::point;
 use super::outcome::{Effort, Outcome, Point};
 use super::record::Tally;
-use super::{Run, point};
 use crate::cluster::StepError;
 
 /// Puts results together that were kept with their histograms.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use client::Config;
 
+use super::put_on::wall_clock;
 use super::scenario::Scenario;
 use super::subject::{Share, Target};
-use super::{Load, Options, Run, merge, read_outcome, wall_clock};
+use super::{Load, Options, Run, merge, read_outcome};
 use crate::cluster::{StepError, file_error};
 
 /// Until the processes have started and connected.

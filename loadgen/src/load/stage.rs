@@ -1,26 +1,16 @@
-//! The files that a load works on, and its operations.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! The operations of a load.
 
 use client::{Client, Config, FileBytes, FileEditor, FileReader, ReadManyOptions, WriteMode};
 use protocol::ids::Ino;
 use protocol::message::namespace::{LookupResult, NamespaceOp, PathQuery, SetAttributes};
-use tokio::sync::{Mutex, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::Mutex;
 
 use super::choice::{Shuffle, Zipf};
+use super::files::{FILL_PIECE, failed, folder, make, name};
 use super::scenario::{Scenario, Work};
 use super::subject::Numbers;
 use crate::cluster::StepError;
 use crate::dice::Dice;
-
-/// Files that are made at once before the load begins.
-const FILL_AT_ONCE: usize = 8;
-/// Pause between two looks for files that another process makes.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Bytes handed to a new file at once.
-const FILL_PIECE: u64 = 4 << 20;
 
 /// What the operations of one client need.
 pub(super) struct Stage {
@@ -36,117 +26,6 @@ pub(super) struct Stage {
     editors: Vec<Mutex<FileEditor>>,
     /// Numbers of operations; those of an epoch go through all clients.
     numbers: Numbers,
-}
-
-/// The failures of the client, with what was tried.
-fn failed(what: &str) -> impl Fn(client::Error) -> StepError + '_ {
-    move |error| StepError::Different(format!("{what}: {error}"))
-}
-
-/// Makes sure that the files are there, of the right size; those that are already are kept.
-///
-/// # Errors
-/// [`StepError::Different`] when the cluster refuses.
-pub(super) async fn prepare(
-    config: &Config,
-    scenario: &Scenario,
-    path: &str,
-) -> Result<(), StepError> {
-    let client = Client::connect(config).await.map_err(failed("connect"))?;
-    let dir = folder(&client, path).await?;
-    if matches!(scenario.work, Work::Write | Work::Rewrite | Work::Meta) {
-        return client.close().await.map_err(failed("close"));
-    }
-    let room = Arc::new(Semaphore::new(FILL_AT_ONCE));
-    let mut tasks = JoinSet::new();
-    for number in 0..scenario.files {
-        let permit = Arc::clone(&room).acquire_owned().await;
-        let (client, scenario) = (client.clone(), scenario.clone());
-        let name = format!("{path}/{}", name(number));
-        tasks.spawn(async move {
-            let made = fill(&client, dir, &scenario, number, &name).await;
-            drop(permit);
-            made
-        });
-        while let Some(ended) = tasks.try_join_next() {
-            ended.map_err(|error| StepError::Different(error.to_string()))??;
-        }
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended.map_err(|error| StepError::Different(error.to_string()))??;
-    }
-    client.close().await.map_err(failed("close"))
-}
-
-/// Waits until another process has made the files.
-///
-/// # Errors
-/// [`StepError::Different`] when there is no cluster. Missing files are waited for.
-pub(super) async fn await_files(
-    config: &Config,
-    scenario: &Scenario,
-    path: &str,
-) -> Result<(), StepError> {
-    let client = Client::connect(config).await.map_err(failed("connect"))?;
-    let last = match scenario.work {
-        Work::Write | Work::Rewrite | Work::Meta => path.to_owned(),
-        _ => format!("{path}/{}", name(scenario.files - 1)),
-    };
-    while client.lookup(last.as_bytes(), true).await.is_err() {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    client.close().await.map_err(failed("close"))
-}
-
-async fn folder(client: &Client, path: &str) -> Result<Ino, StepError> {
-    let known = client.lookup(path.as_bytes(), true).await;
-    if let Ok(entry) = known {
-        return Ok(entry.attributes.ino);
-    }
-    let name = path.trim_start_matches('/').as_bytes().to_vec();
-    let attributes = SetAttributes::default();
-    let made = client.mutate(NamespaceOp::Mkdir { parent: Ino::ROOT, name, attributes }).await;
-    let made = made.map_err(failed(path))?;
-    made.map(|entry| entry.attributes.ino)
-        .ok_or_else(|| StepError::Different(format!("{path} was made without an inode")))
-}
-
-async fn fill(
-    client: &Client,
-    dir: Ino,
-    scenario: &Scenario,
-    number: u32,
-    path: &str,
-) -> Result<(), StepError> {
-    if let Ok(entry) = client.lookup(path.as_bytes(), true).await
-        && entry.attributes.size == scenario.file
-    {
-        return Ok(());
-    }
-    let told = failed(path);
-    let mut writer = client.create(dir, scenario.file).await.map_err(&told)?;
-    let mut left = scenario.file;
-    let mut dice = Dice::new(scenario.seed ^ u64::from(number));
-    while left > 0 {
-        let len = left.min(FILL_PIECE);
-        writer.write(bytes(&mut dice, len)).await.map_err(&told)?;
-        left -= len;
-    }
-    let attributes = SetAttributes::default();
-    writer.publish(dir, name(number).as_bytes(), attributes, true).await.map_err(&told)?;
-    Ok(())
-}
-
-fn name(number: u32) -> String {
-    format!("file-{number}")
-}
-
-/// Bytes that do not repeat.
-fn bytes(dice: &mut Dice, len: u64) -> Vec<u8> {
-    let words = len.div_ceil(8);
-    let mut bytes: Vec<u8> = (0..words).flat_map(|_| dice.draw().to_le_bytes()).collect();
-    bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
-    bytes
 }
 
 /// Puts one random word on each page: a device cannot fold it, and drawing it costs no time.
@@ -173,16 +52,7 @@ async fn editors(
     for number in 0..each {
         let name = format!("own-{own}-{number}");
         let told = failed(&name);
-        let mut writer = client.create(dir, scenario.file).await.map_err(&told)?;
-        let mut left = scenario.file;
-        let mut dice = Dice::new(scenario.seed ^ u64::from(number));
-        while left > 0 {
-            let len = left.min(FILL_PIECE);
-            writer.write(bytes(&mut dice, len)).await.map_err(&told)?;
-            left -= len;
-        }
-        let attributes = SetAttributes::default();
-        let entry = writer.publish(dir, name.as_bytes(), attributes, true).await.map_err(&told)?;
+        let entry = make(client, dir, scenario, number, &name).await?;
         let ino = entry.attributes.ino;
         let editor = client.open_write(ino, WriteMode::Change).await.map_err(&told)?;
         editors.push(Mutex::new(editor));

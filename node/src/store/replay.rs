@@ -4,6 +4,7 @@
 //! been acknowledged is the torn end of the journal, and is cut. What the device cannot read may have
 //! been acknowledged.
 
+use futures_lite::future::zip;
 use protocol::checksum::sum128;
 use protocol::guard::{self, Guard};
 use protocol::ids::{Generation, Lsn, TargetId};
@@ -15,8 +16,12 @@ use super::geometry::Geometry;
 use super::journal::Point;
 use super::record::Record;
 use super::ring::RingReader;
-use crate::io::Disk;
-use crate::limits::DEVICE_TRANSFER_MAX;
+use super::wait::join_all;
+use crate::io::{Disk, DiskError};
+use crate::limits::{DEVICE_READS_MAX, DEVICE_TRANSFER_MAX};
+
+/// Pieces that are read at once; as many again are looked through meanwhile, and all fit the arena.
+const SCAN_READS: u64 = DEVICE_READS_MAX as u64 / 2;
 
 /// What the journal says after a checkpoint.
 pub(super) struct Replay {
@@ -119,31 +124,48 @@ impl<D: Disk> Scan<'_, D> {
         Some(())
     }
 
-    /// The first batch after a damaged one, anywhere in the ring.
+    /// The first batch after a damaged one, anywhere in the ring. The device reads the next pieces while
+    /// these are looked through: after a crash this is most of what a restart waits for.
     async fn next_header(&self, end: &Point) -> Option<BatchHeader> {
+        let step = u64::from(DEVICE_TRANSFER_MAX);
+        let pieces = self.geometry.journal_size.div_ceil(step);
+        let several = |first: u64| {
+            let numbers = first..pieces.min(first + SCAN_READS);
+            join_all(numbers.map(|number| self.piece(number * step)).collect())
+        };
         let mut best: Option<BatchHeader> = None;
-        let mut at = 0;
-        while at < self.geometry.journal_size {
-            let left = self.geometry.journal_size - at;
-            let len = left.min(u64::from(DEVICE_TRANSFER_MAX));
-            let len = usize::try_from(len).ok()?;
-            best = self.later_in(self.geometry.journal_offset + at, len, end, best).await;
-            at += len as u64;
+        let (mut ready, mut next) = (several(0).await, SCAN_READS);
+        while !ready.is_empty() {
+            let looking = async {
+                for (offset, len, read) in ready {
+                    best = match read {
+                        Ok(bytes) => self.first_after(end, &bytes, best),
+                        Err(_) => self.page_by_page(offset, len, end, best).await,
+                    };
+                }
+            };
+            let (more, ()) = zip(several(next), looking).await;
+            (ready, next) = (more, next + SCAN_READS);
         }
         best
     }
 
+    /// The piece of the ring that begins there; where it lies, how long it is, and what was read.
+    async fn piece(&self, at: u64) -> (u64, usize, Result<D::Read, DiskError>) {
+        let left = self.geometry.journal_size - at;
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(DEVICE_TRANSFER_MAX as usize);
+        let offset = self.geometry.journal_offset + at;
+        (offset, len, self.disk.read(offset, len).await)
+    }
+
     /// Where the device fails, every other page may still be good.
-    async fn later_in(
+    async fn page_by_page(
         &self,
         offset: u64,
         len: usize,
         end: &Point,
         mut best: Option<BatchHeader>,
     ) -> Option<BatchHeader> {
-        if let Ok(bytes) = self.disk.read(offset, len).await {
-            return self.first_after(end, &bytes, best);
-        }
         for page in (0..len).step_by(IO_ALIGN) {
             if let Ok(bytes) = self.disk.read(offset + page as u64, IO_ALIGN).await {
                 best = self.first_after(end, &bytes, best);
