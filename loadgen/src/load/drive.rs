@@ -170,12 +170,15 @@ impl Driver {
         let failed = |source| StepError::Start { program: "a timer".to_owned(), source };
         let pacer = Pacer::new().map_err(failed)?;
         let mut tasks = JoinSet::new();
+        let mut waited = None;
         for (number, subject) in (0..).zip(subjects.iter().cycle()) {
             let due = begun + pace.due(number);
             if due >= shared.end {
                 break;
             }
-            pacer.until(due).await.map_err(failed)?;
+            if waited.replace(due) != Some(due) {
+                pacer.until(due).await.map_err(failed)?;
+            }
             // Who waits here is late, and counts so: the time runs from when it was due.
             while tasks.len() >= self.at_once() as usize {
                 tasks.join_next().await;

@@ -12,6 +12,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::cluster::now;
 
+/// Shortest time between two wakings of the generator.
+const BUNCH: Duration = Duration::from_micros(500);
+
 /// The due times of one of several threads that share a rate. Pure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
@@ -23,9 +26,17 @@ pub(super) struct Pace {
 
 impl Pace {
     /// How long after the begin the operation `number` of this thread is due.
+    ///
+    /// Where a thread has more than one operation in a [`BUNCH`], those are due together: arrivals in
+    /// bunches, each counted from the time it was due, and a generator that wakes up once for each.
     pub(super) fn due(&self, number: u64) -> Duration {
         let of_all = number as f64 * f64::from(self.threads) + f64::from(self.thread);
-        Duration::from_secs_f64(of_all / self.rate)
+        let due = Duration::from_secs_f64(of_all / self.rate);
+        if self.rate / f64::from(self.threads) * BUNCH.as_secs_f64() <= 1.0 {
+            return due;
+        }
+        let bunches = due.as_nanos() / BUNCH.as_nanos();
+        BUNCH.saturating_mul(u32::try_from(bunches).unwrap_or(u32::MAX))
     }
 }
 
@@ -82,6 +93,18 @@ mod tests {
             [due(0, 0), due(1, 0), due(0, 1), due(1, 1)],
             [us(0), us(1_000), us(2_000), us(3_000)]
         );
+    }
+
+    #[test]
+    fn operations_closer_than_a_bunch_are_due_together_at_the_same_rate() {
+        let pace = Pace { rate: 50_000.0, threads: 1, thread: 0 };
+        assert_eq!(pace.due(24), Duration::ZERO);
+        assert_eq!(pace.due(25), BUNCH);
+        assert_eq!(pace.due(50_000), Duration::from_secs(1));
+        let bunches: std::collections::BTreeSet<_> = (0..50_000).map(|at| pace.due(at)).collect();
+        assert_eq!(bunches.len(), 2_000);
+        let day = pace.due(86_400 * 50_000);
+        assert_eq!(day, Duration::from_secs(86_400));
     }
 
     #[tokio::test]

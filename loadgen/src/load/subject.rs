@@ -106,7 +106,10 @@ impl Subject {
     /// As it was told.
     pub(super) async fn operate(&self) -> Result<u64, String> {
         match self {
-            Subject::Files(stage) => stage.operate().await.map_err(|error| error.to_string()),
+            // Boxed: what a client does is large, and every operation is moved once.
+            Subject::Files(stage) => {
+                Box::pin(stage.operate()).await.map_err(|error| error.to_string())
+            }
             Subject::Echo(echo) => echo.operate().await.map_err(|error| error.to_string()),
             Subject::Nothing => Ok(0),
         }
