@@ -240,6 +240,9 @@ const _: () = assert!(RESYNC_PAGE < RESYNC_QUEUE_MAX);
 pub const PENDING_CHAIN_MAX: usize = 8;
 /// Writes of one store that may be under way: those of clients and those of primaries.
 pub const STORE_WRITES_MAX: usize = SHARD_CLIENT_REQUESTS_MAX + SHARD_PEER_REQUESTS_MAX;
+/// Journal that a restart may have to replay however small the index is, in bytes; a third of a
+/// smaller journal.
+pub const REPLAY_LEN_MIN: u64 = 4 << 20;
 /// Longest single device transfer of the store's own making, in bytes.
 pub const DEVICE_TRANSFER_MAX: u32 = 1 << 20;
 /// The same where the bytes are checked before they are sent: short enough to stay in the second-level

@@ -170,7 +170,7 @@ impl<D: Disk> Store<D> {
         let which = image.which;
         self.write_superblock(|superblock| superblock.slots[which] = slot).await?;
         let older = self.superblock.borrow().slots[1 - which].position;
-        self.journal.borrow_mut().end_checkpoint(slot.position, older);
+        self.journal.borrow_mut().end_checkpoint(slot.position, slot.length, older);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use protocol::limits::IO_ALIGN;
 
 use super::extent::UNIT;
-use crate::limits::CONTAINER_SIZE_MIN;
+use crate::limits::{CONTAINER_SIZE_MIN, REPLAY_LEN_MIN};
 
 /// Copies of the superblock.
 pub(super) const SUPERBLOCK_COPIES: u64 = 4;
@@ -93,9 +93,14 @@ impl Geometry {
         self.journal_size / 16
     }
 
-    /// Journal bytes after which a checkpoint is due.
-    pub(super) fn checkpoint_due(&self) -> u64 {
-        (self.journal_size - self.journal_reserve()) / 3
+    /// Journal bytes after which a checkpoint is due, when the last one had so many bytes.
+    ///
+    /// A restart replays them one record after the other, which takes four times as long as reading an
+    /// image of the same length: half an image's length keeps both within a fraction of a second for
+    /// a hundred thousand chunks, and costs three bytes written for each of the journal.
+    pub(super) fn checkpoint_due(&self, image: u64) -> u64 {
+        let most = (self.journal_size - self.journal_reserve()) / 3;
+        most.min(REPLAY_LEN_MIN.max(image / 2))
     }
 
     /// Longest body of an ordinary batch, in bytes.
@@ -121,6 +126,15 @@ mod tests {
             assert!(geometry.is_some_and(|geometry| geometry.is_sound()), "{size}");
         }
         assert_eq!(Geometry::for_size(CONTAINER_SIZE_MIN - 1), None);
+    }
+
+    #[test]
+    fn what_a_restart_replays_grows_with_the_index_and_not_with_the_journal() {
+        let due = |size, image| Geometry::for_size(size).unwrap().checkpoint_due(image);
+        assert_eq!(due(4 << 30, 0), REPLAY_LEN_MIN);
+        assert_eq!(due(4 << 30, 12 << 20), 6 << 20);
+        assert_eq!(due(4 << 30, 1 << 30), (60 << 20) / 3, "a third of the journal at most");
+        assert!(due(64 << 20, 0) < REPLAY_LEN_MIN, "as before where the journal is small");
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub(super) struct Journal {
     ring_size: u64,
     reserve: u64,
     batch_len_max: usize,
-    checkpoint_due: u64,
+    geometry: Geometry,
     queue: VecDeque<Batch>,
     newest: Lsn,
     durable: Point,
@@ -75,24 +75,25 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Goes on after `durable`; bytes from `keep_from` on are still needed.
+    /// Goes on after `durable`; bytes from `keep_from` on are still needed. The last checkpoint is of the
+    /// position `checkpointed` and has `image` bytes.
     pub(super) fn new(
         geometry: &Geometry,
         durable: Point,
         keep_from: u64,
-        checkpointed: u64,
+        (checkpointed, image): (u64, u64),
     ) -> Journal {
         Journal {
             ring_size: geometry.journal_size,
             reserve: geometry.journal_reserve(),
             batch_len_max: geometry.batch_len_max(),
-            checkpoint_due: geometry.checkpoint_due(),
+            geometry: *geometry,
             queue: VecDeque::new(),
             newest: durable.lsn,
             durable,
             in_flight: 0,
             keep_from,
-            checkpoint_after: checkpointed + geometry.checkpoint_due(),
+            checkpoint_after: checkpointed + geometry.checkpoint_due(image),
             wanted: None,
             found: None,
             starved: false,
@@ -217,12 +218,12 @@ impl Journal {
         self.found
     }
 
-    /// A checkpoint is complete: nothing before `keep_from` is needed.
-    pub(super) fn end_checkpoint(&mut self, position: u64, keep_from: u64) {
+    /// A checkpoint of `image` bytes is complete: nothing before `keep_from` is needed.
+    pub(super) fn end_checkpoint(&mut self, position: u64, image: u64, keep_from: u64) {
         (self.wanted, self.found) = (None, None);
         self.keep_from = keep_from;
         self.starved = false;
-        self.checkpoint_after = position + self.checkpoint_due;
+        self.checkpoint_after = position + self.geometry.checkpoint_due(image);
     }
 
     /// A checkpoint failed; the next one is due after some more journal, or when that is full and

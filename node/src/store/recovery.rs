@@ -31,8 +31,8 @@ struct Found {
     replay: Replay,
     /// Journal position of the older good checkpoint.
     keep_from: u64,
-    /// Journal position of the newer one.
-    checkpointed: u64,
+    /// Journal position of the newer one, and its length.
+    checkpointed: (u64, u64),
     /// The checkpoint area that does not hold what the superblock says.
     damaged: Option<usize>,
 }
@@ -256,7 +256,7 @@ async fn find<D: Disk>(disk: &D, superblock: &Superblock) -> Found {
         index,
         replay,
         keep_from: slots[1 - newest].position,
-        checkpointed: slots[which].position,
+        checkpointed: (slots[which].position, slots[which].length),
         damaged: (!whole).then_some(newest),
     }
 }

@@ -71,8 +71,16 @@ async fn restarts(
     let mut made = Repetitions::new(repetitions, STOOD_STILL);
     while let Some(number) = made.next()? {
         observer.restart();
-        let seen = one_target(lab, client, number % NODES + 1).await?;
-        made.push(seen, observer.worst()?);
+        let node = number % NODES + 1;
+        let seen = one_target(lab, client, node).await?;
+        let stood_still = observer.worst()?;
+        println!(
+            "node {node}: serving after {}, a member again after {}; the machine stood still for {}",
+            seconds(seen.0),
+            seconds(seen.1),
+            seconds(stood_still)
+        );
+        made.push(seen, stood_still);
     }
     for (serving, member) in made.counted {
         one.push(serving);
