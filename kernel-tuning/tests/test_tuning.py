@@ -217,6 +217,8 @@ class Measure(Case):
         self.assertIn("operations/s +20.0 % (+20.0 to +20.0, 90 %): more", out)
         self.assertIn("p99 latency +0.0 %", out)
         self.assertEqual(rmem.read_text(), "212992\n")
+        turned = self.run_command("measure", "rmem-max", "--pairs", "3", "--", "--block", "1")
+        self.assertEqual(turned, (code, out, err), "options may come behind the knob")
 
     def test_a_load_that_fails_is_told_and_the_knob_put_back(self):
         self.fake("import sys\nsys.exit('the run is void')\n")

@@ -12,8 +12,16 @@ KNOBS = Path(__file__).parent.parent / "knobs.toml"
 
 def main(name: str, words: list[str] | None = None) -> int:
     """Runs one command; 0 when all is as it should be, 1 when not, 2 when it could not be done."""
+    words = sys.argv[1:] if words is None else words
+    load: list[str] = []
+    if name == "measure" and "--" in words:
+        # What follows is the load's, and only that: options of `measure` may come before or after the knob.
+        at = words.index("--")
+        words, load = words[:at], words[at + 1 :]
     try:
-        return COMMANDS[name](_arguments(name).parse_args(words))
+        arguments = _arguments(name).parse_args(words)
+        arguments.load = load
+        return COMMANDS[name](arguments)
     except knob.KnobError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
@@ -28,8 +36,7 @@ def _arguments(name: str) -> argparse.ArgumentParser:
         parser.add_argument("knobs", nargs="*", help="ids of knobs, as `check` prints them")
     if name == "measure":
         parser.add_argument("--pairs", type=int, default=10, help="runs off and on each")
-        parser.add_argument("knob", help="id of a knob")
-        parser.add_argument("load", nargs=argparse.REMAINDER, help="arguments of lanefs-loadgen run")
+        parser.add_argument("knob", help="id of a knob; after `--`, arguments of lanefs-loadgen run")
     return parser
 
 
@@ -83,8 +90,7 @@ def _revert(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace) -> int:
     (one,) = knob.choose(knob.load(KNOBS), [arguments.knob])
-    words = [word for word in arguments.load if word != "--"]
-    command = [os.environ.get("LANEFS_LOADGEN", "lanefs-loadgen"), "run", *words]
+    command = [os.environ.get("LANEFS_LOADGEN", "lanefs-loadgen"), "run", *arguments.load]
     print("\n".join(measure.measure(arguments.root, one, arguments.pairs, command)))
     return 0
 

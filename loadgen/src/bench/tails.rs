@@ -65,7 +65,7 @@ fn tails(bench: &Bench<'_>, rig: &Rig, size: &Size) -> Result<Vec<Row>, StepErro
     let container = rig.container()?;
     let sides = vec![
         Side::new("ours", |round| {
-            let (rate, at_once) = (Some(rate), 4096);
+            let (rate, at_once) = (Some(rate), size.at_once * 8);
             let scenario = Scenario { rate, at_once, seed: round + 100, ..closed.clone() };
             let outcome = rig.load(size.dir, &scenario)?;
             Ok(Seen { per_s: tail(&outcome), eff: outcome.ms(0.5) })
