@@ -10,7 +10,7 @@ use crate::cluster::StepError;
 use crate::load::Load;
 use crate::load::echo::{Answered, Recorder};
 use crate::load::scenario::Scenario;
-use crate::load::subject::{Share, Target};
+use crate::load::subject::Target;
 
 /// Operations per second that the recorder answers.
 const ECHO_RATE: f64 = 2_000.0;
@@ -46,7 +46,7 @@ fn recorded() -> Result<f64, StepError> {
         seconds: 2,
         ..Scenario::default()
     };
-    let load = of(Target::Echo(recorder.address()), &scenario);
+    let load = Load::quiet(Target::Echo(recorder.address()), &scenario);
     let outcome = load.put_on()?.outcome;
     let expected = latencies(&recorder.end().map_err(failed)?);
     if outcome.failed > 0 || expected.len() as u64 != outcome.succeeded {
@@ -97,13 +97,8 @@ fn busy() -> Result<f64, StepError> {
         seconds: 1,
         ..Scenario::default()
     };
-    let outcome = of(Target::Nothing, &scenario).put_on()?.outcome;
+    let outcome = Load::quiet(Target::Nothing, &scenario).put_on()?.outcome;
     Ok(outcome.busy_percent / 100.0)
-}
-
-fn of(target: Target, scenario: &Scenario) -> Load<'_> {
-    let share = Share::WHOLE;
-    Load { target, scenario, share, servers: &[], start_at: None, quiet: true }
 }
 
 #[cfg(test)]

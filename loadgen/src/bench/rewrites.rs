@@ -1,7 +1,7 @@
 //! Small durable writes: 64 programs' worth of changes of 16 KiB in place, beside fio with the same
 //! pattern on the same disk.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Bench;
 use super::process::process_written;
@@ -91,6 +91,6 @@ fn fio_writes(file: &Path, batch: u32, seed: u64) -> Result<Seen, StepError> {
         seed,
         ..Job::of("randwrite")
     };
-    let measured = fio::measure(&PathBuf::from(file), &job)?;
+    let measured = fio::measure(file, &job)?;
     Ok(Seen { per_s: measured.per_s / f64::from(TRANSFERS), eff: f64::NAN })
 }

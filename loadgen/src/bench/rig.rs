@@ -21,7 +21,7 @@ use crate::cluster::{DevCluster, StepError, file_error};
 use crate::load::Load;
 use crate::load::outcome::Outcome;
 use crate::load::scenario::Scenario;
-use crate::load::subject::{Share, Target};
+use crate::load::subject::Target;
 
 /// A cluster and its first node.
 pub(super) struct Rig {
@@ -118,9 +118,7 @@ impl Rig {
     /// [`StepError`] when an operation failed. A void run is a result: this machine is small.
     pub(super) fn load(&self, dir: &str, scenario: &Scenario) -> Result<Outcome, StepError> {
         let target = Target::Cluster(Box::new(self.config.clone()), dir.to_owned());
-        let share = Share::WHOLE;
-        let load = Load { target, scenario, share, servers: &[], start_at: None, quiet: true };
-        let outcome = load.put_on()?.outcome;
+        let outcome = Load::quiet(target, scenario).put_on()?.outcome;
         match outcome.errors.first() {
             Some(error) => Err(StepError::Different(error.clone())),
             None => Ok(outcome),

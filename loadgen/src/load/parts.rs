@@ -8,7 +8,7 @@ use client::Config;
 
 use super::put_on::wall_clock;
 use super::scenario::Scenario;
-use super::subject::{Share, Target};
+use super::subject::Share;
 use super::{Load, Options, Run, merge, read_outcome};
 use crate::cluster::{StepError, file_error};
 
@@ -26,9 +26,7 @@ pub(super) fn run(
     scenario: &Scenario,
     options: &Options,
 ) -> Result<Run, StepError> {
-    let target = Target::Cluster(Box::new(config.clone()), options.dir.clone());
-    let whole = Load { target, ..Load::of(config, scenario, options) };
-    whole.prepare()?;
+    Load::of(config, scenario, options).prepare()?;
     let folder = tempdir()?;
     let done = in_folder(&folder, scenario, options);
     let removed = std::fs::remove_dir_all(&folder).map_err(file_error(&folder));

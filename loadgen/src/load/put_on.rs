@@ -38,6 +38,11 @@ pub(crate) struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
+    /// A whole load that begins at once and prints nothing.
+    pub(crate) fn quiet(target: Target, scenario: &'a Scenario) -> Load<'a> {
+        Load { target, scenario, share: Share::WHOLE, servers: &[], start_at: None, quiet: true }
+    }
+
     /// What the command line asks for.
     pub(super) fn of(config: &Config, scenario: &'a Scenario, options: &'a Options) -> Load<'a> {
         let since_1970 = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);
