@@ -243,6 +243,9 @@ pub const STORE_WRITES_MAX: usize = SHARD_CLIENT_REQUESTS_MAX + SHARD_PEER_REQUE
 /// Journal that a restart may have to replay however small the index is, in bytes; a third of a
 /// smaller journal.
 pub const REPLAY_LEN_MIN: u64 = 4 << 20;
+/// Bytes behind the journal's end that a restart looks through at least for a later batch: eight times the
+/// longest batch.
+pub const TAIL_SCAN_LEN: u64 = 8 << 20;
 /// Longest single device transfer of the store's own making, in bytes.
 pub const DEVICE_TRANSFER_MAX: u32 = 1 << 20;
 /// The same where the bytes are checked before they are sent: short enough to stay in the second-level

@@ -5,8 +5,8 @@
 //! Memory is two bitmaps of a window, whatever the size of the target.
 
 use super::Store;
+use super::entry::Name;
 use super::extent::{Extent, UNIT};
-use super::index::Name;
 use super::space::Space;
 use crate::io::Disk;
 use crate::limits::AUDIT_WINDOW_UNITS;

@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 
 use super::Store;
 use super::descriptor::decode_page;
+use super::entry::Name;
 use super::extent::{UNIT, units_for};
-use super::index::Name;
 use super::state::{CELLS_PER_PAGE, Cell, Cells, ChunkState, PageRef};
 use super::types::StoreError;
 use super::wait::join_all;

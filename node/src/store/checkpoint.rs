@@ -9,8 +9,9 @@ use protocol::ids::{GroupId, Lsn, Version};
 
 use super::Store;
 use super::bytes::{Reader, Writer};
+use super::entry::{Entry, Name};
 use super::geometry::Geometry;
-use super::index::{Entry, Index, Name};
+use super::index::Index;
 use super::superblock::Slot;
 use super::types::{GroupInfo, StoreError};
 use super::wait::join_all;

@@ -9,7 +9,7 @@ use std::ops::Range;
 use protocol::ids::{ChunkKey, GroupId, Version};
 
 use super::Store;
-use super::index::Name;
+use super::entry::Name;
 use super::state::ChunkState;
 use super::types::StoreError;
 use crate::io::{Disk, DiskError};

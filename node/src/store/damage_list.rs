@@ -6,7 +6,7 @@ use std::ops::Range;
 use protocol::ids::{GroupId, Lsn, Version};
 
 use super::damage::{Damage, DamagedPart};
-use super::index::Name;
+use super::entry::Name;
 use super::state::ChunkState;
 use crate::limits::{DAMAGED_CELLS_MAX, DAMAGED_VERSIONS_MAX};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::batch::{BATCH_FIELDS, BATCH_HEADER_LEN};
 use super::checkpoint::{GROUP_FIELDS, PIECE_FIELDS};
 use super::descriptor::{PAGE_FIELDS, PAGE_HEAD_LEN};
-use super::index::ENTRY_FIELDS;
+use super::entry::ENTRY_FIELDS;
 use super::record::{RECORD_FIELDS, RECORD_HEADER_LEN, RECORD_KINDS};
 use super::state::{STATE_FIELDS, STATE_ITEMS};
 use super::superblock::{SLOT_FIELDS, SUPERBLOCK_FIELDS};

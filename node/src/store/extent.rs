@@ -3,6 +3,9 @@
 /// Bytes of one unit of space.
 pub(super) const UNIT: u32 = 4096;
 
+/// Runs from which on two lists are gone through together, and not searched one by one.
+const MERGE_MIN: usize = 4;
+
 /// A contiguous run of units; unit 0 is the first of the container and is never data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Extent {
@@ -66,9 +69,20 @@ pub(super) struct ExtentSet {
 
 impl ExtentSet {
     pub(super) fn of(runs: &[Extent]) -> ExtentSet {
-        let mut set = ExtentSet::default();
-        for &run in runs {
-            set.insert(run);
+        ExtentSet::union(runs.to_vec())
+    }
+
+    /// The set of everything in the runs, which may overlap and come in any order.
+    ///
+    /// Lists that are ascending already, one after the other, cost a comparison for each run.
+    pub(super) fn union(mut runs: Vec<Extent>) -> ExtentSet {
+        runs.sort();
+        let mut set = ExtentSet { runs: Vec::with_capacity(runs.len()) };
+        for run in runs.into_iter().filter(|run| !run.is_none()) {
+            match set.runs.last() {
+                Some(last) if last.end() >= run.start => set.insert(run),
+                _ => set.runs.push(run),
+            }
         }
         set
     }
@@ -101,19 +115,34 @@ impl ExtentSet {
         }
         let from = self.runs.partition_point(|have| have.end() <= run.start);
         let to = self.runs.partition_point(|have| have.start < run.end());
-        let mut kept = Vec::new();
-        for have in &self.runs[from..to] {
-            kept.extend(Extent::between(have.start, run.start.min(have.end())));
-            kept.extend(Extent::between(run.end().max(have.start), have.end()));
-        }
-        self.runs.splice(from..to, kept);
+        let touched = &self.runs[from..to];
+        let front = touched.first().and_then(|first| Extent::between(first.start, run.start));
+        let back = touched.last().and_then(|last| Extent::between(run.end(), last.end()));
+        self.runs.splice(from..to, front.into_iter().chain(back));
     }
 
     /// Removes every run of another set.
-    pub(super) fn remove_all(&mut self, runs: &[Extent]) {
-        for &run in runs {
-            self.remove(run);
+    pub(super) fn remove_all(&mut self, other: &[Extent]) {
+        if other.len() < self.runs.len().min(MERGE_MIN) || !other.is_sorted() {
+            other.iter().for_each(|&run| self.remove(run));
+            return;
         }
+        let mut other = other.iter().filter(|run| !run.is_none()).peekable();
+        let mut kept = Vec::new();
+        for have in &self.runs {
+            let mut start = have.start;
+            while let Some(run) = other.peek().filter(|run| run.start < have.end()) {
+                kept.extend(Extent::between(start, run.start));
+                start = start.max(run.end());
+                if run.end() > have.end() {
+                    // It may reach into the next.
+                    break;
+                }
+                other.next();
+            }
+            kept.extend(Extent::between(start, have.end()));
+        }
+        self.runs = kept;
     }
 
     /// True when some unit of the run is in the set.
@@ -171,6 +200,36 @@ mod tests {
             let listed: Vec<u64> = set.runs().iter().flat_map(|run| run.start..run.end()).collect();
             assert_eq!(listed, model.iter().copied().collect::<Vec<_>>());
             assert!(set.runs().windows(2).all(|pair| pair[0].end() < pair[1].start));
+        }
+    }
+
+    fn units_of(runs: &[Extent]) -> BTreeSet<u64> {
+        runs.iter().flat_map(|run| run.start..run.end()).collect()
+    }
+
+    #[test]
+    fn lists_are_put_together_and_taken_apart_like_sets_of_units() {
+        let mut seed = 11u64;
+        for turn in 0..2000 {
+            let mut list = |longest: u64| -> Vec<Extent> {
+                let mut one = || {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    Extent { start: (seed >> 33) % 300, units: ((seed >> 50) % 9) as u32 }
+                };
+                let len = one().start % longest;
+                (0..len).map(|_| one()).collect()
+            };
+            let (left, mut right) = (list(30), list(30));
+            if turn % 2 == 0 {
+                right = ExtentSet::of(&right).into_runs();
+            }
+            let mut set = ExtentSet::of(&left);
+            assert!(set.runs().windows(2).all(|pair| pair[0].end() < pair[1].start));
+            assert_eq!(units_of(set.runs()), units_of(&left));
+            set.remove_all(&right);
+            let expected: BTreeSet<u64> =
+                units_of(&left).difference(&units_of(&right)).copied().collect();
+            assert_eq!(units_of(set.runs()), expected, "{left:?} without {right:?}");
         }
     }
 }

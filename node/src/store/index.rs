@@ -10,37 +10,27 @@ use std::rc::Rc;
 
 use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, Fid, GroupId, Lsn, Version};
+use smallvec::SmallVec;
 
 use super::audit::Audit;
-use super::bytes::{Reader, Writer};
-use super::extent::{Extent, ExtentSet};
+use super::entry::{Entry, Name};
+use super::extent::Extent;
 use super::record::Record;
 use super::snapshot::Snapshot;
 use super::state::ChunkState;
 use super::tally::{Tallies, Tally};
 use super::types::GroupInfo;
 
-/// Name of a chunk on a target.
-pub(super) type Name = (GroupId, ChunkKey);
-
-/// Bytes of an entry in a checkpoint before its states.
-#[cfg(test)]
-pub(super) const ENTRY_FIELDS: &[(&str, usize)] =
-    &[("group", 4), ("key", 12), ("flags", 1), ("pendings", 1)];
-const ENTRY_HEAD_LEN: usize = 18;
-/// Bytes that follow them when the chunk is set aside: since when.
-const SINCE_LEN: usize = 8;
-const FLAG_QUARANTINED: u8 = 1;
-const FLAG_COMMITTED: u8 = 2;
-
-/// The versions of one chunk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) committed: Option<Rc<ChunkState>>,
-    /// Ascending; each builds on the one before.
-    pub(super) pendings: Vec<Rc<ChunkState>>,
-    /// When it was set aside, in seconds since 1970: kept, not served, not listed.
-    pub(super) quarantined: Option<u64>,
+/// What is derived from one entry.
+#[derive(Default)]
+struct Traits {
+    tally: Tally,
+    /// Bytes in a checkpoint.
+    len: u64,
+    pendings: bool,
+    suspects: bool,
+    aside: bool,
+    reserves: bool,
 }
 
 /// Everything the target holds.
@@ -56,120 +46,6 @@ pub(super) struct Index {
     image_len: u64,
     pub(super) snapshot: Option<Snapshot>,
     pub(super) audit: Option<Audit>,
-}
-
-impl Entry {
-    /// The newest version, committed or pending.
-    pub(super) fn newest(&self) -> Option<&Rc<ChunkState>> {
-        self.pendings.last().or(self.committed.as_ref())
-    }
-
-    /// Every version, oldest first.
-    pub(super) fn states(&self) -> impl Iterator<Item = &Rc<ChunkState>> {
-        self.committed.iter().chain(&self.pendings)
-    }
-
-    /// Every unit some version refers to.
-    pub(super) fn owned(&self) -> ExtentSet {
-        let mut set = ExtentSet::default();
-        for state in self.states() {
-            for &extent in &state.owned {
-                set.insert(extent);
-            }
-        }
-        set
-    }
-
-    /// The one version there is, when there are not several.
-    fn only(&self) -> Option<&ChunkState> {
-        self.committed.as_deref().filter(|_| self.pendings.is_empty())
-    }
-
-    /// True when the chunk keeps room for its growth and nothing grows into it now.
-    fn reserves(&self) -> bool {
-        self.only().is_some_and(|state| state.reserve.units > state.slack())
-    }
-
-    /// Number of units that some version refers to.
-    fn units(&self) -> u64 {
-        match self.only() {
-            Some(state) => state.owned.iter().map(|run| u64::from(run.units)).sum(),
-            None => self.owned().units(),
-        }
-    }
-
-    /// Length of [`Entry::encode`].
-    pub(super) fn encoded_len(&self) -> usize {
-        let since = if self.quarantined.is_some() { SINCE_LEN } else { 0 };
-        ENTRY_HEAD_LEN + since + self.states().map(|state| 8 + state.encoded_len()).sum::<usize>()
-    }
-
-    /// Appends the entry as a checkpoint holds it: each state follows its journal position.
-    pub(super) fn encode(&self, name: Name, out: &mut Writer) {
-        let flags = if self.quarantined.is_some() { FLAG_QUARANTINED } else { 0 }
-            | if self.committed.is_some() { FLAG_COMMITTED } else { 0 };
-        let pendings = u8::try_from(self.pendings.len()).unwrap_or(u8::MAX);
-        out.u32(name.0.0).key(name.1).u8(flags).u8(pendings);
-        if let Some(since_s) = self.quarantined {
-            out.u64(since_s);
-        }
-        for state in self.states() {
-            state.encode(out.u64(state.lsn.0));
-        }
-    }
-
-    /// Reads what [`Entry::encode`] wrote.
-    pub(super) fn decode(from: &mut Reader<'_>) -> Option<(Name, Entry)> {
-        let name = (from.group()?, from.key()?);
-        let (flags, pendings) = (from.u8()?, from.u8()?);
-        let aside = flags & FLAG_QUARANTINED != 0;
-        let quarantined = if aside { Some(from.u64()?) } else { None };
-        let state = |from: &mut Reader<'_>| {
-            let lsn = protocol::ids::Lsn(from.u64()?);
-            ChunkState::decode(from, lsn).map(Rc::new)
-        };
-        let committed = if flags & FLAG_COMMITTED != 0 { Some(state(from)?) } else { None };
-        let pendings = from.list(usize::from(pendings), state)?.into_vec();
-        Some((name, Entry { committed, pendings, quarantined }))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.committed.is_none() && self.pendings.is_empty()
-    }
-
-    fn commit_through(&mut self, through: Version) {
-        let done = self.pendings.iter().take_while(|state| state.version <= through).count();
-        if let Some(newest) = self.pendings.drain(..done).next_back() {
-            self.committed = Some(newest);
-        }
-    }
-
-    /// Puts another state in the place of the one with the same version.
-    fn replace(&mut self, state: Rc<ChunkState>) {
-        let mut states = self.committed.iter_mut().chain(&mut self.pendings);
-        if let Some(have) = states.find(|have| have.version == state.version) {
-            *have = state;
-        }
-    }
-
-    fn install(&mut self, state: Rc<ChunkState>, committed: bool) {
-        if self.quarantined.take().is_some() {
-            // What was set aside must not be served under what replaces it.
-            *self = Entry::default();
-        }
-        if committed {
-            self.pendings.clear();
-            self.committed = Some(state);
-        } else {
-            // The versions before stay until this one is committed: the committed one is readable,
-            // and the newest pending is all there is when a crash tears the whole chunk. Whether
-            // they are suspect does not count: a replay may not know it.
-            self.committed.take_if(|have| have.version >= state.version);
-            self.pendings.retain(|have| have.version < state.version);
-            self.pendings.drain(..self.pendings.len().saturating_sub(1));
-            self.pendings.push(state);
-        }
-    }
 }
 
 impl Index {
@@ -210,21 +86,7 @@ impl Index {
     /// At once and not one by one: opening a target with many chunks is mostly this.
     pub(super) fn restore(&mut self, entries: Vec<(Name, Entry)>) {
         for (name, entry) in &entries {
-            self.image_len += entry.encoded_len() as u64;
-            let share = Tally::of(*name, entry, entry.units());
-            self.tallies.change(name.0, &Tally::default(), &share);
-            if !entry.pendings.is_empty() {
-                self.with_pendings.insert(*name);
-            }
-            if entry.states().any(|state| state.suspect) {
-                self.with_suspects.insert(*name);
-            }
-            if entry.quarantined.is_some() {
-                self.set_aside.insert(*name);
-            }
-            if entry.reserves() {
-                self.with_reserves.insert(*name);
-            }
+            self.follow(*name, &Traits::default(), &Traits::of(*name, entry));
         }
         self.entries = entries.into_iter().collect();
     }
@@ -468,31 +330,46 @@ impl Index {
             snapshot.keep(name, self.entries.get(&name));
         }
         let entry = self.entries.entry(name).or_default();
-        let before = entry.owned();
-        let share_before = Tally::of(name, entry, before.units());
-        let len_before = if entry.is_empty() { 0 } else { entry.encoded_len() };
+        let before = Traits::of(name, entry);
+        let states: SmallVec<[Rc<ChunkState>; 2]> = entry.states().cloned().collect();
+        let audited = self.audit.is_some().then(|| entry.owned());
         change(entry);
         if entry.is_empty() {
             *entry = Entry::default();
         }
-        let after = entry.owned();
-        let share_after = Tally::of(name, entry, after.units());
-        if let Some(audit) = &mut self.audit {
-            audit.change(name, before.runs(), after.runs());
+        if let (Some(audit), Some(before)) = (&mut self.audit, audited) {
+            audit.change(name, before.runs(), entry.owned().runs());
         }
-        let mut freed = before;
-        freed.remove_all(after.runs());
-        self.tallies.change(name.0, &share_before, &share_after);
-        let len_after = if entry.is_empty() { 0 } else { entry.encoded_len() };
-        self.image_len = self.image_len + len_after as u64 - len_before as u64;
-        note(&mut self.with_pendings, name, !entry.pendings.is_empty());
-        note(&mut self.with_suspects, name, entry.states().any(|state| state.suspect));
-        note(&mut self.set_aside, name, entry.quarantined.is_some());
-        note(&mut self.with_reserves, name, entry.reserves());
+        let freed = entry.freed(&states);
+        let after = Traits::of(name, entry);
         if entry.is_empty() {
             self.entries.remove(&name);
         }
-        freed.into_runs()
+        self.follow(name, &before, &after);
+        freed
+    }
+
+    /// Keeps what is derived from the entries, when one changes.
+    fn follow(&mut self, name: Name, before: &Traits, after: &Traits) {
+        self.tallies.change(name.0, &before.tally, &after.tally);
+        self.image_len = self.image_len + after.len - before.len;
+        note(&mut self.with_pendings, name, before.pendings, after.pendings);
+        note(&mut self.with_suspects, name, before.suspects, after.suspects);
+        note(&mut self.set_aside, name, before.aside, after.aside);
+        note(&mut self.with_reserves, name, before.reserves, after.reserves);
+    }
+}
+
+impl Traits {
+    fn of(name: Name, entry: &Entry) -> Traits {
+        Traits {
+            tally: Tally::of(name, entry, entry.units()),
+            len: if entry.is_empty() { 0 } else { entry.encoded_len() as u64 },
+            pendings: !entry.pendings.is_empty(),
+            suspects: entry.states().any(|state| state.suspect),
+            aside: entry.quarantined.is_some(),
+            reserves: entry.reserves(),
+        }
     }
 }
 
@@ -503,12 +380,12 @@ fn all_of(group: GroupId) -> RangeInclusive<Name> {
 }
 
 /// Keeps a name in a set while something holds for it.
-fn note(set: &mut BTreeSet<Name>, name: Name, holds: bool) {
-    if holds {
-        set.insert(name);
-    } else {
-        set.remove(&name);
-    }
+fn note(set: &mut BTreeSet<Name>, name: Name, held: bool, holds: bool) {
+    match (held, holds) {
+        (false, true) => set.insert(name),
+        (true, false) => set.remove(&name),
+        _ => return,
+    };
 }
 
 /// Every chunk of one file in one group.

@@ -25,6 +25,7 @@ mod damage_list;
 mod descriptor;
 mod digest;
 mod draft;
+mod entry;
 mod examine;
 mod extent;
 mod fence;

@@ -11,7 +11,7 @@ use protocol::message::chunk::VerifyReply;
 use super::Store;
 use super::cells::{CellList, Run, Stride, runs_of};
 use super::damage::{Damage, DamagedPart, is_damage};
-use super::index::{Entry, Name};
+use super::entry::{Entry, Name};
 use super::state::{Cell, ChunkState};
 use super::suspect::check_trusted;
 use super::types::{ReadMode, ReadOut, StoreError};

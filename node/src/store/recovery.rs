@@ -10,10 +10,11 @@ use super::Store;
 use super::allocator::Allocator;
 use super::cells::PageCache;
 use super::checkpoint::load;
+use super::entry::{Entry, Name};
 use super::extent::ExtentSet;
 use super::fence::Phase;
 use super::format::read_superblock;
-use super::index::{Index, Name};
+use super::index::Index;
 use super::journal::{Journal, Point};
 use super::meter::Meter;
 use super::replay::{Replay, Scan};
@@ -24,6 +25,8 @@ use super::upkeep::Upkeep;
 use super::verdict::remembered;
 use super::wait::{Bell, Gates};
 use crate::io::Disk;
+#[cfg(doc)]
+use crate::limits::TAIL_SCAN_LEN;
 
 /// What the container says before the new generation begins.
 struct Found {
@@ -53,8 +56,8 @@ impl<D: Disk> Store<D> {
     /// The generation may have been raised; open again.
     ///
     /// # Cost
-    /// Reads the newest checkpoint and the journal after it; after a crash the whole journal once
-    /// and the data of its last batch.
+    /// Reads the newest checkpoint and the journal after it; after a crash also what lies behind the
+    /// journal's end, in most cases [`TAIL_SCAN_LEN`], and the data of its last batch.
     pub async fn open(
         disk: Rc<D>,
         options: &FormatOptions,
@@ -187,7 +190,7 @@ impl<D: Disk> Store<D> {
         let mut allocator = Allocator::new(start, end);
         let mut names: Vec<(Lsn, Name)> = {
             let index = self.index.borrow();
-            let newest = |(name, entry): (&Name, &super::index::Entry)| {
+            let newest = |(name, entry): (&Name, &Entry)| {
                 (entry.states().map(|state| state.lsn).max().unwrap_or_default(), *name)
             };
             index.entries().map(newest).collect()
@@ -196,7 +199,7 @@ impl<D: Disk> Store<D> {
         names.sort_by_key(|(lsn, name)| (std::cmp::Reverse(*lsn), *name));
         let mut sound = true;
         for (_, name) in names {
-            let owned = self.index.borrow().entry(name.0, name.1).map(super::index::Entry::owned);
+            let owned = self.index.borrow().entry(name.0, name.1).map(Entry::owned);
             if !claim_all(&mut allocator, &owned.unwrap_or_default()) {
                 sound = false;
                 tracing::error!(group = name.0.0, key = %name.1, "chunk was overwritten; dropped");

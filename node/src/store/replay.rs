@@ -18,10 +18,10 @@ use super::record::Record;
 use super::ring::RingReader;
 use super::wait::join_all;
 use crate::io::{Disk, DiskError};
-use crate::limits::{DEVICE_READS_MAX, DEVICE_TRANSFER_MAX};
+use crate::limits::{DEVICE_READS_MAX, DEVICE_TRANSFER_MAX, TAIL_SCAN_LEN};
 
 /// Pieces that are read at once; as many again are looked through meanwhile, and all fit the arena.
-const SCAN_READS: u64 = DEVICE_READS_MAX as u64 / 2;
+const SCAN_READS: usize = DEVICE_READS_MAX / 2;
 
 /// What the journal says after a checkpoint.
 pub(super) struct Replay {
@@ -124,38 +124,66 @@ impl<D: Disk> Scan<'_, D> {
         Some(())
     }
 
-    /// The first batch after a damaged one, anywhere in the ring. The device reads the next pieces while
-    /// these are looked through: after a crash this is most of what a restart waits for.
+    /// The first batch after a damaged one.
+    ///
+    /// Batches lie one after the other, so a later one has overwritten everything from the damaged one
+    /// to itself. The search ends where something lies that was certainly not overwritten, but not
+    /// before [`TAIL_SCAN_LEN`]: a device may have lost a few writes, or have put them elsewhere. The
+    /// next pieces are read while these are looked through.
     async fn next_header(&self, end: &Point) -> Option<BatchHeader> {
-        let step = u64::from(DEVICE_TRANSFER_MAX);
-        let pieces = self.geometry.journal_size.div_ceil(step);
-        let several = |first: u64| {
-            let numbers = first..pieces.min(first + SCAN_READS);
-            join_all(numbers.map(|number| self.piece(number * step)).collect())
+        let mut pieces = self.pieces(end.position).peekable();
+        let mut several = || {
+            let numbers: Vec<_> = pieces.by_ref().take(SCAN_READS).collect();
+            join_all(numbers.into_iter().map(|(at, len)| self.piece(at, len)).collect())
         };
         let mut best: Option<BatchHeader> = None;
-        let (mut ready, mut next) = (several(0).await, SCAN_READS);
+        let (mut looked, mut untouched) = (0, false);
+        let mut ready = several().await;
         while !ready.is_empty() {
             let looking = async {
                 for (offset, len, read) in ready {
+                    looked += len as u64;
                     best = match read {
-                        Ok(bytes) => self.first_after(end, &bytes, best),
+                        Ok(bytes) => {
+                            untouched |= looked > TAIL_SCAN_LEN && self.is_untouched(end, &bytes);
+                            self.first_after(end, &bytes, best)
+                        }
                         Err(_) => self.page_by_page(offset, len, end, best).await,
                     };
                 }
             };
-            let (more, ()) = zip(several(next), looking).await;
-            (ready, next) = (more, next + SCAN_READS);
+            let (more, ()) = zip(several(), looking).await;
+            if best.is_some() || untouched {
+                return best;
+            }
+            ready = more;
         }
         best
     }
 
-    /// The piece of the ring that begins there; where it lies, how long it is, and what was read.
-    async fn piece(&self, at: u64) -> (u64, usize, Result<D::Read, DiskError>) {
-        let left = self.geometry.journal_size - at;
-        let len = usize::try_from(left).unwrap_or(usize::MAX).min(DEVICE_TRANSFER_MAX as usize);
-        let offset = self.geometry.journal_offset + at;
+    /// The whole ring from a position on: where each piece lies, and its length.
+    fn pieces(&self, from: u64) -> impl Iterator<Item = (u64, usize)> {
+        let ring = self.geometry.journal_size;
+        let mut looked = 0;
+        std::iter::from_fn(move || {
+            let at = (from + looked) % ring;
+            let len = (ring - at).min(ring - looked).min(u64::from(DEVICE_TRANSFER_MAX));
+            looked += len;
+            let offset = self.geometry.journal_offset + at;
+            Some((offset, usize::try_from(len).ok()?)).filter(|_| len > 0)
+        })
+    }
+
+    /// Where a piece of the ring lies, how long it is, and what was read.
+    async fn piece(&self, offset: u64, len: usize) -> (u64, usize, Result<D::Read, DiskError>) {
         (offset, len, self.disk.read(offset, len).await)
+    }
+
+    /// True when nothing was written here after `end`: there is a batch from before it, or nothing yet.
+    fn is_untouched(&self, end: &Point, bytes: &[u8]) -> bool {
+        let mut headers = bytes.chunks(IO_ALIGN).filter_map(|page| self.header(page));
+        headers.any(|header| header.lsn <= end.lsn)
+            || bytes.chunks(IO_ALIGN).all(|page| *page == [0; IO_ALIGN][..page.len()])
     }
 
     /// Where the device fails, every other page may still be good.
@@ -195,3 +223,6 @@ impl<D: Disk> Scan<'_, D> {
         ours.then_some(header)
     }
 }
+
+#[cfg(test)]
+mod tests;

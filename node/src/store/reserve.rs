@@ -8,8 +8,8 @@
 use std::rc::Rc;
 
 use super::Store;
+use super::entry::Name;
 use super::extent::ExtentSet;
-use super::index::Name;
 use super::journal::Room;
 use super::record::Record;
 use super::state::ChunkState;

@@ -12,8 +12,8 @@ use protocol::ids::{Lsn, Version};
 
 use super::Store;
 use super::damage::{Damage, DamagedPart};
+use super::entry::{Entry, Name};
 use super::examine::page_end;
-use super::index::{Entry, Name};
 use super::types::StoreError;
 use crate::io::Disk;
 use crate::limits::{SCRUB_BATCH_CHUNKS, SCRUB_RUN_BYTES, SCRUB_SLICE_ENTRIES};

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::index::{Entry, Index, Name};
+use super::entry::{Entry, Name};
+use super::index::Index;
 
 /// Progress of reading, and what had to be kept.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use protocol::ids::{ChunkKey, GroupId, Version};
 
 use super::Store;
 use super::damage::DamagedPart;
-use super::index::Name;
+use super::entry::Name;
 use super::journal::Room;
 use super::record::Record;
 use super::state::ChunkState;

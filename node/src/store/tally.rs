@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use protocol::checksum::sum128;
 use protocol::ids::GroupId;
 
-use super::bytes::Writer;
-use super::index::{Entry, Name};
+use super::entry::{Entry, Name};
 use super::state::ChunkState;
 
 /// What one entry, or all entries of a group together, amount to.
@@ -97,7 +96,17 @@ impl Tallies {
 /// What a committed chunk adds to the digest of its group: replicas with equal chunks agree on it,
 /// wherever the bytes lie.
 fn content_hash(name: Name, state: &ChunkState) -> u128 {
-    let mut bytes = Writer::new();
-    bytes.key(name.1).version(state.version).u32(state.len).u64(state.content);
-    sum128(bytes.bytes())
+    let mut bytes = [0; 32];
+    let fields = [
+        &name.1.fid.0.to_le_bytes()[..],
+        &name.1.index.to_le_bytes(),
+        &state.version.epoch.0.to_le_bytes(),
+        &state.version.counter.to_le_bytes(),
+        &state.len.to_le_bytes(),
+        &state.content.to_le_bytes(),
+    ];
+    for (slot, byte) in bytes.iter_mut().zip(fields.into_iter().flatten()) {
+        *slot = *byte;
+    }
+    sum128(&bytes)
 }

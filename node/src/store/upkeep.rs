@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::bad::WriteErrors;
 use super::damage_list::DamageList;
-use super::index::Name;
+use super::entry::Name;
 use super::state::ChunkState;
 use crate::io::Nanos;
 

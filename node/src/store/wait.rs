@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
-use super::index::Name;
+use super::entry::Name;
 
 /// Wakes whoever waits for a condition to be looked at again.
 #[derive(Default)]
