@@ -32,8 +32,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LIMIT: Duration = Duration::from_secs(40);
 /// Time without any change of the map after which plans count as ended.
 const REST: Duration = Duration::from_secs(8);
-/// Plans that spread data end within this.
-const REST_WITHIN: Duration = Duration::from_secs(120);
+/// Plans that spread data and primaries end within this: a quarter of the groups gets another primary when two
+/// of eight nodes return, two every five seconds.
+const REST_WITHIN: Duration = Duration::from_secs(300);
 /// Repetitions of one round: one for each of the two nodes.
 const ROUND_VALUES: u32 = 2;
 

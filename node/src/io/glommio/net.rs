@@ -34,6 +34,9 @@ use crate::limits::{
     SOCKET_SEND_BUFFER, SWEEP_PERIOD_MS,
 };
 
+/// Target of the lines that an audit asks for.
+const AUDIT: &str = "audit";
+
 /// Ciphertext on its way from a socket to the TLS state, shared by all connections of an executor.
 pub(super) type Scratch = Rc<RefCell<Box<[u8]>>>;
 
@@ -272,6 +275,7 @@ impl<D: Disk> Inner<D> {
             .map_err(|error| NetError::Untrusted(error.to_string()))?;
         if agreed.features & wanted & FEATURE_CLEAR != 0 {
             link.leave_tls()?;
+            audit_clear(&link, address);
         }
         Ok(link)
     }
@@ -299,6 +303,7 @@ impl<D: Disk> Inner<D> {
             Ok(agreed) => {
                 if agreed.features & FEATURE_CLEAR != 0 {
                     link.leave_tls_when_sent();
+                    audit_clear(&link, address);
                 }
                 Ok(link)
             }
@@ -431,6 +436,12 @@ fn unreachable_peer(error: io::Error, address: SocketAddr) -> NetError {
     } else {
         NetError::Broken(format!("{address}: {error}"))
     }
+}
+
+/// Leaves a line for whoever audits which connections carried payload that was not encrypted.
+fn audit_clear<D: Disk>(link: &GlommioLink<D>, address: SocketAddr) {
+    let peer = link.peer();
+    tracing::info!(target: AUDIT, ?peer, %address, "payload of this connection is not encrypted");
 }
 
 fn identify(identity: Identity) -> PeerIdentity {
