@@ -59,7 +59,7 @@ macro_rules! statuses {
 
 statuses! {
     /// A queue, pool or budget is full.
-    Busy = 0x0101, Retry, "busy, try again later";
+    Busy = 0x0101, Retry, "busy with as much as it takes at once; ask for less, or try again later";
     /// The outcome is not known; the same operation id may be asked again.
     Unknown = 0x0102, Retry, "outcome unknown";
     /// The group is not writable or not yet active in its epoch.

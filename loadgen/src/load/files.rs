@@ -80,15 +80,27 @@ pub(super) async fn await_files(
     client.close().await.map_err(failed("close"))
 }
 
-/// The folder of a load, made when it is not there.
+/// The folder of a load, made with those above it where they are not there.
 pub(super) async fn folder(client: &Client, path: &str) -> Result<Ino, StepError> {
-    let known = client.lookup(path.as_bytes(), true).await;
-    if let Ok(entry) = known {
-        return Ok(entry.attributes.ino);
+    let (mut parent, mut reached) = (Ino::ROOT, String::new());
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        reached = format!("{reached}/{name}");
+        parent = match client.lookup(reached.as_bytes(), true).await {
+            Ok(entry) => entry.attributes.ino,
+            Err(_) => make_folder(client, parent, name, &reached).await?,
+        };
     }
-    let name = path.trim_start_matches('/').as_bytes().to_vec();
-    let attributes = SetAttributes::default();
-    let made = client.mutate(NamespaceOp::Mkdir { parent: Ino::ROOT, name, attributes }).await;
+    Ok(parent)
+}
+
+async fn make_folder(
+    client: &Client,
+    parent: Ino,
+    name: &str,
+    path: &str,
+) -> Result<Ino, StepError> {
+    let (name, attributes) = (name.as_bytes().to_vec(), SetAttributes::default());
+    let made = client.mutate(NamespaceOp::Mkdir { parent, name, attributes }).await;
     let made = made.map_err(failed(path))?;
     made.map(|entry| entry.attributes.ino)
         .ok_or_else(|| StepError::Different(format!("{path} was made without an inode")))

@@ -72,7 +72,7 @@ fn every_kind_of_work_moves_what_it_says() {
         assert!((expected.start() - 1.0..=expected.end() + 1.0).contains(&each), "{work}: {each}");
         assert_eq!(seen["seconds"].as_array().unwrap().len(), 2, "{work}");
     }
-    let many = ["--work", "small-files", "--dir", "/one", "--batch", "20"];
+    let many = ["--work", "small-files", "--dir", "/two/below", "--batch", "20"];
     let seen = cluster.load(&[&many[..], &small[..]].concat());
     let each = seen["bytes_per_s"].as_f64().unwrap() / seen["per_s"].as_f64().unwrap();
     assert!((each - 2_000_000.0).abs() < 1.0, "twenty files with each operation: {seen}");

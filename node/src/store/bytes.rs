@@ -17,6 +17,11 @@ impl Writer {
         Writer::default()
     }
 
+    /// One that will hold so many bytes.
+    pub(super) fn of(len: usize) -> Writer {
+        Writer { bytes: Vec::with_capacity(len) }
+    }
+
     pub(super) fn u8(&mut self, value: u8) -> &mut Writer {
         self.raw(&[value])
     }
@@ -62,6 +67,11 @@ impl Writer {
     pub(super) fn raw(&mut self, bytes: &[u8]) -> &mut Writer {
         self.bytes.extend_from_slice(bytes);
         self
+    }
+
+    /// Writes over bytes that were written before, from `at` on.
+    pub(super) fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
     /// Fills with zeros up to `len`.

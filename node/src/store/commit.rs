@@ -119,13 +119,17 @@ impl<D: Disk> Store<D> {
 
     /// Writes parts, one after the other and padded with zeros, at a position of the ring.
     async fn write_ring(&self, position: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
-        let bytes = parts.concat();
-        let padded = bytes.len().next_multiple_of(protocol::limits::IO_ALIGN);
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let padded = len.next_multiple_of(protocol::limits::IO_ALIGN);
         let ring = self.geometry.journal_size;
         let at = position % ring;
-        let before_end = usize::try_from(ring - at).unwrap_or(usize::MAX).min(padded);
-        let (front, back) = bytes.split_at(before_end.min(bytes.len()));
         let start = self.geometry.journal_offset;
+        let before_end = usize::try_from(ring - at).unwrap_or(usize::MAX);
+        if padded <= before_end {
+            return self.write_parts(start + at, parts, padded).await;
+        }
+        let bytes = parts.concat();
+        let (front, back) = bytes.split_at(before_end.min(len));
         let first = self.write_bytes(start + at, front, before_end);
         let second = self.write_bytes(start, back, padded - before_end);
         let (first, second) = zip(first, second).await;
@@ -139,13 +143,23 @@ impl<D: Disk> Store<D> {
         bytes: &[u8],
         padded: usize,
     ) -> Result<(), StoreError> {
-        if padded == 0 {
-            return Ok(());
-        }
+        self.write_parts(offset, &[bytes], padded).await
+    }
+
+    async fn write_parts(
+        &self,
+        offset: u64,
+        parts: &[&[u8]],
+        padded: usize,
+    ) -> Result<(), StoreError> {
         let mut buffer = self.disk.allocate(padded);
-        let memory = &mut buffer.bytes_mut()[..padded];
-        memory[..bytes.len()].copy_from_slice(bytes);
-        memory[bytes.len()..].fill(0);
+        let mut rest = &mut buffer.bytes_mut()[..padded];
+        for part in parts {
+            let (place, behind) = rest.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = behind;
+        }
+        rest.fill(0);
         Ok(self.device_write(offset, Rc::new(buffer), padded).await?)
     }
 

@@ -28,7 +28,7 @@ const PAGE_MAGIC: u64 = u64::from_le_bytes(*b"lanedesc");
 
 /// The 4 KiB of one page.
 pub(super) fn encode_page(key: ChunkKey, page: u32, cell_log2: u8, cells: &[Cell]) -> Vec<u8> {
-    let mut out = Writer::new();
+    let mut out = Writer::of(IO_ALIGN);
     let count = u32::try_from(cells.len()).unwrap_or(u32::MAX);
     out.u64(PAGE_MAGIC).key(key).u32(page).u32(count).u8(cell_log2).pad_to(PAGE_HEAD_LEN);
     for cell in cells {

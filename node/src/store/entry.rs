@@ -22,6 +22,9 @@ const SINCE_LEN: usize = 8;
 const FLAG_QUARANTINED: u8 = 1;
 const FLAG_COMMITTED: u8 = 2;
 
+/// Versions of one chunk: seldom more than one that is committed and one that is not.
+pub(super) type States = SmallVec<[Rc<ChunkState>; 2]>;
+
 /// The versions of one chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -30,6 +33,8 @@ pub(super) struct Entry {
     pub(super) pendings: Vec<Rc<ChunkState>>,
     /// When it was set aside, in seconds since 1970: kept, not served, not listed.
     pub(super) quarantined: Option<u64>,
+    /// Number of units that some version refers to; kept by who changes the versions.
+    pub(super) units: u64,
 }
 
 impl Entry {
@@ -39,13 +44,13 @@ impl Entry {
     }
 
     /// Every version, oldest first.
-    pub(super) fn states(&self) -> impl Iterator<Item = &Rc<ChunkState>> {
+    pub(super) fn states(&self) -> impl Iterator<Item = &Rc<ChunkState>> + Clone {
         self.committed.iter().chain(&self.pendings)
     }
 
     /// Every unit some version refers to.
     pub(super) fn owned(&self) -> ExtentSet {
-        ExtentSet::union(self.states().flat_map(|state| &state.owned).copied().collect())
+        ExtentSet::union(lists(self.states()))
     }
 
     /// The one version there is, when there are not several.
@@ -58,27 +63,17 @@ impl Entry {
         self.only().is_some_and(|state| state.reserve.units > state.slack())
     }
 
-    /// Units that one of the states refers to and no version of the entry.
-    pub(super) fn freed(&self, states: &[Rc<ChunkState>]) -> Vec<Extent> {
-        let here = |state: &&Rc<ChunkState>| self.states().any(|have| Rc::ptr_eq(have, state));
-        let gone: SmallVec<[_; 2]> = states.iter().filter(|state| !here(state)).collect();
-        if gone.is_empty() {
-            return Vec::new();
-        }
-        let mut freed =
-            ExtentSet::union(gone.into_iter().flat_map(|state| &state.owned).copied().collect());
-        for state in self.states() {
-            freed.remove_all(&state.owned);
-        }
+    /// Takes note that the versions were others, of so many units: returns those units that none refers
+    /// to any more.
+    ///
+    /// A commit moves a version and costs nothing here; other changes go once through the lists of
+    /// what came and what went.
+    pub(super) fn settle(&mut self, before: &[Rc<ChunkState>], units: u64) -> Vec<Extent> {
+        let now: States = self.states().cloned().collect();
+        let (freed, gained) = (beyond(before, &now), beyond(&now, before));
+        self.units = units + gained.units() - freed.units();
+        debug_assert_eq!(self.units, self.owned().units(), "units that some version refers to");
         freed.into_runs()
-    }
-
-    /// Number of units that some version refers to.
-    pub(super) fn units(&self) -> u64 {
-        match self.only() {
-            Some(state) => state.owned.iter().map(|run| u64::from(run.units)).sum(),
-            None => self.owned().units(),
-        }
     }
 
     /// Length of [`Entry::encode`].
@@ -113,7 +108,12 @@ impl Entry {
         };
         let committed = if flags & FLAG_COMMITTED != 0 { Some(state(from)?) } else { None };
         let pendings = from.list(usize::from(pendings), state)?.into_vec();
-        Some((name, Entry { committed, pendings, quarantined }))
+        let mut entry = Entry { committed, pendings, quarantined, units: 0 };
+        entry.units = match entry.only() {
+            Some(state) => state.owned.iter().map(|run| u64::from(run.units)).sum(),
+            None => entry.owned().units(),
+        };
+        Some((name, entry))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -153,4 +153,23 @@ impl Entry {
             self.pendings.push(state);
         }
     }
+}
+
+/// What some versions refer to and none of the others.
+fn beyond(some: &[Rc<ChunkState>], others: &[Rc<ChunkState>]) -> ExtentSet {
+    let is_other = |state: &&Rc<ChunkState>| others.iter().any(|other| Rc::ptr_eq(other, state));
+    let alone: SmallVec<[_; 2]> = some.iter().filter(|state| !is_other(state)).collect();
+    if alone.is_empty() {
+        return ExtentSet::default();
+    }
+    let mut set = ExtentSet::union(lists(alone.into_iter()));
+    others.iter().for_each(|other| set.remove_all(&other.owned));
+    set
+}
+
+/// What versions refer to, one list after the other.
+fn lists<'a>(states: impl Iterator<Item = &'a Rc<ChunkState>> + Clone) -> Vec<Extent> {
+    let mut all = Vec::with_capacity(states.clone().map(|state| state.owned.len()).sum());
+    states.for_each(|state| all.extend_from_slice(&state.owned));
+    all
 }

@@ -50,6 +50,13 @@ impl Extent {
         self.split(units).1
     }
 
+    /// Everything between two units: what is beyond what the encoding can name is kept as another run.
+    fn joined(start: u64, end: u64) -> impl Iterator<Item = Extent> {
+        let units = u32::try_from(end - start).unwrap_or(u32::MAX).min(Extent::UNITS_MAX);
+        let first = Extent { start, units };
+        std::iter::once(first).chain(Extent::between(first.end(), end))
+    }
+
     fn between(start: u64, end: u64) -> Option<Extent> {
         let units = u32::try_from(end.checked_sub(start)?).ok()?;
         (units > 0).then_some(Extent { start, units })
@@ -77,14 +84,12 @@ impl ExtentSet {
     /// Lists that are ascending already, one after the other, cost a comparison for each run.
     pub(super) fn union(mut runs: Vec<Extent>) -> ExtentSet {
         runs.sort();
-        let mut set = ExtentSet { runs: Vec::with_capacity(runs.len()) };
+        let mut kept: Vec<Extent> = Vec::with_capacity(runs.len());
         for run in runs.into_iter().filter(|run| !run.is_none()) {
-            match set.runs.last() {
-                Some(last) if last.end() >= run.start => set.insert(run),
-                _ => set.runs.push(run),
-            }
+            let last = kept.pop_if(|last| last.end() >= run.start).unwrap_or(run);
+            kept.extend(Extent::joined(last.start, last.end().max(run.end())));
         }
-        set
+        ExtentSet { runs: kept }
     }
 
     pub(super) fn runs(&self) -> &[Extent] {
@@ -101,11 +106,7 @@ impl ExtentSet {
         let touched = &self.runs[from..to];
         let start = touched.first().map_or(run.start, |first| first.start.min(run.start));
         let end = touched.last().map_or(run.end(), |last| last.end().max(run.end()));
-        let units = u32::try_from(end - start).unwrap_or(u32::MAX).min(Extent::UNITS_MAX);
-        // A run beyond what the encoding can name is kept as two.
-        let merged = Extent { start, units };
-        let rest = Extent::between(merged.end(), end);
-        self.runs.splice(from..to, std::iter::once(merged).chain(rest));
+        self.runs.splice(from..to, Extent::joined(start, end));
     }
 
     /// Removes a run, whatever part of it is there.

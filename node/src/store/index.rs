@@ -10,10 +10,9 @@ use std::rc::Rc;
 
 use protocol::guard::{self, Guard};
 use protocol::ids::{ChunkKey, Fid, GroupId, Lsn, Version};
-use smallvec::SmallVec;
 
 use super::audit::Audit;
-use super::entry::{Entry, Name};
+use super::entry::{Entry, Name, States};
 use super::extent::Extent;
 use super::record::Record;
 use super::snapshot::Snapshot;
@@ -331,16 +330,16 @@ impl Index {
         }
         let entry = self.entries.entry(name).or_default();
         let before = Traits::of(name, entry);
-        let states: SmallVec<[Rc<ChunkState>; 2]> = entry.states().cloned().collect();
+        let states: States = entry.states().cloned().collect();
         let audited = self.audit.is_some().then(|| entry.owned());
         change(entry);
         if entry.is_empty() {
-            *entry = Entry::default();
+            entry.quarantined = None;
         }
         if let (Some(audit), Some(before)) = (&mut self.audit, audited) {
             audit.change(name, before.runs(), entry.owned().runs());
         }
-        let freed = entry.freed(&states);
+        let freed = entry.settle(&states, before.tally.units);
         let after = Traits::of(name, entry);
         if entry.is_empty() {
             self.entries.remove(&name);
@@ -363,7 +362,7 @@ impl Index {
 impl Traits {
     fn of(name: Name, entry: &Entry) -> Traits {
         Traits {
-            tally: Tally::of(name, entry, entry.units()),
+            tally: Tally::of(name, entry),
             len: if entry.is_empty() { 0 } else { entry.encoded_len() as u64 },
             pendings: !entry.pendings.is_empty(),
             suspects: entry.states().any(|state| state.suspect),

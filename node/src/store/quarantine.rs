@@ -105,7 +105,7 @@ impl<D: Disk> Store<D> {
             group,
             key,
             since_s: entry.quarantined.unwrap_or_default(),
-            bytes: entry.owned().units() * u64::from(UNIT),
+            bytes: entry.units * u64::from(UNIT),
         });
         let page = aside.by_ref().take(limit).collect();
         (page, aside.next().is_some())

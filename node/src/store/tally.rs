@@ -38,8 +38,9 @@ pub(super) struct Tallies {
 }
 
 impl Tally {
-    /// The share of one entry that refers to `units` units.
-    pub(super) fn of(name: Name, entry: &Entry, units: u64) -> Tally {
+    /// The share of one entry.
+    pub(super) fn of(name: Name, entry: &Entry) -> Tally {
+        let units = entry.units;
         let pendings = entry.pendings.len() as u64;
         if entry.quarantined.is_some() {
             let (quarantined, quarantined_units) = (1, units);

@@ -62,50 +62,53 @@ pub(super) enum Record {
 impl Record {
     /// Appends the record.
     pub(super) fn encode(&self, out: &mut Writer) {
-        let mut body = Writer::new();
+        let start = out.len();
+        out.raw(&[0; RECORD_HEADER_LEN]);
         let kind = match self {
             Record::Put { group, key, state } => {
-                state.encode(body.u32(group.0).key(*key));
+                state.encode(out.u32(group.0).key(*key));
                 1
             }
             Record::Install { group, key, committed, state } => {
-                state.encode(body.u32(group.0).key(*key).u8(u8::from(*committed)));
+                state.encode(out.u32(group.0).key(*key).u8(u8::from(*committed)));
                 2
             }
             Record::Committed { group, through } => {
-                body.u32(group.0).version(*through);
+                out.u32(group.0).version(*through);
                 3
             }
             Record::Adopt { group, epoch } => {
-                body.u32(group.0).u32(epoch.0);
+                out.u32(group.0).u32(epoch.0);
                 4
             }
             Record::Discard { group, key, version } => {
-                body.u32(group.0).key(*key).version(*version);
+                out.u32(group.0).key(*key).version(*version);
                 5
             }
             Record::Quarantine { group, key, since_s } => {
-                body.u32(group.0).key(*key).u64(*since_s);
+                out.u32(group.0).key(*key).u64(*since_s);
                 6
             }
             Record::DropFid { group, fid } => {
-                body.u32(group.0).u64(fid.0);
+                out.u32(group.0).u64(fid.0);
                 7
             }
             Record::Suspect { group, key, version } => {
-                body.u32(group.0).key(*key).version(*version);
+                out.u32(group.0).key(*key).version(*version);
                 8
             }
             Record::Repair { group, key, state } => {
-                state.encode(body.u32(group.0).key(*key));
+                state.encode(out.u32(group.0).key(*key));
                 9
             }
             Record::Release { group, fid, until_s } => {
-                body.u32(group.0).u64(fid.0).u64(*until_s);
+                out.u32(group.0).u64(fid.0).u64(*until_s);
                 10
             }
         };
-        out.u8(kind).u8(0).u16(u16::try_from(body.len()).unwrap_or(u16::MAX)).raw(body.bytes());
+        let len = u16::try_from(out.len() - start - RECORD_HEADER_LEN).unwrap_or(u16::MAX);
+        let [low, high] = len.to_le_bytes();
+        out.put(start, &[kind, 0, low, high]);
     }
 
     /// The record as part of a batch, whose number it remembers.
