@@ -32,9 +32,8 @@ const TARGET_SIZE: u64 = 1 << 30;
 const WINDOW: Duration = Duration::from_secs(4);
 /// The lease under which the gap of changes is measured.
 const LEASE: &str = "lease_ms = 2000\n";
-/// Rest between two repetitions, so that one does not disturb the next: a node that was cut off is healthy
-/// before every member has a connection to it again, and one that was being made meanwhile is given up
-/// after three seconds.
+/// Rest between two repetitions, so that one does not disturb the next: a connection that had sent into a cut
+/// waits for TCP to send again, up to as long as the cut has lasted, also when the node is healthy before.
 const SETTLE: Duration = Duration::from_secs(4);
 /// Time between two looks at the map of the one who watches what the coordinator does.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
