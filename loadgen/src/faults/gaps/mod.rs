@@ -32,9 +32,8 @@ const TARGET_SIZE: u64 = 1 << 30;
 const WINDOW: Duration = Duration::from_secs(4);
 /// The lease under which the gap of changes is measured.
 const LEASE: &str = "lease_ms = 2000\n";
-/// Rest between two repetitions, so that one does not disturb the next: a connection that had sent into a cut
-/// waits for TCP to send again, up to as long as the cut has lasted, also when the node is healthy before.
-const SETTLE: Duration = Duration::from_secs(4);
+/// Rest between two repetitions, so that one does not disturb the next.
+const SETTLE: Duration = Duration::from_millis(500);
 /// Time between two looks at the map of the one who watches what the coordinator does.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// A cluster that does not serve again after this never will.
